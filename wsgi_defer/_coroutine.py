@@ -1,0 +1,51 @@
+"""Running a coroutine from code that is not asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextvars import copy_context
+from typing import Any
+
+
+def run_to_end(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Run it on an event loop of its own, here or, inside a loop, on a thread.
+
+    Tasks that it leaves behind are cancelled, as ``asyncio.run()`` does. That one is
+    not used because it also sets this thread's loop to None, which breaks an app
+    that calls ``asyncio.get_event_loop()`` in its next request.
+    """
+    if asyncio._get_running_loop() is None:
+        _run(coroutine)
+        return
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _run(coroutine)
+        except BaseException as error:  # raised again where somebody waits for it
+            failure.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,))
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _run(coroutine: Coroutine[Any, Any, object]) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(coroutine)
+    finally:
+        try:
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()

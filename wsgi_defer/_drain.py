@@ -1,0 +1,157 @@
+"""Running a scope's calls: which, in what order, and what if one fails.
+
+The rules, in one place:
+
+- First registered, first run. A call that registers another adds it to the end.
+- Each call is asked just before it would run whether it wants this outcome.
+- A call that raises is logged, with the line that registered it; the next one runs.
+- Nothing is raised to the server, but for gunicorn's order to stop. Then every call
+  that did not run is named in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ._call import Around, Call, DeferredCall
+from ._outcome import Outcome
+from ._scope import MAX_CALLS, Scope, enter, leave
+
+logger = logging.getLogger("wsgi_defer")
+
+
+def drain(scope: Scope, outcome: Outcome) -> None:
+    """Run the scope's deferred calls and close it. Raises nothing of theirs."""
+    running: DeferredCall | None = None
+    try:
+        while (running := scope.take()) is not None:
+            _run(running, scope, outcome)
+        scope.closed = True
+        # What another thread added between the last look and the line above.
+        while (running := scope.take()) is not None:
+            _run(running, scope, outcome)
+    finally:
+        scope.closed = True
+        if running is not None:  # only gunicorn's order to stop leads here
+            report_lost(scope, "the worker was told to stop", running)
+
+
+def run_held(scope: Scope) -> BaseException | None:
+    """Run the calls held for the response; return what the first failing one raised.
+
+    The failure is logged, and the calls after it are discarded.
+    """
+    scope.started = True
+    while (call := scope.take_held()) is not None:
+        try:
+            call.run(scope.around)
+        except BaseException as error:
+            scope.failed += 1
+            if _is_gunicorns_order_to_stop(error):
+                raise
+            _log_failure("before_response", call, error)
+            discard_held(scope, "one before it failed")
+            return error
+        scope.finished += 1
+    return None
+
+
+def discard_held(scope: Scope, why: str) -> None:
+    """Drop the calls that were held for a response, and let it start."""
+    scope.started = True
+    while (call := scope.take_held()) is not None:
+        _skip(call, scope, why)
+
+
+def report_lost(scope: Scope, why: str, running: Call | None = None) -> None:
+    """Name every call that will not run in the log, and drop it."""
+    lost = scope.pending
+    if running is not None:
+        logger.error(
+            "deferred call %s cut off: %s; deferred at %s",
+            running.label, why, running.origin,
+        )  # fmt: skip
+    if lost:
+        names = ", ".join(call.label for call in lost)
+        logger.error("%d deferred calls lost: %s: %s", len(lost), why, names)
+    for call in lost:
+        call.cancel()
+
+
+@contextmanager
+def deferring(
+    *, max_calls: int = MAX_CALLS, around: Around | None = None
+) -> Iterator[Scope]:
+    """Open a scope where there is no request: a command, a queue task, a test.
+
+    Its calls run when the block ends, before its exception goes on, if it raised one.
+    The outcome is then a failure, except for ``SystemExit`` with code 0. Calls of
+    ``before_response()`` run first; what one raises, the block raises. The arguments
+    are those of ``DeferMiddleware``.
+    """
+    scope = Scope(max_calls, around)
+    token = enter(scope)
+    error: BaseException | None = None
+    refusal: BaseException | None = None
+    try:
+        yield scope
+    except BaseException as raised:
+        if not (isinstance(raised, SystemExit) and not raised.code):
+            error = raised
+        raise
+    finally:
+        leave(token)
+        if error is None:
+            error = refusal = run_held(scope)
+        else:
+            discard_held(scope, "the block raised")
+        drain(scope, Outcome(status=None, error=error))
+        if refusal is not None:
+            raise refusal
+
+
+def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
+    try:
+        if not call.wants(outcome):
+            _skip(call, scope, "it waits for another outcome")
+            return
+        call.run(scope.around)
+    except BaseException as error:
+        scope.failed += 1
+        if _is_gunicorns_order_to_stop(error):
+            raise
+        _log_failure("deferred", call, error)
+        call.cancel()
+    else:
+        scope.finished += 1
+
+
+def _skip(call: Call, scope: Scope, why: str) -> None:
+    scope.skipped += 1
+    logger.debug("call %s skipped: %s; from %s", call.label, why, call.origin)
+    call.cancel()
+
+
+def _log_failure(kind: str, call: Call, error: BaseException) -> None:
+    # The message of the exception is logged with its traceback, as for any error in
+    # a view; the arguments of the call are not.
+    logger.error(
+        "%s call %s failed; registered at %s",
+        kind, call.label, call.origin, exc_info=error,
+    )  # fmt: skip
+
+
+def _is_gunicorns_order_to_stop(error: BaseException) -> bool:
+    """Tell gunicorn's ``sys.exit()`` in a signal handler from one in a deferred call.
+
+    gunicorn/workers/base.py: handle_abort and handle_quit, on the worker's timeout
+    and on INT or QUIT. Running on would only get the worker killed a second later.
+    """
+    trace = error.__traceback__
+    if not isinstance(error, SystemExit) or trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__")).startswith("gunicorn.")

@@ -1,0 +1,27 @@
+"""How a response ended: what a deferred call may decide by."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Outcome(NamedTuple):
+    """How the response ended. Immutable, so any thread may read it.
+
+    ``status`` is the final HTTP status as a number; ``None`` without a response, as
+    in ``deferring()``.
+    ``error`` is what the app raised, in its call, in its body or in the body's
+    ``close()``; ``None`` if it raised nothing.
+    ``delivered`` is False if the server stopped before the end of the body: the
+    client left, or sending failed. True means that the server took the last byte;
+    what the network did with it is not known here.
+    """
+
+    status: int | None = None
+    error: BaseException | None = None
+    delivered: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """True for a status below 400, or none, from an app that did not raise."""
+        return self.error is None and (self.status is None or self.status < 400)

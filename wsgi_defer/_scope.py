@@ -1,0 +1,180 @@
+"""One request's calls, and the functions that views use to add to them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
+
+from ._call import Around, Call, DeferredCall
+from .errors import (
+    NoScopeError,
+    ResponseStartedError,
+    ScopeClosedError,
+    TooManyCallsError,
+)
+
+MAX_CALLS = 1000
+P = ParamSpec("P")
+C = TypeVar("C", bound=Call)
+
+
+class Scope:
+    """The calls of one request, in order, until they have run.
+
+    ``finished``, ``failed`` and ``skipped`` count what became of them; skipped ones
+    are those that the outcome did not want, that were cancelled, or that gave way to
+    a later call of the same name. Adding a call is safe from any thread.
+    """
+
+    # On the class, because a scope is made for every request and few use these.
+    closed = False  # the calls have run; no more are taken
+    started = False  # the response is on its way
+    registered = 0
+    finished = 0
+    failed = 0
+    skipped = 0
+    # Lists from the first call on, see _append().
+    _held: list[Call] = ()  # type: ignore[assignment]
+    _deferred: list[DeferredCall] = ()  # type: ignore[assignment]
+
+    def __init__(
+        self, max_calls: int = MAX_CALLS, around: Around | None = None
+    ) -> None:
+        self.max_calls = max_calls
+        self.around = around
+
+    @property
+    def pending(self) -> tuple[Call, ...]:
+        """The calls that still wait, in their order."""
+        return tuple(call for call in (*self._held, *self._deferred) if call.pending)
+
+    def hold(self, call: Call) -> None:
+        """Take a call for just before the response."""
+        if self.started:
+            raise ResponseStartedError
+        self.add(call, "_held", "before_response")
+
+    def add(self, call: Call, kind: str = "_deferred", function: str = "defer") -> None:
+        """Take a call for after the response. Raises what ``defer()`` raises."""
+        if self.registered >= self.max_calls:
+            raise TooManyCallsError(self.max_calls)
+        # In this order, for the sake of other threads: who ends the scope sets the
+        # flag, and then looks for calls once more. Either it has seen this one, or
+        # this one is still here.
+        self.registered += 1
+        calls: list[Call] = self.__dict__.setdefault(kind, [])
+        calls.append(call)
+        if self.closed and call in calls:
+            calls.remove(call)
+            self.registered -= 1
+            raise ScopeClosedError(function)
+
+    def forget(self, name: str) -> None:
+        """Cancel every call of that name that has not begun."""
+        for call in self.pending:
+            if call.name == name:
+                call.cancel()
+
+    def take_held(self) -> Call | None:
+        """The next call to run before the response; None when there is none."""
+        return self._next_of(self._held)
+
+    def take(self) -> DeferredCall | None:
+        """The next call to run after the response; None when there is none."""
+        return self._next_of(self._deferred) if self._deferred else None
+
+    def _next_of(self, calls: list[C]) -> C | None:
+        while calls:
+            call = calls.pop(0)
+            if call._context is not None and (
+                call._name is None or not _is_renewed(call, calls)
+            ):
+                return call
+            call.cancel()
+            self.skipped += 1
+        return None
+
+
+def _is_renewed(call: Call, later: Sequence[Call]) -> bool:
+    # A copy, because another thread may add to it.
+    return any(other.name == call.name and other.pending for other in list(later))
+
+
+_current: ContextVar[Scope | None] = ContextVar("wsgi_defer.scope", default=None)
+# Bound once: looked up on the variable, each costs twice as much, at every step.
+get_current = _current.get
+enter = _current.set
+leave = _current.reset
+
+
+def current_scope() -> Scope | None:
+    """The scope of the request being handled here; None outside a request."""
+    return get_current()
+
+
+def defer(
+    fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+) -> DeferredCall:
+    """Run ``fn(*args, **kwargs)`` after the client has its response, in this process.
+
+    The call runs at most once, after those deferred before it, in the
+    ``contextvars`` context of this line, and only if the final status is below 400
+    and the app did not raise; options on the returned call say otherwise. An error
+    in it is logged. If ``fn`` returns a coroutine, it runs to its end. Works from any
+    thread that carries the request's context.
+
+    Raises ``TypeError`` if ``fn`` is not callable, ``NoScopeError`` outside a
+    request, ``ScopeClosedError`` after its end, ``TooManyCallsError`` over the limit.
+    """
+    if not callable(fn):
+        raise _not_callable(fn, "defer")
+    scope = get_current()
+    if scope is None:
+        raise NoScopeError("defer")
+    call = DeferredCall(fn, args, kwargs, sys._getframe(1))
+    scope.add(call)
+    return call
+
+
+def before_response(
+    fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+) -> Call:
+    """Run ``fn(*args, **kwargs)`` just before the response starts, if it is a success.
+
+    A status of 400 or above discards the call. If it raises, the client gets a plain
+    503 in place of the response, the held calls after it are discarded, and so are
+    the deferred calls that wait for a success. Meant for handing work to a queue
+    (``before_response(task.delay, 42)``): nothing is queued for a failed request, and
+    the client is told of nothing that was not queued.
+
+    Raises what ``defer()`` raises, and ``ResponseStartedError`` when the response has
+    begun.
+    """
+    if not callable(fn):
+        raise _not_callable(fn, "before_response")
+    scope = get_current()
+    if scope is None:
+        raise NoScopeError("before_response")
+    call = Call(fn, args, kwargs, sys._getframe(1))
+    scope.hold(call)
+    return call
+
+
+def forget(name: str) -> None:
+    """Cancel the request's calls of that name that have not begun, if there are any.
+
+    Raises ``NoScopeError`` outside a request.
+    """
+    scope = get_current()
+    if scope is None:
+        raise NoScopeError("forget")
+    scope.forget(name)
+
+
+def _not_callable(fn: object, function: str) -> TypeError:
+    return TypeError(
+        f"{function}() takes a function and its arguments, as in {function}(send, to); "
+        f"the first argument is {type(fn).__name__}, which cannot be called"
+    )

@@ -1,0 +1,122 @@
+"""The one daemon thread per process, for calls that would hold somebody up inline.
+
+It is started by the first scope that it is given, so never before a fork. Scopes are
+drained one after the other, oldest first. When the process exits in an orderly way,
+what waits is finished first, for at most ``EXIT_WAIT`` seconds; what is then left is
+named in the log.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from ._drain import drain, report_lost
+from ._outcome import Outcome
+from ._scope import Scope
+
+logger = logging.getLogger("wsgi_defer")
+
+EXIT_WAIT = 20.0  # seconds; gunicorn kills a worker 30 s (graceful_timeout) after TERM
+MAX_WAITING = 1000  # scopes
+
+Job = tuple[Scope, Outcome, Callable[[], object]]
+
+
+class _Background:
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: Scope | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Job) -> bool:
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING:
+                return False
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=self._work, name="wsgi_defer", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is shutting down
+                    return False
+                self._thread = thread
+                atexit.register(self._finish)
+            self._waiting.append(job)
+            self._changed.notify_all()
+        return True
+
+    def join(self, timeout: float | None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._waiting and self._running is None, timeout
+            )
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                scope, outcome, ready = self._waiting.popleft()
+                self._running = scope
+            try:
+                _wait_for(ready)
+                drain(scope, outcome)
+            except BaseException:
+                logger.exception("the background thread failed; it goes on")
+            finally:
+                del scope, outcome, ready  # not while it waits for the next one
+                with self._changed:
+                    self._running = None
+                    self._changed.notify_all()
+
+    def _finish(self) -> None:
+        if self.join(EXIT_WAIT):
+            return
+        with self._changed:
+            left = [scope for scope, _, _ in self._waiting]
+            self._waiting.clear()
+            if self._running is not None:
+                left.append(self._running)
+        for scope in left:
+            report_lost(scope, f"the process exits, after waiting {EXIT_WAIT:.0f} s")
+
+
+def _wait_for(ready: Callable[[], object]) -> None:
+    try:
+        ready()
+    except Exception:  # a reason not to wait, but none to lose the calls
+        logger.exception("waiting for the end of the response failed")
+
+
+_background = _Background()
+
+
+def _forget_parent() -> None:
+    # The thread did not come along, its lock may be held, and its calls are the
+    # parent's to run.
+    global _background
+    _background = _Background()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
+
+
+def submit(scope: Scope, outcome: Outcome, ready: Callable[[], object]) -> None:
+    """Drain the scope on the background thread, once ``ready()`` has returned.
+
+    Where the thread cannot take it (``MAX_WAITING`` scopes wait already, or the
+    interpreter is shutting down), it is drained here and now instead.
+    """
+    if not _background.submit((scope, outcome, ready)):
+        drain(scope, outcome)
+
+
+def join(timeout: float | None = None) -> bool:
+    """Wait until the thread has nothing to do; False after ``timeout`` seconds."""
+    return _background.join(timeout)
