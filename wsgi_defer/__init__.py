@@ -1,0 +1,32 @@
+"""Work after the response, in the WSGI worker that sent it."""
+
+from ._call import Call, DeferredCall
+from ._drain import deferring
+from ._middleware import DeferMiddleware
+from ._outcome import Outcome
+from ._scope import Scope, before_response, current_scope, defer, forget
+from .errors import (
+    DeferError,
+    NoScopeError,
+    ResponseStartedError,
+    ScopeClosedError,
+    TooManyCallsError,
+)
+
+__all__ = [
+    "Call",
+    "DeferError",
+    "DeferMiddleware",
+    "DeferredCall",
+    "NoScopeError",
+    "Outcome",
+    "ResponseStartedError",
+    "Scope",
+    "ScopeClosedError",
+    "TooManyCallsError",
+    "before_response",
+    "current_scope",
+    "defer",
+    "deferring",
+    "forget",
+]

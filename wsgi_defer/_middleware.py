@@ -1,0 +1,293 @@
+"""The WSGI middleware: where a request's scope opens, and what the server is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from . import _transport, background
+from ._call import Around
+from ._drain import discard_held, drain, run_held
+from ._outcome import Outcome
+from ._response import ResponseScope, SizedBody, hook_close, is_body
+from ._scope import MAX_CALLS, enter, get_current, leave
+from .errors import DeferError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+Headers = list[tuple[str, str]]
+_FRAMING = frozenset(["content-length", "transfer-encoding"])
+SCOPE_KEY = "wsgi_defer.scope"
+
+
+class DeferMiddleware:
+    """Give every request of ``app`` a scope, and run its calls after the response.
+
+    Wrap it around everything else: what is outside of it ends before the calls begin.
+    If an app is wrapped twice, the outer one does the work. With nothing deferred, the
+    response passes through as it is. The scope is ``environ["wsgi_defer.scope"]``.
+
+    ::
+
+        application = DeferMiddleware(app)
+
+    :param app: the WSGI app.
+    :param max_calls: how many calls one request may register; the next one raises
+        ``TooManyCallsError``.
+    :param around: a function that returns a context manager. Each call runs inside
+        one of its own: for what a call needs fresh, such as a database session. An
+        error in it is an error of the call.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        max_calls: int = MAX_CALLS,
+        around: Around | None = None,
+    ) -> None:
+        if not callable(app):
+            raise TypeError(
+                "DeferMiddleware takes a WSGI app, a function of environ and "
+                f"start_response, not {type(app).__name__}"
+            )
+        if max_calls < 1:
+            raise ValueError(f"max_calls must be at least 1, not {max_calls}")
+        self.app = app
+        self.max_calls = max_calls
+        self.around = around
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        if SCOPE_KEY in environ:
+            outer = get_current()
+            if outer is not None and outer is environ[SCOPE_KEY] and not outer.closed:
+                # Wrapped twice, or part of a larger request: the outer one's to run.
+                outer.around = outer.around or self.around
+                return self.app(environ, start_response)
+        scope = environ[SCOPE_KEY] = _Exchange(self, environ, start_response)
+        token = enter(scope)
+        try:
+            body = self.app(environ, scope.start_response)
+            if not scope.registered:
+                if isinstance(body, (list, tuple)) and scope.end_unused():
+                    return body
+                if type(body) is GeneratorType:
+                    return scope.stream(body)
+            return scope.answer(body)
+        except BaseException as error:
+            scope.abort(error)
+            raise
+        finally:
+            leave(token)
+
+
+class _Exchange(ResponseScope):
+    """One request and its response: what the server is told, and when.
+
+    The app's ``start_response`` goes to the server at once, unless calls are pending.
+    Then it is held until the response really starts, which is when the app returns,
+    calls ``write()``, or yields its first item: only then is its status final.
+    """
+
+    # On the class, because few requests set them.
+    _error: BaseException | None = None  # what the app, or a held call, raised
+    _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
+    _write: Callable[[bytes], object] | None = None  # the server's
+    _refusal: list[bytes] | None = None  # the body of a 503
+    _handled: BaseException | None = None  # was being handled when the app returned
+    _ended = False
+
+    def __init__(
+        self,
+        options: DeferMiddleware,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+    ) -> None:
+        self.max_calls = options.max_calls
+        self.around = options.around
+        self._environ: Any = environ
+        self._respond: Any = start_response
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """What the app gets as its ``start_response``."""
+        first, self.status = self.status is None, status
+        if self.registered and not self.started:
+            if first:
+                self._waiting = (status, headers, exc_info)
+                return self.write
+            if self._waiting is not None:  # the server is to judge them both
+                self._write = self._pass(*self._waiting)
+        write: Callable[[bytes], object] = self._pass(status, headers, exc_info)
+        return write
+
+    def _pass(self, status: str, headers: Headers, exc_info: Any) -> Any:
+        self._waiting = None
+        if exc_info:
+            return self._respond(status, headers, exc_info)
+        return self._respond(status, headers)
+
+    def write(self, data: bytes) -> object:
+        """What the app gets from ``start_response`` while that is held."""
+        if self._write is None:
+            self.begin()
+        if self._refusal is not None:
+            return None
+        return self._write(data)  # type: ignore[misc]
+
+    def begin(self, body: Sequence[bytes] | None = None) -> list[bytes] | None:
+        """Start the response. Returns the body of a 503 if a held call failed.
+
+        ``body`` is the app's, if it is a finished list or tuple.
+        """
+        self.started = True
+        if self._held:
+            code = self._code()
+            if code is None or code >= 400:
+                discard_held(self, f"the status is {self.status}")
+            elif (error := run_held(self)) is not None:
+                self._refuse(error)
+        if self._waiting is not None:
+            status, headers, exc_info = self._waiting
+            if body is not None and self._lacks_length(headers, body):
+                length = sum(len(item) for item in body)
+                headers = [*headers, ("Content-Length", str(length))]
+            self._write = self._pass(status, headers, exc_info)
+        return self._refusal
+
+    def _lacks_length(self, headers: Headers, body: Sequence[bytes]) -> bool:
+        # Most servers can only end a body without a length by closing the connection.
+        try:
+            for name, _ in headers:
+                if name.lower() in _FRAMING:
+                    return False
+        except (TypeError, ValueError, AttributeError):
+            return False  # no headers: the server is to say so
+        return (
+            self._code() not in (204, 304)
+            and self._environ.get("REQUEST_METHOD") != "HEAD"
+            and all(isinstance(item, bytes) for item in body)
+        )
+
+    def _refuse(self, error: BaseException) -> None:
+        self._error = error
+        self.status = "503 Service Unavailable"
+        text = b"Service Unavailable\n"
+        headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(text))),
+        ]
+        if self._waiting is not None:
+            self._pass(self.status, headers, None)
+        else:  # the server has the app's own already, and is to replace them
+            _transport.forget_headers(self._respond)
+            trace = (type(error), error, error.__traceback__)
+            self._pass(self.status, headers, trace)
+        head = self._environ.get("REQUEST_METHOD") == "HEAD"
+        self._refusal = [] if head else [text]
+
+    def answer(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """Choose what to hand to the server for the body that the app returned."""
+        finished = body if isinstance(body, (list, tuple)) else None
+        is_file = finished is None and self._is_file(body)
+        if finished is None and not is_file and not is_body(body):
+            self.abort(TypeError(f"the app returned {type(body).__name__}, no body"))
+            return body  # the server says so in its own way
+        if not self.registered:
+            if is_file and self.end_unused():
+                return body
+            return self.stream(body)
+        self._handled = sys.exc_info()[1]
+        if self.status is not None:
+            try:
+                instead = self.begin(finished)
+            except BaseException:  # the server does not get the body to close it
+                if (close := getattr(body, "close", None)) is not None:
+                    close()
+                raise
+            if instead is not None:
+                return SizedBody(self, instead, owner=body)
+        if is_file and hook_close(self, body):
+            return body
+        return self.stream(body)
+
+    def _is_file(self, body: object) -> bool:
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return isinstance(wrapper, type) and isinstance(body, wrapper)
+
+    def fail(self, error: BaseException) -> None:
+        """The app raised ``error``, and the server is about to deal with it."""
+        self._error = error
+        self._elsewhere = True  # the error page is not out, and must not wait
+
+    def abort(self, error: BaseException) -> None:
+        """The app raised, so the server gets no body, and closes none."""
+        self._ended = True
+        self.fail(error)
+        if not self.end_unused():
+            self._run_calls()
+
+    def end(self, close: Callable[[], object] | None) -> None:
+        """Close the app's body, tell the client that was all, and run the calls."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            if close is not None:
+                self._close_body(close)
+        finally:
+            if not self.end_unused():
+                self._run_calls()
+
+    def end_unused(self) -> bool:
+        """Close the scope if nothing was ever registered; False if something was."""
+        self.closed = True
+        # After the flag, for the sake of other threads: see Scope._append().
+        if self.registered:
+            self.closed = False
+            return False
+        # Keep nothing of the request. The environ, for one, holds this scope.
+        self._environ = self._respond = self._error = None
+        return True
+
+    def _close_body(self, close: Callable[[], object]) -> None:
+        token = enter(self)  # the app's close() may defer, too
+        try:
+            close()
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            leave(token)
+
+    def _run_calls(self) -> None:
+        environ, code, error = self._environ, self._code(), self._error
+        if code is None and error is None:
+            error = DeferError("the app never called start_response() with a status")
+        # Set where the server closes in a finally, because sending failed.
+        sending = sys.exc_info()[1]
+        sent = sending is self._handled or sending is error
+        outcome = Outcome(code, error, delivered=self.complete and sent)
+        self._environ = self._respond = self._write = None
+        self._error = self._handled = None
+        if self._held:
+            discard_held(self, "the response never started")
+        if self._elsewhere:
+            closed = partial(_transport.wait_until_closed, environ)
+            background.submit(self, outcome, closed)
+        else:
+            _transport.finish(environ)
+            drain(self, outcome)
+
+    def _code(self) -> int | None:
+        try:
+            return int(self.status[:3])  # type: ignore[index]
+        except (TypeError, ValueError):  # none, or none that is valid
+            return None

@@ -1,0 +1,157 @@
+"""The Flask extension: ``Defer(app)``, and views call ``defer()``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+from flask import Flask, current_app, g, has_request_context
+from flask.globals import app_ctx, request_ctx
+
+from . import background
+from ._drain import deferring
+from ._middleware import SCOPE_KEY, DeferMiddleware
+from ._scope import MAX_CALLS, Scope, current_scope
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from flask.testing import FlaskClient
+
+
+class Defer:
+    """Make ``defer()`` work in a Flask app's views, commands and tests.
+
+    ::
+
+        app = Flask(__name__)
+        Defer(app)              # or Defer().init_app(app)
+
+    Each call runs inside a fresh copy of its request's context, whose teardown
+    functions run after it. ``request``, ``current_app`` and ``url_for()`` are as in
+    the view; ``session`` can be read, but a change is not sent to anybody; ``g`` holds
+    what the view left in it, except for what has a ``close()``: the teardown of the
+    request has closed it. Other extensions see a new app context, so the session of
+    Flask-SQLAlchemy, for one, is fresh, and is removed afterwards.
+
+    Under the ``flask`` command, the calls of a command run when it has succeeded. With
+    ``app.test_client()``, they have run when the client's method returns; a response
+    with deferred calls is read and closed for that.
+
+    :param app: the app; or none, and ``init_app()`` later, for any number of apps.
+    :param max_calls: as for ``DeferMiddleware``.
+    """
+
+    def __init__(self, app: Flask | None = None, *, max_calls: int = MAX_CALLS) -> None:
+        self.max_calls = max_calls
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Wrap ``app.wsgi_app``. A middleware around ``app.wsgi_app`` that is applied
+        later is outside, and ends before the calls begin."""
+        if "wsgi_defer" in app.extensions:
+            raise RuntimeError(f"Defer is already set up for the app {app.name!r}")
+        app.extensions["wsgi_defer"] = self
+        app.wsgi_app = DeferMiddleware(  # type: ignore[method-assign]
+            app.wsgi_app, max_calls=self.max_calls, around=fresh_context
+        )
+        self._wrap_commands(app)
+        self._wrap_test_client(app)
+
+    def _wrap_commands(self, app: Flask) -> None:
+        """Open a scope where Flask, too, pushes its context for a command."""
+        get_command = app.cli.get_command
+
+        def get_command_in_scope(
+            ctx: click.Context, cmd_name: str
+        ) -> click.Command | None:
+            command = get_command(ctx, cmd_name)
+            if command is not None and current_scope() is None:
+                ctx.with_resource(_command_scope(app, self.max_calls))
+            return command
+
+        app.cli.get_command = get_command_in_scope  # type: ignore[method-assign]
+
+    def _wrap_test_client(self, app: Flask) -> None:
+        """Close responses that have deferred calls; Flask's client leaves that to the
+        test, and a test would see no call run."""
+        test_client = app.test_client
+
+        def draining_client(*args: Any, **kwargs: Any) -> FlaskClient:
+            client = test_client(*args, **kwargs)
+            run_wsgi_app = client.run_wsgi_app
+
+            def run_and_drain(environ: WSGIEnvironment, buffered: bool = False) -> Any:
+                with _scopes_of(client) as scopes:
+                    body, *head = run_wsgi_app(environ, buffered)
+                if any(scope.pending for scope in scopes):
+                    with closing(cast(Any, body)):
+                        body = list(body)
+                return body, *head
+
+            client.run_wsgi_app = run_and_drain  # type: ignore[method-assign]
+            return client
+
+        app.test_client = draining_client  # type: ignore[method-assign]
+
+
+@contextmanager
+def fresh_context() -> Iterator[None]:
+    """A copy of the current request context, or app context, with teardown of its own.
+
+    For a thread or a call that outlives the request; the ``around`` of this extension.
+    """
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    left = vars(app_ctx.g)  # by the view, and by what ran after it
+    request_context = request_ctx.copy() if has_request_context() else None
+    with ExitStack() as contexts:
+        # The app context by itself, as the request context would find the old one
+        # and take it for its own. Its teardown would not run, then.
+        contexts.enter_context(app.app_context())
+        for name, value in left.items():
+            if not hasattr(type(value), "close"):
+                setattr(g, name, value)
+        if request_context is not None:
+            contexts.enter_context(request_context)
+        yield
+
+
+@contextmanager
+def _command_scope(app: Flask, max_calls: int) -> Iterator[None]:
+    leaving: click.exceptions.Exit | None = None
+    with deferring(max_calls=max_calls, around=fresh_context):
+        try:
+            yield
+        except click.exceptions.Exit as error:
+            if error.exit_code:
+                raise
+            leaving = error  # ctx.exit(): that is how a command ends early, and well
+    if leaving is not None:
+        raise leaving
+
+
+@contextmanager
+def _scopes_of(client: FlaskClient) -> Iterator[list[Scope]]:
+    """The scopes of the requests that the client sends inside the block.
+
+    Werkzeug gives the app a copy of the environ, so only the app can tell.
+    """
+    app, scopes = client.application, []
+
+    def remember(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        try:
+            return app(environ, start_response)
+        finally:
+            if SCOPE_KEY in environ:
+                scopes.append(environ[SCOPE_KEY])
+
+    client.application = remember  # type: ignore[assignment]
+    try:
+        yield scopes
+    except BaseException:
+        background.join()  # the calls that are to run after an error of the app
+        raise
+    finally:
+        client.application = app
