@@ -1,0 +1,28 @@
+"""The errors say what happened, to what, and what to do next."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from wsgi_defer import errors
+
+
+@pytest.mark.parametrize(
+    ("error", "attribute", "words"),
+    [
+        (errors.NoScopeError("defer"), "function", "DeferMiddleware"),
+        (errors.ScopeClosedError("defer"), "function", "deferring()"),
+        (errors.TooManyCallsError(7), "limit", "max_calls"),
+        (errors.ResponseStartedError(), None, "use defer()"),
+    ],
+)
+def test_errors(error, attribute, words):
+    """Each has one base, carries its fact, and survives pickling."""
+    assert isinstance(error, errors.DeferError)
+    assert words in str(error)
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+    if attribute:
+        assert str(getattr(again, attribute)) in str(error)

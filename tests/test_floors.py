@@ -1,0 +1,69 @@
+"""The house: imports point down only, and the core needs the standard library only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "wsgi_defer"
+
+# From the ground up. A module may import those named before it.
+FLOORS = [
+    "errors", "_outcome", "_coroutine", "_call",
+    "_scope", "_drain", "background",
+    "_response", "_transport", "_middleware",
+    "__init__",
+    "flask",
+]  # fmt: skip
+THIRD_PARTIES = {"flask": {"flask", "click"}}
+
+
+def imports(path):
+    """What a module imports: its siblings, and the top names of everything else."""
+    siblings, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [a.name for a in node.names]
+            siblings.update(names)
+        elif isinstance(node, ast.ImportFrom):
+            others.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Import):
+            others.update(alias.name.partition(".")[0] for alias in node.names)
+    return siblings, others
+
+
+MODULES = sorted(PACKAGE.glob("**/*.py"))
+
+
+def test_every_module_has_its_floor():
+    """A new module is put into the list, so that somebody thinks about it."""
+    assert {path.stem for path in MODULES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_point_down(path):
+    """No cycles, no shortcuts through the shop window, one third party each."""
+    siblings, others = imports(path)
+    below = FLOORS[: FLOORS.index(path.stem)]
+    assert siblings <= set(below)
+    allowed = THIRD_PARTIES.get(path.stem, set()) | {"_typeshed", "__future__"}
+    assert others <= set(sys.stdlib_module_names) | allowed
+
+
+def test_import_loads_the_standard_library_only():
+    """And not asyncio, which would cost more than all the rest."""
+    code = (
+        "import sys; before = set(sys.modules); import wsgi_defer\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(new - set(sys.stdlib_module_names) - {'wsgi_defer'}, 'asyncio' in new)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", f"sys = __import__('sys')\n"
+         f"sys.path.insert(0, {str(PACKAGE.parent)!r})\n{code}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.split() == ["set()", "False"]

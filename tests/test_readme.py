@@ -1,0 +1,91 @@
+"""The README tells the truth: its code runs, and its names exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import wsgi_defer
+from wsgi_defer import deferring
+
+from .client import get
+
+HOME = Path(__file__).parent.parent
+README = (HOME / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def block(marker):
+    (found,) = [code for code in BLOCKS if marker in code]
+    return found
+
+
+def test_the_first_program(monkeypatch, capsys):
+    """It is at most twelve lines, and does what the README says."""
+    code = block("# app.py")
+    statements = [line for line in code.splitlines() if line and line[0] != "#"]
+    assert len(statements) <= 12
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    namespace = {}
+    exec(code, namespace)
+    assert get(namespace["app"]).body == b"thanks\n"
+    assert capsys.readouterr().out == "mail sent to ada@example.org\n"
+
+
+def test_options(ran):
+    """Every line of the options runs."""
+    names = ("refresh_cache", "write_audit", "alert", "charge")
+    thing = SimpleNamespace(id=7)
+    namespace = {name: lambda *args, name=name: ran.append(name) for name in names}
+    with deferring():
+        exec(block("forget("), {**namespace, "user": thing, "order": thing})
+    assert ran == ["write_audit", "charge"]
+
+
+def test_before_response(ran):
+    """The task is handed over."""
+    task = SimpleNamespace(delay=ran.append)
+    with deferring():
+        exec(block("task.delay"), {"task": task})
+    assert ran == [42]
+
+
+def test_deferring(ran):
+    """The block runs its calls."""
+
+    def import_orders(path):
+        wsgi_defer.defer(ran.append, path)
+
+    exec(block("with deferring"), {"import_orders": import_orders})
+    assert ran == ["orders.csv"]
+
+
+def test_flask(ran):
+    """The app answers and sends."""
+    namespace = {"__name__": "app", "send_mail": ran.append}
+    exec(block("Defer(app)"), namespace)
+    response = namespace["app"].test_client().post("/signup", data={"email": "ada"})
+    assert (response.status_code, ran) == (201, ["ada"])
+
+
+def test_no_block_is_forgotten():
+    """A new block of code gets a test."""
+    markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)"]
+    assert len(BLOCKS) == len(markers)
+
+
+def test_the_modules_are_those_of_the_package():
+    """The map of the inside names each module, and no other."""
+    tree = README.partition("    wsgi_defer/\n")[2].partition("\n\n")[0]
+    named = set(re.findall(r"[a-z_]+\.py", tree))
+    real = {path.name for path in (HOME / "wsgi_defer").glob("*.py")}
+    assert named == real - {"__init__.py"}
+
+
+@pytest.mark.parametrize("name", wsgi_defer.__all__)
+def test_every_public_name_is_documented(name):
+    """It has a docstring of its own."""
+    assert getattr(wsgi_defer, name).__doc__

@@ -1,0 +1,379 @@
+"""Several requests at once: interleaved, nested, wrapped twice, in threads."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import itertools
+import sys
+import threading
+
+import pytest
+
+from wsgi_defer import (
+    DeferMiddleware,
+    NoScopeError,
+    ScopeClosedError,
+    background,
+    current_scope,
+    defer,
+    deferring,
+)
+
+from .client import get, make_environ, text_app
+
+
+def ignore(status, headers, exc_info=None):
+    return lambda data: None
+
+
+def counting_app(ran, name, items=3):
+    """A streaming app; each of its steps defers."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        for number in range(items):
+            defer(ran.append, f"{name}{number}")
+            yield f"{name}{number}".encode()
+
+    return app
+
+
+@pytest.mark.parametrize("kind", ["generator", "iterator", "sized"])
+def test_two_responses_in_turn_on_one_thread(ran, kind):
+    """bjoern steps through several responses in turn; none gets another's calls."""
+
+    class Sized:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            return self.inner
+
+    def app(name):
+        def app(environ, start_response):
+            body = counting_app(ran, name)(environ, start_response)
+            make = {"generator": iter, "iterator": lambda it: map(bytes, it)}
+            return make.get(kind, Sized)(body)
+
+        return DeferMiddleware(app)
+
+    first = app("a")(make_environ(), ignore)
+    second = app("b")(make_environ(), ignore)
+    for _ in zip(iter(first), iter(second), strict=True):
+        pass
+    second.close()
+    assert ran == ["b0", "b1", "b2"]
+    first.close()
+    assert ran == ["b0", "b1", "b2", "a0", "a1", "a2"]
+
+
+def test_steps_of_two_responses_in_every_order(ran):
+    """Also when one is read for a while, then the other."""
+    for order in set(itertools.permutations("aaabbb")):
+        ran.clear()
+        bodies = {
+            name: DeferMiddleware(counting_app(ran, name))(make_environ(), ignore)
+            for name in "ab"
+        }
+        steps = {name: iter(body) for name, body in bodies.items()}
+        for name in order:
+            next(steps[name])
+        for name in "ab":
+            bodies[name].close()
+            assert ran == [f"{name}{number}" for number in range(3)]
+            ran.clear()
+        assert current_scope() is None
+
+
+def test_a_subrequest_has_a_scope_of_its_own(ran):
+    """Its calls run when its body closes; those of the outer request stay."""
+    inner = DeferMiddleware(counting_app(ran, "inner"))
+
+    def app(environ, start_response):
+        defer(ran.append, "outer before")
+        body = get(inner).body
+        ran.append("inner has ended")
+        defer(ran.append, "outer after")
+        start_response("200 OK", [])
+        return [body]
+
+    assert get(DeferMiddleware(app)).body == b"inner0inner1inner2"
+    assert ran == [
+        "inner0", "inner1", "inner2", "inner has ended", "outer before", "outer after",
+    ]  # fmt: skip
+
+
+def test_a_subrequest_in_a_streaming_body(ran):
+    """Between the steps of the inner response, the outer scope is current."""
+    inner = DeferMiddleware(counting_app(ran, "inner"))
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        body = inner(make_environ(), ignore)
+        for number, item in enumerate(body):
+            defer(ran.append, f"outer{number}")
+            yield item
+        body.close()
+        ran.append("inner has ended")
+
+    get(DeferMiddleware(app))
+    assert ran == [
+        "inner0", "inner1", "inner2", "inner has ended", "outer0", "outer1", "outer2",
+    ]  # fmt: skip
+
+
+def test_wrapped_twice(ran):
+    """One drain, that of the outermost."""
+
+    def view():
+        defer(ran.append, 1)
+
+    app = DeferMiddleware(text_app(view))
+
+    def between(environ, start_response):
+        body = app(environ, start_response)
+        assert type(body) is list
+        defer(ran.append, 2)
+        return body
+
+    outer = DeferMiddleware(between)
+    body = outer(make_environ(), ignore)
+    assert ran == []
+    body.close()
+    assert ran == [1, 2]
+
+
+def test_wrapped_twice_and_streaming(ran):
+    """Also for what is deferred later."""
+    app = DeferMiddleware(DeferMiddleware(counting_app(ran, "x")))
+    body = app(make_environ(), ignore)
+    list(body)
+    assert ran == []
+    body.close()
+    assert ran == ["x0", "x1", "x2"]
+
+
+def test_a_part_of_a_request(ran):
+    """A copy of the environ makes a part of the same request, with its outcome."""
+    inner = DeferMiddleware(text_app(lambda: defer(ran.append, "inner"), "404 No"))
+
+    def app(environ, start_response):
+        inner(dict(environ, PATH_INFO="/part"), ignore)
+        start_response("200 OK", [])
+        return []
+
+    get(DeferMiddleware(app))
+    assert ran == ["inner"]
+
+
+def test_an_environ_that_is_used_again(ran):
+    """A second request with the same environ has a scope of its own."""
+    app = DeferMiddleware(text_app(lambda: defer(ran.append, 1)))
+    environ = make_environ()
+    get(app, environ=environ)
+    get(app, environ=environ)
+    assert ran == [1, 1]
+    get(app, environ=make_environ(**{"wsgi_defer.scope": None}))
+    get(app, environ=make_environ(**{"wsgi_defer.scope": "from a proxy"}))
+    assert ran == [1] * 4
+
+
+def test_a_body_that_is_never_closed_leaves_no_scope(ran):
+    """Reading one item, or all, and not closing leaves nothing current."""
+    body = DeferMiddleware(counting_app(ran, "a"))(make_environ(), ignore)
+    next(iter(body))
+    assert current_scope() is None
+    list(body)
+    assert current_scope() is None
+    with pytest.raises(NoScopeError):
+        defer(int)
+    body.close()
+
+
+def test_closed_half_way_leaves_no_scope(ran):
+    """Nor does closing in the middle of the stream."""
+    body = DeferMiddleware(counting_app(ran, "a"))(make_environ(), ignore)
+    steps = iter(body)
+    next(steps)
+    next(steps)
+    body.close()
+    assert current_scope() is None
+    assert ran == ["a0", "a1"]
+
+
+def test_dropped_half_way(ran):
+    """A body that the server drops without close(): the calls run all the same."""
+    body = DeferMiddleware(counting_app(ran, "a"))(make_environ(), ignore)
+    steps = iter(body)
+    next(steps)
+    steps.close()  # as the garbage collector does
+    background.join()
+    assert ran == ["a0"]
+
+
+def test_left_in_another_context_than_entered(ran):
+    """A server that takes the second item here and the last one there."""
+    body = DeferMiddleware(counting_app(ran, "a", items=2))(make_environ(), ignore)
+    steps = iter(body)
+    next(steps)
+    first = contextvars.copy_context()
+    first.run(next, steps)
+    first.run(lambda: contextvars.copy_context().run(next, steps, None))
+    body.close()
+    assert ran == ["a0", "a1"]
+
+
+def test_a_dropped_list(ran):
+    """asgiref iterates a list and never closes it."""
+
+    def app():
+        body = DeferMiddleware(text_app(lambda: defer(ran.append, 1)))(
+            make_environ(), ignore
+        )
+        assert list(body) == [b"hello"]
+
+    app()
+    background.join()
+    assert ran == [1]
+
+
+def test_a_dropped_call_is_named(ran, caplog):
+    """If nothing is left to run it, the log says which one."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(ran.append, 1).named("the lost one")
+        return iter([b"1"])
+
+    DeferMiddleware(app)(make_environ(), ignore)
+    gc.collect()
+    assert ran == []
+    assert "the lost one was never run" in caplog.text
+
+
+def test_steps_on_several_threads(ran):
+    """granian takes each item on any of its threads."""
+    body = DeferMiddleware(counting_app(ran, "a", items=6))(make_environ(), ignore)
+    steps = iter(body)
+    for _ in range(7):
+        thread = threading.Thread(target=next, args=(steps, None))
+        thread.start()
+        thread.join()
+    body.close()
+    assert ran == [f"a{number}" for number in range(6)]
+
+
+def test_steps_in_several_contexts(ran):
+    """A server may step in a new contextvars context each time, or go back."""
+    app = DeferMiddleware(counting_app(ran, "a", items=6))
+    body = app(make_environ(), ignore)
+    steps = iter(body)
+    contexts = [contextvars.copy_context() for _ in range(2)]
+    for index in (0, 0, 0, 1, 0, 1, 1):
+        contexts[index].run(next, steps, None)
+    contextvars.copy_context().run(body.close)
+    assert ran == [f"a{number}" for number in range(6)]
+    assert current_scope() is None
+
+
+def test_deferred_from_threads(ran):
+    """Threads with the request's context add to its scope; none is lost."""
+
+    def view():
+        threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(lambda: [defer(ran.append, 1) for _ in range(50)],),
+            )
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    get(DeferMiddleware(text_app(view)))
+    assert len(ran) == 400
+
+
+@pytest.fixture
+def frequent_switches():
+    """Let threads take turns as often as the interpreter can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_a_thread_that_defers_while_the_request_ends():
+    """Each call either runs, or its defer() raises; none is lost between."""
+    for _ in range(200):
+        accepted, ran, start = [], [], threading.Event()
+
+        def work(start=start, accepted=accepted, ran=ran):
+            start.wait()
+            try:
+                for _ in range(20):
+                    defer(ran.append, 1)
+                    accepted.append(1)
+            except ScopeClosedError:
+                pass
+
+        threads = []
+
+        def view(start=start, work=work, threads=threads):
+            context = contextvars.copy_context()
+            threads.append(threading.Thread(target=context.run, args=(work,)))
+            threads[0].start()
+            start.set()
+
+        get(DeferMiddleware(text_app(view)))
+        threads[0].join()
+        assert len(ran) == len(accepted)
+
+
+def test_deferring_inside_a_request(ran):
+    """The block has its own calls, and runs them at its end."""
+
+    def view():
+        defer(ran.append, "request")
+        with deferring():
+            defer(ran.append, "block")
+        ran.append("view goes on")
+
+    get(DeferMiddleware(text_app(view)))
+    assert ran == ["block", "view goes on", "request"]
+
+
+def test_a_request_made_by_a_call(ran):
+    """A call may send a request to the app in this very process."""
+    app = DeferMiddleware(counting_app(ran, "inner", 1))
+
+    def call():
+        get(app)
+        defer(ran.append, "nested")
+
+    get(DeferMiddleware(text_app(lambda: defer(call))))
+    assert ran == ["inner0", "nested"]
+
+
+def test_current_scope():
+    """It is the one in the environ, and knows what is pending."""
+
+    def app(environ, start_response):
+        scope = current_scope()
+        assert scope is environ["wsgi_defer.scope"]
+        call = defer(int)
+        assert scope.pending == (call,)
+        start_response("200 OK", [])
+        return []
+
+    environ = make_environ()
+    get(DeferMiddleware(app), environ=environ)
+    scope = environ["wsgi_defer.scope"]
+    assert (scope.closed, scope.pending, scope.finished) == (True, (), 1)

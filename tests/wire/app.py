@@ -1,0 +1,172 @@
+"""The app that the real servers serve: one path for each shape of response.
+
+Its deferred call is held at a gate, a file that the test makes. So a test that has the
+end of the response has it before the call has ended, on any machine, however slow.
+What happens is written to the log, a file of JSON lines.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from wsgi_defer import DeferMiddleware, before_response, defer
+
+ROOT = Path(os.environ["WIRE_ROOT"])
+sent_with_sendfile = []
+
+# Counts what the server sends with sendfile(2), for the log.
+_sendfile = socket.socket.sendfile
+
+
+def counting_sendfile(self, *args, **kwargs):
+    sent = _sendfile(self, *args, **kwargs)
+    sent_with_sendfile.append(sent)
+    return sent
+
+
+socket.socket.sendfile = counting_sendfile
+
+
+def log(key, event, **facts):
+    line = json.dumps({"event": event, "pid": os.getpid(), "at": time.time(), **facts})
+    with (ROOT / f"{key}.log").open("a") as file:
+        file.write(line + "\n")
+
+
+def gated(key):
+    """The deferred call: it says that it has begun, and waits for the gate."""
+    log(key, "begun", sendfile=sum(sent_with_sendfile))
+    sent_with_sendfile.clear()
+    deadline = time.monotonic() + 20
+    while not (ROOT / f"{key}.gate").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    log(key, "done")
+
+
+def refuse():
+    raise ConnectionError("the broker is down")
+
+
+class Body:
+    """An iterator with a close() that is written to the log."""
+
+    def __init__(self, key, chunks):
+        self.key, self.chunks = key, iter(chunks)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.chunks)
+
+    def close(self):
+        log(self.key, "closed")
+
+
+def application(environ, start_response):
+    query = {
+        name: value[0] for name, value in parse_qs(environ["QUERY_STRING"]).items()
+    }
+    key, shape = query["key"], environ["PATH_INFO"].strip("/")
+    defer(gated, key).always()
+    defer(lambda: None).when(
+        lambda outcome: log(
+            key, "outcome", status=outcome.status, delivered=outcome.delivered,
+            error=type(outcome.error).__name__,
+        )
+    )  # fmt: skip
+    text = ("Content-Type", "text/plain")
+
+    def start(length=None, status="200 OK"):
+        more = [] if length is None else [("Content-Length", str(length))]
+        return start_response(status, [text, *more])
+
+    match shape:
+        case "list_length":
+            start(5)
+            return [b"hello"]
+        case "list":
+            start()
+            return [b"hel", b"lo"]
+        case "generator":
+            start()
+            return (part for part in (b"hel", b"", b"lo"))
+        case "iterator":
+            start()
+            return Body(key, [b"hel", b"lo"])
+        case "lazy":
+            return lazy(start)
+        case "write":
+            start()(b"hel")
+            return [b"lo"]
+        case "empty":
+            start(status="302 Found")
+            return []
+        case "204":
+            start_response("204 No Content", [])
+            return []
+        case "304":
+            start_response("304 Not Modified", [])
+            return []
+        case "404":
+            start(5, "404 Not Found")
+            return [b"hello"]
+        case "file_length" | "file":
+            path = ROOT / "file"
+            start(path.stat().st_size if shape == "file_length" else None)
+            return environ["wsgi.file_wrapper"](path.open("rb"))
+        case "memory_file":
+            start()
+            return environ["wsgi.file_wrapper"](io.BytesIO(b"hello"))
+        case "big":
+            start(20_000_000)
+            return (b"x" * 100_000 for _ in range(200))
+        case "refused":
+            before_response(refuse)
+            start(5)
+            return [b"hello"]
+        case "refused_late":
+            start(5)
+            before_response(refuse)
+            return [b"hello"]
+        case "raise":
+            raise LookupError("raised before the response")
+        case "raise_late":
+            start()
+            raise LookupError("raised after start_response")
+        case "raise_first":
+            return raising(start, 0)
+        case "raise_middle":
+            return raising(start, 2)
+    raise ValueError(shape)
+
+
+def lazy(start):
+    start()
+    yield b"hel"
+    yield b"lo"
+
+
+def raising(start, items):
+    start()
+    yield from [b"x" * 1000] * items
+    raise LookupError("raised in the body")
+
+
+def without_file_wrapper(environ, start_response):
+    """werkzeug's server has none; frameworks bring their own then."""
+
+    def wrapper(file, block_size=8192):
+        return iter(lambda: file.read(block_size), b"")
+
+    environ.setdefault("wsgi.file_wrapper", wrapper)
+    return application(environ, start_response)
+
+
+app = DeferMiddleware(without_file_wrapper)

@@ -1,0 +1,105 @@
+"""Each example runs as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.client import get
+
+HOME = Path(__file__).parent.parent.parent
+
+
+def test_hello(monkeypatch, capsys):
+    """The reply, and the line after it."""
+    from examples import hello
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert get(hello.app).body == b"Thanks, we are on it.\n"
+    assert capsys.readouterr().out == f"worker {os.getpid()}: done with /\n"
+
+
+def test_hello_as_a_program():
+    """It serves with the standard library's server, too."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c",
+         "import runpy, wsgiref.simple_server as s; make = s.make_server\n"
+         "def on_a_free_port(*args):\n"
+         "    server = make(args[0], 0, args[2]); print(server.server_port)\n"
+         "    return server\n"
+         "s.make_server = on_a_free_port\n"
+         "runpy.run_module('examples.hello', run_name='__main__')"],
+        cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as server:  # fmt: skip
+        try:
+            port = int(server.stdout.readline())
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as reply:
+                assert reply.read() == b"Thanks, we are on it.\n"
+            assert "8000" in server.stdout.readline()
+            assert "done with /" in server.stdout.readline()
+        finally:
+            server.kill()
+
+
+def test_flask_app(caplog):
+    """The sign-up answers, and its mail reaches the mail server."""
+    from examples import flask_app
+
+    flask_app.log.setLevel("INFO")
+    client = flask_app.app.test_client()
+    response = client.post("/signup", data={"email": "ada@example.org"})
+    assert (response.status_code, response.text) == (201, "Welcome, ada@example.org!\n")
+    assert "the mail server has taken it" in caplog.text
+    assert "call 2" in caplog.text
+    assert client.get("/users/ada").text == "This is ada.\n"
+
+    caplog.clear()
+    assert client.post("/signup").status_code == 400
+    assert "never" not in caplog.text
+
+
+def test_demo():
+    """It shows that no response waited, and stops by itself."""
+    result = subprocess.run(
+        [sys.executable, HOME / "examples" / "demo.py"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("has the whole response") == 3
+    workers = re.findall(
+        r"(worker \d+) +call 1: the mail server has taken", result.stdout
+    )
+    assert len(workers) == 2
+
+
+def test_demo_fails_if_a_response_waits(tmp_path):
+    """Seen to fail: with the half-close taken out, it says so and exits with 1."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import wsgi_defer._transport as t\nt.finish = lambda environ: None\n"
+    )
+    result = subprocess.run(
+        [sys.executable, HOME / "examples" / "demo.py"],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{HOME}"},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "waited" in result.stdout
+
+
+def test_gunicorn_conf(tmp_path):
+    """gunicorn takes the configuration, and each line of it is explained."""
+    result = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--check-config"],
+        cwd=HOME, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = (HOME / "gunicorn.conf.py").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if " = " in line and not line.startswith("#"):
+            before = lines[number - 1]
+            assert before.startswith("#") or " = " in before, line
