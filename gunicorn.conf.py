@@ -1,0 +1,24 @@
+"""A configuration for gunicorn to copy. `gunicorn` in this directory reads it."""
+
+# The app: a module, and the name of the WSGI app in it.
+wsgi_app = "examples.flask_app:app"
+
+# Where it listens. Put nginx in front of it for anything but this machine.
+bind = "127.0.0.1:8000"
+
+# One request at a time for each worker, as in PHP-FPM: a worker that runs deferred
+# calls takes no new request until they have ended. So have some workers more.
+worker_class = "sync"
+workers = 4
+
+# A request and its deferred calls together may take this many seconds. After that,
+# gunicorn takes the worker for stuck and kills it.
+timeout = 60
+
+# On TERM, a worker has this many seconds to finish its request and its calls. After
+# that it is killed, so let it be longer than your longest calls.
+graceful_timeout = 60
+
+# Errors, and what wsgi_defer logs, go to the terminal. So does each request.
+errorlog = "-"
+accesslog = "-"
