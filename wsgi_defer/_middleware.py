@@ -41,6 +41,9 @@ class DeferMiddleware:
     :param around: a function that returns a context manager. Each call runs inside
         one of its own: for what a call needs fresh, such as a database session. An
         error in it is an error of the call.
+    :param inline: True runs the calls in the thread that served the request, False on
+        the background thread. By default the server decides: inline, unless a client
+        would have to wait for them.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class DeferMiddleware:
         *,
         max_calls: int = MAX_CALLS,
         around: Around | None = None,
+        inline: bool | None = None,
     ) -> None:
         if not callable(app):
             raise TypeError(
@@ -60,6 +64,8 @@ class DeferMiddleware:
         self.app = app
         self.max_calls = max_calls
         self.around = around
+        self.inline = inline
+        _transport.install()
 
     def __call__(
         self, environ: WSGIEnvironment, start_response: StartResponse
@@ -111,6 +117,7 @@ class _Exchange(ResponseScope):
     ) -> None:
         self.max_calls = options.max_calls
         self.around = options.around
+        self._options = options
         self._environ: Any = environ
         self._respond: Any = start_response
 
@@ -196,7 +203,7 @@ class _Exchange(ResponseScope):
     def answer(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Choose what to hand to the server for the body that the app returned."""
         finished = body if isinstance(body, (list, tuple)) else None
-        is_file = finished is None and self._is_file(body)
+        is_file = finished is None and _transport.is_sendfile_body(self._environ, body)
         if finished is None and not is_file and not is_body(body):
             self.abort(TypeError(f"the app returned {type(body).__name__}, no body"))
             return body  # the server says so in its own way
@@ -217,10 +224,6 @@ class _Exchange(ResponseScope):
         if is_file and hook_close(self, body):
             return body
         return self.stream(body)
-
-    def _is_file(self, body: object) -> bool:
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        return isinstance(wrapper, type) and isinstance(body, wrapper)
 
     def fail(self, error: BaseException) -> None:
         """The app raised ``error``, and the server is about to deal with it."""
@@ -275,13 +278,19 @@ class _Exchange(ResponseScope):
         sending = sys.exc_info()[1]
         sent = sending is self._handled or sending is error
         outcome = Outcome(code, error, delivered=self.complete and sent)
+        inline = self._options.inline
+        if inline is None:
+            inline = not _transport.somebody_would_wait(environ, self._respond)
         self._environ = self._respond = self._write = None
         self._error = self._handled = None
         if self._held:
             discard_held(self, "the response never started")
-        if self._elsewhere:
-            closed = partial(_transport.wait_until_closed, environ)
-            background.submit(self, outcome, closed)
+        job = (self, outcome, partial(_transport.wait_until_closed, environ))
+        take = _transport.taker(environ)
+        if take is not None and self._options.inline is not False:
+            take(job)
+        elif self._elsewhere or not inline:
+            background.submit(*job)
         else:
             _transport.finish(environ)
             drain(self, outcome)

@@ -1,16 +1,24 @@
 """Per server: how the client learns that the response is complete.
 
-Only for servers that are known to close the connection after this response, and have
-said so to the client. On a connection that stays open, or on an unknown server, these
-functions do nothing.
+What is known of each server was measured with raw sockets, see tests/wire. On an
+unknown server nothing is done here, and the calls run in the body's ``close()``.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+
+from ._drain import drain, report_lost
+from ._outcome import Outcome
+from ._scope import Scope
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -19,13 +27,19 @@ logger = logging.getLogger("wsgi_defer")
 
 CLOSE_WAIT = 3.0  # seconds; gunicorn 26+ lingers for up to 2 before it closes
 
+Job = tuple[Scope, Outcome, Callable[[], object]]
+_hand_over: ContextVar[list[Job] | None] = ContextVar(
+    "wsgi_defer.hand_over", default=None
+)
+
 
 def finish(environ: WSGIEnvironment) -> None:
     """Send the end of the stream, now that the last byte of the body is written.
 
     A client that has no other sign of the end (HTTP/1.0 without Content-Length, nginx
     as it is installed) would wait for the server to close the socket, which it does
-    only after the body's close().
+    only after the body's close(). Only where the server has told the client that it
+    closes the connection; one that stays open would break.
     """
     sock = _closing_socket(environ)
     if sock is None:
@@ -62,10 +76,113 @@ def forget_headers(start_response: StartResponse) -> None:
         response.response_length = None
 
 
+def somebody_would_wait(environ: WSGIEnvironment, start_response: object) -> bool:
+    """Tell whether close() holds up a client on this server, in a way that nothing
+    here can mend: the end of the body, or the next request on the connection."""
+    if "gunicorn.socket" in environ:
+        return bool(environ.get("wsgi.multithread")) or not _is_http1(environ)
+    if "waitress.client_disconnected" in environ or "mod_wsgi.version" in environ:
+        return True
+    software = str(environ.get("SERVER_SOFTWARE", "")).lower()
+    if software.startswith(("cheroot/", "gevent/", "wsgiserver/", "granian")):
+        return True
+    # bjoern and granian put no name of theirs into the environ.
+    module = type(start_response).__module__.partition(".")[0]
+    return module in ("bjoern", "_bjoern", "granian") or (
+        type(start_response).__name__ == "StartResponse"
+    )
+
+
+def is_sendfile_body(environ: WSGIEnvironment, body: object) -> bool:
+    """Tell a body that the server sends with sendfile(2) as long as it is that very
+    object."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    if isinstance(wrapper, type):
+        return isinstance(body, wrapper)
+    # uWSGI's is a function that returns the file itself.
+    return "uwsgi.version" in environ and hasattr(body, "read")
+
+
+def taker(environ: WSGIEnvironment) -> Callable[[Job], object] | None:
+    """What runs the calls when the connection is closed, or free for the next request:
+    a worker class of ours, or uWSGI's hook. None where there is no such thing."""
+    if "gunicorn.socket" in environ and _is_http1(environ):
+        jobs = _hand_over.get()
+        return None if jobs is None else jobs.append
+    if "uwsgi.version" in environ and _uwsgi_hook.installed:
+        return _uwsgi_hook.take
+    return None
+
+
+@contextmanager
+def handed_over() -> Iterator[list[Job]]:
+    """Collect the jobs of the requests that are served inside the block."""
+    jobs: list[Job] = []
+    token = _hand_over.set(jobs)
+    try:
+        yield jobs
+    finally:
+        _hand_over.reset(token)
+
+
+def run_jobs(jobs: list[Job]) -> None:
+    """Drain what was handed over, in turn. Raises gunicorn's order to stop only; what
+    that cuts off is named in the log."""
+    while jobs:
+        scope, outcome, _ = jobs.pop(0)
+        try:
+            drain(scope, outcome)
+        except BaseException:
+            for left, _, _ in jobs:
+                report_lost(left, "the worker was told to stop")
+            raise
+
+
+class _UwsgiHook:
+    """uWSGI calls ``uwsgi.after_req_hook`` when it has closed the connection, in the
+    thread of the request (core/utils.c, uwsgi_close_request)."""
+
+    installed = False
+
+    def __init__(self) -> None:
+        self._jobs = threading.local()
+
+    def install(self) -> None:
+        """Put it in place. uWSGI looks once, when it has imported the app."""
+        uwsgi = sys.modules.get("uwsgi")
+        if uwsgi is None or self.installed:
+            return
+        options = getattr(uwsgi, "opt", {})
+        if "http11-socket" in options or b"http11-socket" in options:
+            return  # it keeps the connection, and the next request would wait
+        self.before = getattr(uwsgi, "after_req_hook", None)
+        uwsgi.after_req_hook = self  # type: ignore[attr-defined]
+        self.installed = True
+
+    def take(self, job: Job) -> None:
+        self._jobs.__dict__.setdefault("jobs", []).append(job)
+
+    def __call__(self) -> None:
+        try:
+            if callable(self.before):
+                self.before()
+        finally:
+            run_jobs(self._jobs.__dict__.get("jobs", []))
+
+
+_uwsgi_hook = _UwsgiHook()
+install = _uwsgi_hook.install
+
+
+def _is_http1(environ: WSGIEnvironment) -> bool:
+    # Under HTTP/2, other streams share the socket and the thread.
+    return environ.get("SERVER_PROTOCOL") in ("HTTP/1.0", "HTTP/1.1")
+
+
 def _closing_socket(environ: WSGIEnvironment) -> Any:
     """The connection's socket, if the server closes it after this response."""
-    if environ.get("SERVER_PROTOCOL") not in ("HTTP/1.0", "HTTP/1.1"):
-        return None  # HTTP/2: other streams share the socket
+    if not _is_http1(environ):
+        return None
     # werkzeug's development server always closes. Of gunicorn's workers, sync always
     # does; the others keep connections open, and say wsgi.multithread.
     if not environ.get("wsgi.multithread", True) and "gunicorn.socket" in environ:

@@ -1,0 +1,40 @@
+"""GeventWorker: the calls run in a greenlet of their own, beside the connection."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gevent import pool
+from gunicorn.workers import ggevent
+
+from .._transport import Job, handed_over, run_jobs
+
+
+class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
+    """gunicorn's gevent worker; the next request on the connection does not wait."""
+
+    def init_process(self) -> None:
+        self._calls = pool.Pool(self.worker_connections)
+        super().init_process()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        with handed_over() as jobs:
+            try:
+                return super().handle_request(listener_name, req, sock, addr)
+            finally:
+                if jobs:
+                    self._calls.spawn(self._run, jobs)
+
+    def _run(self, jobs: list[Job]) -> None:
+        for _, outcome, closed in jobs:
+            if outcome.error is not None:
+                closed()
+        run_jobs(jobs)
+
+    def run(self) -> None:
+        super().run()
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        while len(self._calls) and time.monotonic() < deadline:
+            self.notify()
+            self._calls.join(0.5)

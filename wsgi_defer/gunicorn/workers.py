@@ -1,0 +1,79 @@
+"""SyncWorker and ThreadWorker: the calls run after the connection was closed, or went
+back to the poller, so that no client waits for them.
+
+They override what gunicorn documents or has kept since 20.1, and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from gunicorn.workers import gthread, sync
+
+from .._transport import handed_over, run_jobs
+
+
+class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
+    """gunicorn's sync worker; calls run when the socket is closed.
+
+    After an error of the app, too: its ``.always()`` and ``.on_failure()`` calls run
+    when gunicorn's error page is out, in the main thread.
+    """
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        with handed_over() as jobs:
+            super().handle(listener, client, addr)
+        run_jobs(jobs)
+
+
+class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
+    """gunicorn's gthread worker; calls run in the request's thread when the connection
+    is back at the poller or closed. Meanwhile the thread takes no other request."""
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        return DrainingThreadPool(max_workers=self.cfg.threads)
+
+    def run(self) -> None:
+        super().run()
+        # gunicorn's own loop has ended, and so have the responses. Calls may still
+        # run: keep the master from taking this worker for stuck.
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        while self.tpool.draining and time.monotonic() < deadline:
+            self.notify()
+            time.sleep(0.1)
+
+
+class DrainingThreadPool(ThreadPoolExecutor):
+    """A thread pool in which the result is there before the deferred calls run."""
+
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self.draining: set[int] = set()  # the threads that run deferred calls now
+
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            with handed_over() as jobs:
+                try:
+                    result = fn(*args, **kwargs)
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    self.draining.add(threading.get_ident())
+                    future.set_result(result)
+            try:
+                run_jobs(jobs)
+            finally:
+                self.draining.discard(threading.get_ident())
+
+        super().submit(work)
+        return future
