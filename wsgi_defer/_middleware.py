@@ -285,7 +285,10 @@ class _Exchange(ResponseScope):
         self._error = self._handled = None
         if self._held:
             discard_held(self, "the response never started")
-        job = (self, outcome, partial(_transport.wait_until_closed, environ))
+        ready = partial(
+            _transport.wait_until_closed, environ if self._elsewhere else {}
+        )
+        job = (self, outcome, ready)
         take = _transport.taker(environ)
         if take is not None and self._options.inline is not False:
             take(job)

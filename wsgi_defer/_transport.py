@@ -55,12 +55,15 @@ def finish(environ: WSGIEnvironment) -> None:
 def wait_until_closed(environ: WSGIEnvironment) -> None:
     """Wait until the server has closed the connection, for ``CLOSE_WAIT`` at most.
 
-    For another thread than the server's: after an error of the app, the server still
-    has to send its error page, and tells nobody when it has.
+    For another thread than the server's, after an error of the app: the server still
+    has to send its error page, and tells nobody when it has. gunicorn and werkzeug
+    close the connection then; on other servers this does not wait.
     """
-    sock = _closing_socket(environ)
+    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if sock is None or not _is_http1(environ):
+        return
     deadline = time.monotonic() + CLOSE_WAIT
-    while sock is not None and sock.fileno() != -1 and time.monotonic() < deadline:
+    while sock.fileno() != -1 and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
@@ -76,20 +79,23 @@ def forget_headers(start_response: StartResponse) -> None:
         response.response_length = None
 
 
+# Servers that name themselves in the environ, and call close() before the end of a
+# body without a length, or before they take the next request on the connection.
+_WAITING_SERVERS = ("waitress", "cheroot/", "gevent/", "wsgiserver/", "granian")
+
+
 def somebody_would_wait(environ: WSGIEnvironment, start_response: object) -> bool:
     """Tell whether close() holds up a client on this server, in a way that nothing
     here can mend: the end of the body, or the next request on the connection."""
     if "gunicorn.socket" in environ:
         return bool(environ.get("wsgi.multithread")) or not _is_http1(environ)
-    if "waitress.client_disconnected" in environ or "mod_wsgi.version" in environ:
-        return True
     software = str(environ.get("SERVER_SOFTWARE", "")).lower()
-    if software.startswith(("cheroot/", "gevent/", "wsgiserver/", "granian")):
-        return True
-    # bjoern and granian put no name of theirs into the environ.
-    module = type(start_response).__module__.partition(".")[0]
-    return module in ("bjoern", "_bjoern", "granian") or (
-        type(start_response).__name__ == "StartResponse"
+    return (
+        software.startswith(_WAITING_SERVERS)
+        or "mod_wsgi.version" in environ
+        or ("uwsgi.version" in environ and not _uwsgi_hook.installed)
+        # bjoern puts no name into the environ.
+        or type(start_response).__name__ == "StartResponse"
     )
 
 

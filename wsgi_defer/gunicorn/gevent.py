@@ -27,9 +27,8 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
                     self._calls.spawn(self._run, jobs)
 
     def _run(self, jobs: list[Job]) -> None:
-        for _, outcome, closed in jobs:
-            if outcome.error is not None:
-                closed()
+        for _, _, ready in jobs:
+            ready()
         run_jobs(jobs)
 
     def run(self) -> None:
