@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+import weakref
 
 from wsgi_defer import Outcome, Scope, background, defer
 from wsgi_defer._scope import enter, leave
@@ -88,6 +90,19 @@ def test_gunicorns_order_to_stop_does_not_end_it(ran, caplog):
     background.join()
     assert ran == [1]
     assert "handle_abort cut off" in caplog.text
+
+
+def test_it_keeps_nothing_of_the_last_scope():
+    """While it waits for the next one, the last one is gone."""
+    scope = scope_with((int,))
+    gone = weakref.ref(scope)
+    background.submit(scope, Outcome(200), ready)
+    del scope
+    background.join()
+    deadline = time.monotonic() + 5
+    while gone() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert gone() is None
 
 
 def test_where_no_thread_can_be_started(ran, monkeypatch):

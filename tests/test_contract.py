@@ -298,6 +298,7 @@ def test_too_late(ran):
     get(app)
     with pytest.raises(ScopeClosedError, match="defer"):
         contexts[0].run(defer, ran.append, 1)
+    assert contexts[0].run(current_scope).registered == 0
 
     def view():
         contexts.append(contextvars.copy_context())

@@ -105,14 +105,21 @@ def test_inside_a_running_loop(ran, caplog):
     async def fail():
         raise ValueError("boom")
 
+    var = contextvars.ContextVar("var")
+
+    async def read():
+        ran.append(var.get())
+
     async def main():
+        var.set("set")
         with deferring():
             defer(work, ran, 1)
+            defer(read)
             defer(lambda: work(ran, threading.current_thread().name))
             defer(fail)
 
     asyncio.run(main())
-    assert ran == [1, "MainThread"]
+    assert ran == [1, "set", "MainThread"]
     assert "boom" in caplog.text
 
 

@@ -15,6 +15,7 @@ from werkzeug.test import Client
 from wsgi_defer import (
     DeferMiddleware,
     NoScopeError,
+    TooManyCallsError,
     before_response,
     current_scope,
     defer,
@@ -350,9 +351,12 @@ def test_middleware_around_the_app(app, ran):
         defer(lambda: ran.append(request.path))
         return "ok"
 
-    outer = DeferMiddleware(app)
-    Client(outer).get("/", buffered=True)
-    assert ran == ["/"]
+    @app.teardown_request
+    def teardown(error):
+        ran.append("teardown")
+
+    Client(DeferMiddleware(app)).get("/", buffered=True)
+    assert ran == ["teardown", "/", "teardown"]
 
 
 @pytest.fixture
@@ -407,6 +411,27 @@ def test_commands_of_the_flask_program(commands, ran):
     result = CliRunner().invoke(group, ["greet"])
     assert result.exit_code == 0, result.output
     assert ran == ["command", ("shop", False)]
+
+
+def test_commands_have_contexts_of_their_own(ran):
+    """Each call of a command has an app context with teardown, and the limit counts."""
+    app = Flask("shop")
+    Defer(app, max_calls=2)
+
+    @app.teardown_appcontext
+    def teardown(error):
+        ran.append("teardown")
+
+    @app.cli.command("work")
+    def work():
+        defer(ran.append, 1)
+        defer(ran.append, 2)
+        with pytest.raises(TooManyCallsError):
+            defer(ran.append, 3)
+
+    result = app.test_cli_runner().invoke(args=["work"])
+    assert result.exit_code == 0, result.output
+    assert ran == ["teardown", 1, "teardown", 2, "teardown"]
 
 
 def test_a_command_inside_another_scope(commands, ran):

@@ -15,10 +15,12 @@ from wsgi_defer import (
     NoScopeError,
     ScopeClosedError,
     background,
+    before_response,
     current_scope,
     defer,
     deferring,
 )
+from wsgi_defer._scope import enter
 
 from .client import get, make_environ, text_app
 
@@ -177,9 +179,13 @@ def test_an_environ_that_is_used_again(ran):
     get(app, environ=environ)
     get(app, environ=environ)
     assert ran == [1, 1]
+    context = contextvars.copy_context()
+    context.run(enter, environ["wsgi_defer.scope"])  # left over in a server's thread
+    context.run(get, app, environ=environ)
+    assert ran == [1, 1, 1]
     get(app, environ=make_environ(**{"wsgi_defer.scope": None}))
     get(app, environ=make_environ(**{"wsgi_defer.scope": "from a proxy"}))
-    assert ran == [1] * 4
+    assert ran == [1] * 5
 
 
 def test_a_body_that_is_never_closed_leaves_no_scope(ran):
@@ -213,6 +219,45 @@ def test_dropped_half_way(ran):
     steps.close()  # as the garbage collector does
     background.join()
     assert ran == ["a0"]
+
+
+def test_what_is_dropped_runs_on_the_background_thread():
+    """The collector of garbage may be at work, in any thread, at any line."""
+    threads = []
+
+    def call():
+        threads.append(threading.current_thread().name)
+
+    def streaming(environ, start_response):
+        start_response("200 OK", [])
+        defer(call)
+        yield b"1"
+        yield b"2"
+
+    steps = iter(DeferMiddleware(streaming)(make_environ(), ignore))
+    next(steps)
+    steps.close()
+    DeferMiddleware(text_app(lambda: defer(call)))(make_environ(), ignore)
+    background.join()
+    assert threads == ["wsgi_defer"] * 2
+
+
+def test_a_body_that_is_closed_without_a_step(ran):
+    """A server that never takes an item: what was held for it is discarded."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        yield b"1"
+
+    def lazy(environ, start_response):
+        before_response(ran.append, "held")
+        defer(ran.append, "failure").on_failure()
+        return app(environ, start_response)
+
+    environ = make_environ()
+    DeferMiddleware(lazy)(environ, ignore).close()
+    assert ran == ["failure"]
+    assert environ["wsgi_defer.scope"].skipped == 1
 
 
 def test_left_in_another_context_than_entered(ran):

@@ -194,8 +194,7 @@ def _step_through(inner: Iterable[bytes], scope: ResponseScope) -> Iterator[byte
             leave(token)
         while item is not _END:
             yield item
-            outer = get_current()
-            if staying is None and (outer is None or outer.closed):
+            if staying is None and get_current() is None:
                 # Nobody else's context. From the second step to the last, the scope
                 # stays current, so that the steps between cost nothing.
                 staying = enter(scope)

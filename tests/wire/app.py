@@ -39,9 +39,10 @@ def log(key, event, **facts):
         file.write(line + "\n")
 
 
-def gated(key):
+def gated(key, sock):
     """The deferred call: it says that it has begun, and waits for the gate."""
-    log(key, "begun", sendfile=sum(sent_with_sendfile))
+    closed = sock is None or sock.fileno() == -1
+    log(key, "begun", sendfile=sum(sent_with_sendfile), closed=closed)
     sent_with_sendfile.clear()
     deadline = time.monotonic() + 20
     while not (ROOT / f"{key}.gate").exists() and time.monotonic() < deadline:
@@ -74,7 +75,8 @@ def application(environ, start_response):
         name: value[0] for name, value in parse_qs(environ["QUERY_STRING"]).items()
     }
     key, shape = query["key"], environ["PATH_INFO"].strip("/")
-    defer(gated, key).always()
+    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    defer(gated, key, sock).always()
     defer(lambda: None).when(
         lambda outcome: log(
             key, "outcome", status=outcome.status, delivered=outcome.delivered,

@@ -135,6 +135,7 @@ def test_the_app_raised(exchange, server, shape):
         data = connection.read_to_eof()
     assert parse(data).status == 500
     assert not one.log("done")
+    assert one.wait_for("begun")["closed"]
     one.finish()
     assert one.wait_for("outcome")["error"] == "LookupError"
 
