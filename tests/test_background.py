@@ -153,14 +153,52 @@ def test_what_is_too_slow_at_exit_is_named():
         import time
         from tests.test_background import *
         background.EXIT_WAIT = .2
-        for _ in range(2):
-            background.submit(scope_with((time.sleep, 60), (print, "ran")),
-                              Outcome(200), ready)
-        time.sleep(.1)
+        started = threading.Event()
+        for number in range(2):
+            background.submit(
+                scope_with((started.set,), (time.sleep, 60), (print, "ran")),
+                Outcome(200), ready)
+        started.wait(10)
+        time.sleep(.05)
         """)
     assert result.stdout == ""
-    assert "deferred calls lost: the process exits" in result.stderr
-    assert "time.sleep, builtins.print" in result.stderr
+    first, second, third = [
+        line for line in result.stderr.splitlines() if line.startswith("deferred")
+    ]
+    assert "call time.sleep cut off: the process exits" in first
+    assert "lost (1): the process exits" in second
+    assert "lost (3)" in third
+    assert "time.sleep, builtins.print" in third
+
+
+def test_join_on_the_thread_itself(ran):
+    """A call that asks whether its own thread has ended gets an answer."""
+    call = scope_with((lambda: ran.append(background.join()),))
+    background.submit(call, Outcome(200), ready)
+    background.join()
+    assert ran == [False]
+
+
+def test_a_forked_child_exits_at_once():
+    """It waits for nothing, runs nothing of its parent's, and reports nothing."""
+    result = run("""
+        import os, time
+        from tests.test_background import *
+        started = threading.Event()
+        for name, seconds in (("a", .8), ("b", 0)):
+            background.submit(
+                scope_with((started.set,), (time.sleep, seconds), (print, name)),
+                Outcome(200), ready)
+        started.wait(10)
+        pid = os.fork()
+        if pid == 0:
+            raise SystemExit(0)
+        begin = time.monotonic()
+        os.waitpid(pid, 0)
+        assert time.monotonic() - begin < .7
+        """)
+    assert result.stdout.split() == ["a", "b"]
+    assert result.stderr == ""
 
 
 def test_a_forked_child_has_a_thread_of_its_own(ran):

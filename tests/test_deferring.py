@@ -107,15 +107,6 @@ def test_an_error_in_around_is_one_of_the_call(ran, caplog):
     assert (scope.failed, scope.finished) == (1, 1)
 
 
-def test_gunicorns_order_to_stop_in_a_held_call(ran, caplog):
-    """It goes up, also from before the response."""
-    module = {"__name__": "gunicorn.workers.base"}
-    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
-    with pytest.raises(SystemExit), deferring():
-        before_response(module["handle_abort"])
-    assert "before_response" not in caplog.text
-
-
 def test_discarded_calls_are_logged_at_debug(caplog):
     """With the reason and the line."""
     caplog.set_level(logging.DEBUG, "wsgi_defer")

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from wsgi_defer import Outcome, Scope, defer, deferring
+import gc
+import logging
+import os
+
+import pytest
+
+from wsgi_defer import (
+    DeferMiddleware,
+    Outcome,
+    Scope,
+    TooManyCallsError,
+    before_response,
+    current_scope,
+    defer,
+    deferring,
+)
 from wsgi_defer._drain import drain, report_lost
 from wsgi_defer._scope import enter, leave
 
@@ -18,6 +33,13 @@ class SlowToClose(Scope):
         super().__setattr__(name, value)
 
 
+def order_to_stop():
+    """What gunicorn's signal handlers raise."""
+    module = {"__name__": "gunicorn.workers.base"}
+    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
+    module["handle_abort"]()
+
+
 def test_a_call_that_comes_at_the_last_moment_runs(ran):
     """The drain looks once more after it has closed the scope."""
     scope = SlowToClose()
@@ -31,13 +53,111 @@ def test_report_lost(caplog):
     """Every call is named, those that wait and the one that runs; then dropped."""
     with deferring() as scope:
         report_lost(scope, "nothing to report")
-        call = defer(print, "secret").named("the running one")
-        scope.take()
-        report_lost(scope, "the end", call)
+    with deferring() as scope:
+        defer(print, "secret").named("the running one")
+        scope.running = scope.take()
         defer(print, "secret")
+        report_lost(scope, "the end")
+        scope.running = None
         report_lost(scope, "the end")
         assert scope.pending == ()
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0].startswith("deferred call the running one cut off: the end;")
-    assert messages[1:] == ["1 deferred calls lost: the end: builtins.print"]
-    assert call.cancel()
+    assert messages[1:] == ["deferred calls lost (1): the end: builtins.print"]
+
+
+def test_the_order_to_stop_between_two_calls(ran, caplog):
+    """The call that has ended is not named, the next one is."""
+
+    class Scope2(Scope):
+        def take(self):
+            if self.finished:
+                order_to_stop()
+            return super().take()
+
+    scope = Scope2()
+    token = enter(scope)
+    defer(ran.append, 1)
+    defer(ran.append, 2)
+    leave(token)
+    with pytest.raises(SystemExit):
+        drain(scope, Outcome(200))
+    assert ran == [1]
+    assert "cut off" not in caplog.text
+    assert "deferred calls lost (1)" in caplog.text
+
+
+def test_the_order_to_stop_in_a_held_call(ran, caplog):
+    """The block's other calls see a failure, and the order goes on."""
+    with pytest.raises(SystemExit), deferring():  # noqa: PT012
+        before_response(order_to_stop)
+        defer(ran.append, "success")
+        defer(ran.append, "failure").on_failure()
+    assert ran == ["failure"]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_is_no_exception_leaves_a_held_call(error):
+    """The request is not over, so it goes up as it would from the view."""
+
+    def leave_it():
+        raise error
+
+    with pytest.raises(error), deferring():
+        before_response(leave_it)
+
+
+def test_a_log_filter_that_raises(ran):
+    """Reporting one call does not cost the next."""
+
+    def refuse(record):
+        raise RuntimeError
+
+    logger = logging.getLogger("wsgi_defer")
+    logger.addFilter(refuse)
+    try:
+        with deferring():
+            defer(int, "no number")
+            defer(ran.append, 1)
+    finally:
+        logger.removeFilter(refuse)
+    assert ran == [1]
+
+
+def test_a_dropped_scope_names_its_calls(caplog):
+    """One that nobody drains; a rejected call is no loss."""
+    scope = Scope(max_calls=1)
+    token = enter(scope)
+    defer(int).named("the lost one")
+    with pytest.raises(TooManyCallsError):
+        defer(int).named("the rejected one")
+    leave(token)
+    del scope, token
+    gc.collect()
+    assert "the lost one was never run" in caplog.text
+    assert "rejected" not in caplog.text
+
+
+def test_a_dropped_scope_in_a_child_process(capfd):
+    """A fork copies the calls; they are the parent's to run."""
+    with deferring():
+        defer(int)
+        pid = os.fork()
+        if pid == 0:
+            scope = current_scope()
+            scope.__del__()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"max_calls": 0}, ValueError), ({"around": "database"}, TypeError)],
+)
+def test_options(options, error):
+    """What would fail at the first call is refused at once."""
+    with pytest.raises(error), deferring(**options):
+        pass
+    with pytest.raises(error):
+        DeferMiddleware(int, **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 import flask
 import pytest
@@ -328,6 +330,46 @@ def test_client_without_calls_is_left_alone(app, client):
     assert client.application is app
 
 
+def test_deferred_where_no_context_is_left(app, client, ran):
+    """By a plain generator, by call_on_close, and around the app: an app context."""
+
+    @app.get("/")
+    def view():
+        def generate():
+            yield "1"
+            defer(lambda: ran.append(current_app.name))
+            yield "2"
+
+        response = flask.Response(generate())
+        response.call_on_close(lambda: defer(lambda: ran.append(current_app.name)))
+        return response
+
+    def between(environ, start_response):
+        defer(lambda: ran.append("between"))
+        return app(environ, start_response)
+
+    client.get("/", buffered=True)
+    Client(DeferMiddleware(between)).get("/", buffered=True)
+    assert ran == ["shop", "shop", "between", "shop", "shop"]
+
+
+def test_a_body_that_raises_in_the_client(app, client, ran):
+    """The calls have run when the client raises."""
+
+    @app.get("/")
+    def view():
+        def generate():
+            yield "1"
+            raise LookupError
+
+        defer(lambda: (time.sleep(0.05), ran.append(1))).always()
+        return flask.Response(generate())
+
+    with pytest.raises(LookupError):
+        client.get("/")
+    assert ran == [1]
+
+
 def test_async_calls(app, client, ran):
     """A coroutine function has the request, too."""
 
@@ -432,6 +474,17 @@ def test_commands_have_contexts_of_their_own(ran):
     result = app.test_cli_runner().invoke(args=["work"])
     assert result.exit_code == 0, result.output
     assert ran == ["teardown", 1, "teardown", 2, "teardown"]
+
+
+def test_a_command_without_context(app, ran):
+    """Its calls have an app context all the same."""
+
+    @app.cli.command("bare", with_appcontext=False)
+    def bare():
+        defer(lambda: ran.append(current_app.name))
+
+    assert app.test_cli_runner().invoke(args=["bare"]).exit_code == 0
+    assert ran == ["shop"]
 
 
 def test_a_command_inside_another_scope(commands, ran):

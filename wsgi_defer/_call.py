@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
@@ -11,8 +10,6 @@ from types import CodeType, CoroutineType, FrameType
 from typing import Any, TypeVar
 
 from ._outcome import Outcome
-
-logger = logging.getLogger("wsgi_defer")
 
 # What is opened around a call and closed after it, such as a database session.
 Around = Callable[[], AbstractContextManager[object]]
@@ -125,14 +122,6 @@ class DeferredCall(Call):
             raise TypeError(f"when() takes a function of the Outcome, not {kind}")
         self._predicate = predicate
         return self
-
-    def __del__(self) -> None:
-        # The last net. A server that drops the body and never closes it leads here.
-        if self._context is not None:
-            logger.error(
-                "deferred call %s was never run: its response was dropped and not "
-                "closed; registered at %s", self.label, self.origin,
-            )  # fmt: skip
 
     def wants(self, outcome: Outcome) -> bool:
         """Tell whether it is to run after such a response."""

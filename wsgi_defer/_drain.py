@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from ._call import Around, Call, DeferredCall
 from ._outcome import Outcome
@@ -24,21 +25,19 @@ logger = logging.getLogger("wsgi_defer")
 
 def drain(scope: Scope, outcome: Outcome) -> None:
     """Run the scope's deferred calls and close it. Raises nothing of theirs."""
-    running: DeferredCall | None = None
     try:
-        while (running := scope.take()) is not None:
-            _run(running, scope, outcome)
+        while (call := scope.take()) is not None:
+            _run(call, scope, outcome)
         scope.closed = True
         # What another thread added between the last look and the line above.
-        while (running := scope.take()) is not None:
-            _run(running, scope, outcome)
-    finally:
-        scope.closed = True
-        if running is not None:  # only gunicorn's order to stop leads here
-            report_lost(scope, "the worker was told to stop", running)
+        while (call := scope.take()) is not None:
+            _run(call, scope, outcome)
+    except BaseException:  # gunicorn's order to stop
+        report_lost(scope, "the worker was told to stop")
+        raise
 
 
-def run_held(scope: Scope) -> BaseException | None:
+def run_held(scope: Scope) -> Exception | None:
     """Run the calls held for the response; return what the first failing one raised.
 
     The failure is logged, and the calls after it are discarded.
@@ -47,10 +46,8 @@ def run_held(scope: Scope) -> BaseException | None:
     while (call := scope.take_held()) is not None:
         try:
             call.run(scope.around)
-        except BaseException as error:
+        except Exception as error:
             scope.failed += 1
-            if _is_gunicorns_order_to_stop(error):
-                raise
             _log_failure("before_response", call, error)
             discard_held(scope, "one before it failed")
             return error
@@ -65,17 +62,16 @@ def discard_held(scope: Scope, why: str) -> None:
         _skip(call, scope, why)
 
 
-def report_lost(scope: Scope, why: str, running: Call | None = None) -> None:
-    """Name every call that will not run in the log, and drop it."""
-    lost = scope.pending
+def report_lost(scope: Scope, why: str) -> None:
+    """Close the scope, and name in the log every call that did not run to its end."""
+    scope.closed = True
+    running, lost = scope.running, scope.pending
     if running is not None:
-        logger.error(
-            "deferred call %s cut off: %s; deferred at %s",
-            running.label, why, running.origin,
-        )  # fmt: skip
+        _log(logging.ERROR, "deferred call %s cut off: %s; from %s",
+             running.label, why, running.origin)  # fmt: skip
     if lost:
         names = ", ".join(call.label for call in lost)
-        logger.error("%d deferred calls lost: %s: %s", len(lost), why, names)
+        _log(logging.ERROR, "deferred calls lost (%d): %s: %s", len(lost), why, names)
     for call in lost:
         call.cancel()
 
@@ -91,10 +87,10 @@ def deferring(
     ``before_response()`` run first; what one raises, the block raises. The arguments
     are those of ``DeferMiddleware``.
     """
+    check_options(max_calls, around)
     scope = Scope(max_calls, around)
     token = enter(scope)
     error: BaseException | None = None
-    refusal: BaseException | None = None
     try:
         yield scope
     except BaseException as raised:
@@ -103,13 +99,30 @@ def deferring(
         raise
     finally:
         leave(token)
-        if error is None:
+        _end_block(scope, error)
+        del error
+
+
+def _end_block(scope: Scope, error: BaseException | None) -> None:
+    refusal: BaseException | None = None
+    if error is None:
+        try:
             error = refusal = run_held(scope)
-        else:
-            discard_held(scope, "the block raised")
-        drain(scope, Outcome(status=None, error=error))
-        if refusal is not None:
-            raise refusal
+        except BaseException as raised:
+            error = refusal = raised
+    discard_held(scope, "the block raised")
+    drain(scope, Outcome(status=None, error=error))
+    if refusal is not None:
+        raise refusal
+
+
+def check_options(max_calls: int, around: Around | None) -> None:
+    """Refuse options that would fail later, at the first call."""
+    if max_calls < 1:
+        raise ValueError(f"max_calls must be at least 1, not {max_calls}")
+    if around is not None and not callable(around):
+        kind = type(around).__name__
+        raise TypeError(f"around must return a context manager when called, not {kind}")
 
 
 def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
@@ -117,6 +130,7 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
         if not call.wants(outcome):
             _skip(call, scope, "it waits for another outcome")
             return
+        scope.running = call
         call.run(scope.around)
     except BaseException as error:
         scope.failed += 1
@@ -126,21 +140,28 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
         call.cancel()
     else:
         scope.finished += 1
+    scope.running = None
 
 
 def _skip(call: Call, scope: Scope, why: str) -> None:
     scope.skipped += 1
-    logger.debug("call %s skipped: %s; from %s", call.label, why, call.origin)
     call.cancel()
+    if logger.isEnabledFor(logging.DEBUG):
+        _log(logging.DEBUG, "call %s skipped: %s; from %s",
+             call.label, why, call.origin)  # fmt: skip
 
 
 def _log_failure(kind: str, call: Call, error: BaseException) -> None:
     # The message of the exception is logged with its traceback, as for any error in
     # a view; the arguments of the call are not.
-    logger.error(
-        "%s call %s failed; registered at %s",
-        kind, call.label, call.origin, exc_info=error,
-    )  # fmt: skip
+    _log(logging.ERROR, "%s call %s failed; from %s",
+         kind, call.label, call.origin, exc_info=error)  # fmt: skip
+
+
+def _log(level: int, message: str, *args: object, **more: Any) -> None:
+    # A filter that raises must not cost the calls that are still to run.
+    with suppress(Exception):
+        logger.log(level, message, *args, **more)
 
 
 def _is_gunicorns_order_to_stop(error: BaseException) -> bool:

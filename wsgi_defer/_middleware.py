@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _transport, background
 from ._call import Around
-from ._drain import discard_held, drain, run_held
+from ._drain import check_options, discard_held, drain, run_held
 from ._outcome import Outcome
 from ._response import ResponseScope, SizedBody, hook_close, is_body
 from ._scope import MAX_CALLS, enter, get_current, leave
@@ -59,8 +59,7 @@ class DeferMiddleware:
                 "DeferMiddleware takes a WSGI app, a function of environ and "
                 f"start_response, not {type(app).__name__}"
             )
-        if max_calls < 1:
-            raise ValueError(f"max_calls must be at least 1, not {max_calls}")
+        check_options(max_calls, around)
         self.app = app
         self.max_calls = max_calls
         self.around = around
@@ -106,8 +105,6 @@ class _Exchange(ResponseScope):
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
     _refusal: list[bytes] | None = None  # the body of a 503
-    _handled: BaseException | None = None  # was being handled when the app returned
-    _ended = False
 
     def __init__(
         self,
@@ -125,14 +122,15 @@ class _Exchange(ResponseScope):
         self, status: str, headers: Headers, exc_info: Any = None
     ) -> Callable[[bytes], object]:
         """What the app gets as its ``start_response``."""
-        first, self.status = self.status is None, status
         if self.registered and not self.started:
-            if first:
+            if self.status is None:
+                self.status = status
                 self._waiting = (status, headers, exc_info)
                 return self.write
             if self._waiting is not None:  # the server is to judge them both
                 self._write = self._pass(*self._waiting)
         write: Callable[[bytes], object] = self._pass(status, headers, exc_info)
+        self.status = status  # now that the server has taken it
         return write
 
     def _pass(self, status: str, headers: Headers, exc_info: Any) -> Any:
@@ -159,8 +157,8 @@ class _Exchange(ResponseScope):
             code = self._code()
             if code is None or code >= 400:
                 discard_held(self, f"the status is {self.status}")
-            elif (error := run_held(self)) is not None:
-                self._refuse(error)
+            elif not self._run_held():
+                return self._refusal
         if self._waiting is not None:
             status, headers, exc_info = self._waiting
             if body is not None and self._lacks_length(headers, body):
@@ -168,6 +166,15 @@ class _Exchange(ResponseScope):
                 headers = [*headers, ("Content-Length", str(length))]
             self._write = self._pass(status, headers, exc_info)
         return self._refusal
+
+    def _run_held(self) -> bool:
+        error = run_held(self)
+        try:
+            if error is not None:
+                self._refuse(error)
+            return error is None
+        finally:
+            del error  # its traceback leads back to this frame
 
     def _lacks_length(self, headers: Headers, body: Sequence[bytes]) -> bool:
         # Most servers can only end a body without a length by closing the connection.
@@ -211,7 +218,6 @@ class _Exchange(ResponseScope):
             if is_file and self.end_unused():
                 return body
             return self.stream(body)
-        self._handled = sys.exc_info()[1]
         if self.status is not None:
             try:
                 instead = self.begin(finished)
@@ -235,25 +241,27 @@ class _Exchange(ResponseScope):
         self._ended = True
         self.fail(error)
         if not self.end_unused():
-            self._run_calls()
+            self._run_calls(delivered=False)
 
-    def end(self, close: Callable[[], object] | None) -> None:
+    def finish(self, close: Callable[[], object] | None) -> None:
         """Close the app's body, tell the client that was all, and run the calls."""
-        if self._ended:
-            return
-        self._ended = True
+        # Set where the server closes in a finally, because sending failed.
+        sending = sys.exc_info()[1] if self.registered else None
+        sent = sending is None or sending is self.handled
         try:
             if close is not None:
                 self._close_body(close)
         finally:
+            del sending
             if not self.end_unused():
-                self._run_calls()
+                self._run_calls(delivered=self.complete and sent)
 
     def end_unused(self) -> bool:
         """Close the scope if nothing was ever registered; False if something was."""
-        self.closed = True
-        # After the flag, for the sake of other threads: see Scope._append().
         if self.registered:
+            return False
+        self.closed = True
+        if self.registered:  # by another thread, meanwhile: see Scope._append()
             self.closed = False
             return False
         # Keep nothing of the request. The environ, for one, holds this scope.
@@ -270,19 +278,16 @@ class _Exchange(ResponseScope):
         finally:
             leave(token)
 
-    def _run_calls(self) -> None:
+    def _run_calls(self, delivered: bool) -> None:
         environ, code, error = self._environ, self._code(), self._error
         if code is None and error is None:
             error = DeferError("the app never called start_response() with a status")
-        # Set where the server closes in a finally, because sending failed.
-        sending = sys.exc_info()[1]
-        sent = sending is self._handled or sending is error
-        outcome = Outcome(code, error, delivered=self.complete and sent)
+        outcome = Outcome(code, error, delivered)
         inline = self._options.inline
         if inline is None:
             inline = not _transport.somebody_would_wait(environ, self._respond)
         self._environ = self._respond = self._write = None
-        self._error = self._handled = None
+        self._error = self.handled = None
         if self._held:
             discard_held(self, "the response never started")
         ready = partial(

@@ -1,11 +1,12 @@
 """The bodies handed to the server: how the end of a response is noticed everywhere.
 
-Each leads to ``ResponseScope.end()`` when the server closes it. None reads ahead, and
-none is a list: granian and bjoern never close a list.
+Each leads to ``ResponseScope.finish()`` when the server closes it. None reads ahead,
+and none is a list: granian and bjoern never close a list.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Token
@@ -29,7 +30,9 @@ class ResponseScope(Scope):
 
     status: str | None = None  # as the app gave it
     complete = False  # the server has taken the last item
+    handled: BaseException | None = None  # what was being handled when it did
     _elsewhere = False  # the calls must not run in the thread that closes the body
+    _ended = False
     _inner: Any = ()
     _steps: Iterator[bytes] = _CLOSED
 
@@ -52,14 +55,26 @@ class ResponseScope(Scope):
         """The app's body raised ``error``, and the server is about to see it."""
         raise NotImplementedError
 
-    def end(self, close: Callable[[], object] | None) -> None:
-        """The server is done with the body; ``close`` is the app's own. Once only."""
+    def finish(self, close: Callable[[], object] | None) -> None:
+        """Run the app's own ``close()``, and then the calls."""
         raise NotImplementedError
 
-    def drop(self) -> None:
+    def end(self, close: Callable[[], object] | None) -> None:
+        """The server is done with the body; ``close`` is the app's own."""
+        if not self._ended:
+            self._ended = True
+            self.finish(close)
+
+    def note_complete(self) -> None:
+        """The server has taken the last item, and does not fail so far."""
+        self.complete = True
+        if self.registered:
+            self.handled = sys.exc_info()[1]
+
+    def dropped(self) -> None:
         """The body is dropped, not closed: a server's fault, and maybe the collector
         of garbage is at work, so it must not wait for the calls."""
-        if self._steps is not _CLOSED:
+        if self.registered and not self._ended:
             self._elsewhere = True
             self.close()
 
@@ -70,15 +85,17 @@ class ResponseScope(Scope):
         return next(self._steps)
 
     def close(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
         steps, self._steps = self._steps, _CLOSED
         inner, self._inner = self._inner, ()
-        if not self.complete and isinstance(steps, GeneratorType):
-            with suppress(ValueError):  # closed by its own step
-                steps.close()
+        if not self.complete:
+            _close_steps(steps)
         elif type(inner) is GeneratorType and inner.gi_frame is None:
-            self.end(None)  # it has ended, so its close() does nothing
+            self.finish(None)  # it has ended, so its close() does nothing
             return
-        self.end(getattr(inner, "close", None))
+        self.finish(getattr(inner, "close", None))
 
 
 class ProxyBody:
@@ -87,8 +104,6 @@ class ProxyBody:
     Apart from ResponseScope because those of a scope must not, and because
     ``__getattr__`` makes every attribute of its class slower.
     """
-
-    __slots__ = ("__weakref__", "_inner", "_scope")
 
     def __init__(self, scope: ResponseScope, inner: Any) -> None:
         self._scope = scope
@@ -106,8 +121,10 @@ class ProxyBody:
         return getattr(self._inner, name)
 
     def close(self) -> None:
-        self._inner = None
         self._scope.close()
+
+    def __del__(self) -> None:
+        self._scope.dropped()
 
 
 class SizedBody:
@@ -116,12 +133,11 @@ class SizedBody:
     ``owner`` is the app's body, if ``chunks`` is sent in place of it.
     """
 
-    __slots__ = ("__weakref__", "_chunks", "_owner", "_scope")
-
     def __init__(self, scope: ResponseScope, chunks: Any, owner: Any = None) -> None:
         self._scope = scope
         self._chunks = chunks
         self._owner = chunks if owner is None else owner
+        self._steps: Iterator[bytes] = _CLOSED
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -129,11 +145,12 @@ class SizedBody:
     def __iter__(self) -> Iterator[bytes]:
         if isinstance(self._chunks, (list, tuple)):
             return self._iterate()
-        return _step_through(self._chunks, self._scope)  # it is code of the app
+        self._steps = _step_through(self._chunks, self._scope)  # code of the app
+        return self._steps
 
     def _iterate(self) -> Iterator[bytes]:
         yield from self._chunks
-        self._scope.complete = True
+        self._scope.note_complete()
 
     def __getitem__(self, index: Any) -> Any:
         return self._chunks[index]
@@ -144,11 +161,17 @@ class SizedBody:
         return getattr(self._chunks, name)
 
     def close(self) -> None:
-        owner, self._owner, self._chunks = self._owner, None, ()
-        self._scope.end(getattr(owner, "close", None))
+        scope, owner = self._scope, self._owner
+        if scope._ended:
+            return
+        scope._ended = True
+        if not scope.complete:
+            _close_steps(self._steps)
+        self._chunks = self._owner = ()
+        scope.finish(getattr(owner, "close", None))
 
     def __del__(self) -> None:
-        if self._owner is not None:
+        if self._scope.registered and not self._scope._ended:
             self._scope._elsewhere = True
             self.close()
 
@@ -164,7 +187,7 @@ def hook_close(scope: ResponseScope, body: Any) -> bool:
         body.close = end
     except (AttributeError, TypeError):
         return False
-    scope.complete = True  # unless an exception is on its way when it closes
+    scope.note_complete()  # unless an exception is on its way when it closes
     return True
 
 
@@ -181,6 +204,7 @@ def is_body(body: object) -> bool:
 
 def _step_through(inner: Iterable[bytes], scope: ResponseScope) -> Iterator[bytes]:
     staying: Token[Scope | None] | None = None
+    rest: Iterator[bytes] = _CLOSED
     try:
         token = enter(scope)
         try:
@@ -207,9 +231,11 @@ def _step_through(inner: Iterable[bytes], scope: ResponseScope) -> Iterator[byte
             # Inside another request's scope, or beside it on a server that steps
             # through several responses in turn, such as bjoern.
             item = _step(rest, scope)
-        scope.complete = True
+        scope.note_complete()
     except GeneratorExit:
-        scope.drop()  # no effect if scope.close() did this
+        if rest is not inner:  # an iterator of the app's that nobody else closes
+            _close_inside(rest, scope)
+        scope.dropped()  # no effect if scope.close() did this
         raise
     except BaseException as error:
         scope.fail(error)
@@ -225,6 +251,22 @@ def _step(rest: Iterator[bytes], scope: Scope) -> bytes:
         return next(rest, _END)
     finally:
         leave(token)
+
+
+def _close_inside(rest: Iterator[bytes], scope: Scope) -> None:
+    close = getattr(rest, "close", None)
+    if close is not None:
+        token = enter(scope)
+        try:
+            close()
+        finally:
+            leave(token)
+
+
+def _close_steps(steps: Iterator[bytes]) -> None:
+    if isinstance(steps, GeneratorType):
+        with suppress(ValueError):  # closed by its own step
+            steps.close()
 
 
 def _leave_late(token: Token[Scope | None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -14,6 +16,8 @@ from .errors import (
     ScopeClosedError,
     TooManyCallsError,
 )
+
+logger = logging.getLogger("wsgi_defer")
 
 MAX_CALLS = 1000
 P = ParamSpec("P")
@@ -35,9 +39,11 @@ class Scope:
     finished = 0
     failed = 0
     skipped = 0
+    running: Call | None = None
     # Lists from the first call on, see _append().
     _held: list[Call] = ()  # type: ignore[assignment]
     _deferred: list[DeferredCall] = ()  # type: ignore[assignment]
+    _process = 0
 
     def __init__(
         self, max_calls: int = MAX_CALLS, around: Around | None = None
@@ -50,26 +56,36 @@ class Scope:
         """The calls that still wait, in their order."""
         return tuple(call for call in (*self._held, *self._deferred) if call.pending)
 
-    def hold(self, call: Call) -> None:
-        """Take a call for just before the response."""
-        if self.started:
-            raise ResponseStartedError
-        self.add(call, "_held", "before_response")
-
-    def add(self, call: Call, kind: str = "_deferred", function: str = "defer") -> None:
-        """Take a call for after the response. Raises what ``defer()`` raises."""
+    def _append(self, call: Call, kind: str, function: str) -> None:
         if self.registered >= self.max_calls:
             raise TooManyCallsError(self.max_calls)
+        if not self.registered:
+            self._process = os.getpid()
         # In this order, for the sake of other threads: who ends the scope sets the
         # flag, and then looks for calls once more. Either it has seen this one, or
-        # this one is still here.
+        # this one is still here. The same goes for the start of the response.
         self.registered += 1
         calls: list[Call] = self.__dict__.setdefault(kind, [])
         calls.append(call)
-        if self.closed and call in calls:
+        late = self.closed or (self.started and kind == "_held")
+        if late and call in calls:
             calls.remove(call)
             self.registered -= 1
-            raise ScopeClosedError(function)
+            raise ScopeClosedError(function) if self.closed else ResponseStartedError
+
+    def __del__(self) -> None:
+        # The last net: a server that drops the response leads here. A child process
+        # has copies of its parent's calls, and they are not its own to run.
+        if self.registered and not self.closed and self._process == os.getpid():
+            self.dropped()
+
+    def dropped(self) -> None:
+        """Nobody is left to run the calls."""
+        for call in self.pending:
+            logger.error(
+                "deferred call %s was never run: its scope was dropped; from %s",
+                call.label, call.origin,
+            )  # fmt: skip
 
     def forget(self, name: str) -> None:
         """Cancel every call of that name that has not begun."""
@@ -134,7 +150,7 @@ def defer(
     if scope is None:
         raise NoScopeError("defer")
     call = DeferredCall(fn, args, kwargs, sys._getframe(1))
-    scope.add(call)
+    scope._append(call, "_deferred", "defer")
     return call
 
 
@@ -150,7 +166,8 @@ def before_response(
     the client is told of nothing that was not queued.
 
     Raises what ``defer()`` raises, and ``ResponseStartedError`` when the response has
-    begun.
+    begun. An app that sends its body with ``write()`` must call this before
+    ``start_response()``.
     """
     if not callable(fn):
         raise _not_callable(fn, "before_response")
@@ -158,7 +175,7 @@ def before_response(
     if scope is None:
         raise NoScopeError("before_response")
     call = Call(fn, args, kwargs, sys._getframe(1))
-    scope.hold(call)
+    scope._append(call, "_held", "before_response")
     return call
 
 

@@ -1,9 +1,9 @@
 """The one daemon thread per process, for calls that would hold somebody up inline.
 
-It is started by the first scope that it is given, so never before a fork. Scopes are
-drained one after the other, oldest first. When the process exits in an orderly way,
-what waits is finished first, for at most ``EXIT_WAIT`` seconds; what is then left is
-named in the log.
+It is started by the first scope that it is given, and a child process starts its own.
+Scopes are drained one after the other, oldest first. When the process exits in an
+orderly way, what waits is finished first, for at most ``EXIT_WAIT`` seconds; what is
+then left is named in the log.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class _Background:
         return True
 
     def join(self, timeout: float | None) -> bool:
+        if threading.current_thread() is self._thread:
+            return False  # it would wait for itself
         with self._changed:
             return self._changed.wait_for(
                 lambda: not self._waiting and self._running is None, timeout
@@ -76,15 +78,19 @@ class _Background:
                     self._changed.notify_all()
 
     def _finish(self) -> None:
-        if self.join(EXIT_WAIT):
-            return
-        with self._changed:
-            left = [scope for scope, _, _ in self._waiting]
-            self._waiting.clear()
-            if self._running is not None:
-                left.append(self._running)
-        for scope in left:
-            report_lost(scope, f"the process exits, after waiting {EXIT_WAIT:.0f} s")
+        if not self.join(EXIT_WAIT):
+            for scope in self._unfinished():
+                report_lost(scope, f"the process exits, after {EXIT_WAIT:.0f} s")
+
+    def _unfinished(self) -> list[Scope]:
+        running = [] if self._running is None else [self._running]
+        return running + [scope for scope, _, _ in self._waiting]
+
+    def forget(self) -> None:
+        """In a child process: its parent is to run all this."""
+        atexit.unregister(self._finish)
+        for scope in self._unfinished():
+            scope.closed = True
 
 
 def _wait_for(ready: Callable[[], object]) -> None:
@@ -97,14 +103,14 @@ def _wait_for(ready: Callable[[], object]) -> None:
 _background = _Background()
 
 
-def _forget_parent() -> None:
-    # The thread did not come along, its lock may be held, and its calls are the
-    # parent's to run.
+def _start_anew() -> None:
+    # The thread did not come along, and its lock may be held.
     global _background
+    _background.forget()
     _background = _Background()
 
 
-os.register_at_fork(after_in_child=_forget_parent)
+os.register_at_fork(after_in_child=_start_anew)
 
 
 def submit(scope: Scope, outcome: Outcome, ready: Callable[[], object]) -> None:
@@ -118,5 +124,6 @@ def submit(scope: Scope, outcome: Outcome, ready: Callable[[], object]) -> None:
 
 
 def join(timeout: float | None = None) -> bool:
-    """Wait until the thread has nothing to do; False after ``timeout`` seconds."""
+    """Wait until the thread has nothing to do; False after ``timeout`` seconds, and at
+    once in a call that runs on the thread itself."""
     return _background.join(timeout)

@@ -20,14 +20,15 @@ class NoScopeError(DeferError):
     def __str__(self) -> str:
         return (
             f"{self.function}() was called outside a request, so nothing would ever "
-            "run the call. In a web request: wrap the WSGI app in DeferMiddleware. "
-            "In a command, a queue task, a test or a thread of your own: open a "
-            "scope with 'with wsgi_defer.deferring():'."
+            "run the call. For web requests, wrap the WSGI app in DeferMiddleware, or "
+            "in Flask call wsgi_defer.flask.Defer(app). In a command, a queue task, a "
+            "test or a thread of your own, open a scope with "
+            "'with wsgi_defer.deferring():'."
         )
 
 
 class ScopeClosedError(DeferError):
-    """The request has ended and its calls have run; it takes no more of them.
+    """The request has ended, and takes no more calls.
 
     Carries ``function``, the name of the function that was called.
     """
@@ -38,9 +39,9 @@ class ScopeClosedError(DeferError):
 
     def __str__(self) -> str:
         return (
-            f"{self.function}() was called after its request had ended and its calls "
-            "had run. A thread or task that outlives its request needs a scope of its "
-            "own: 'with wsgi_defer.deferring():'."
+            f"{self.function}() was called after its request had ended. A thread or "
+            "task that outlives its request needs a scope of its own: "
+            "'with wsgi_defer.deferring():'."
         )
 
 
@@ -57,8 +58,9 @@ class TooManyCallsError(DeferError):
     def __str__(self) -> str:
         return (
             f"this request has deferred {self.limit} calls already, which is its "
-            "limit. Does a call defer itself? If the number is right, raise it with "
-            "DeferMiddleware(app, max_calls=...), or defer one call that loops."
+            "limit. Does a call defer itself? If not, raise the limit with "
+            "max_calls=... (of DeferMiddleware, Defer or deferring), or defer one "
+            "call that loops."
         )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from flask import Flask, current_app, g, has_request_context
+from flask import Flask, g, has_app_context, has_request_context
 from flask.globals import app_ctx, request_ctx
 
 from . import background
@@ -35,9 +36,11 @@ class Defer:
     request has closed it. Other extensions see a new app context, so the session of
     Flask-SQLAlchemy, for one, is fresh, and is removed afterwards.
 
-    Under the ``flask`` command, the calls of a command run when it has succeeded. With
-    ``app.test_client()``, they have run when the client's method returns; a response
-    with deferred calls is read and closed for that.
+    The calls of a command of ``app.cli`` run when it has succeeded. A command that
+    never ends, such as a queue worker, wants ``with deferring():`` around each task.
+    With ``app.test_client()``, calls have run when the client's method returns: a
+    response with deferred calls is read and closed for that. Calls that a streaming
+    body defers after its first item run when the test closes the response.
 
     :param app: the app; or none, and ``init_app()`` later, for any number of apps.
     :param max_calls: as for ``DeferMiddleware``.
@@ -55,7 +58,7 @@ class Defer:
             raise RuntimeError(f"Defer is already set up for the app {app.name!r}")
         app.extensions["wsgi_defer"] = self
         app.wsgi_app = DeferMiddleware(  # type: ignore[method-assign]
-            app.wsgi_app, max_calls=self.max_calls, around=fresh_context
+            app.wsgi_app, max_calls=self.max_calls, around=partial(fresh_context, app)
         )
         self._wrap_commands(app)
         self._wrap_test_client(app)
@@ -86,9 +89,9 @@ class Defer:
             def run_and_drain(environ: WSGIEnvironment, buffered: bool = False) -> Any:
                 with _scopes_of(client) as scopes:
                     body, *head = run_wsgi_app(environ, buffered)
-                if any(scope.pending for scope in scopes):
-                    with closing(cast(Any, body)):
-                        body = list(body)
+                    if any(scope.pending for scope in scopes):
+                        with closing(cast(Any, body)):
+                            body = list(body)
                 return body, *head
 
             client.run_wsgi_app = run_and_drain  # type: ignore[method-assign]
@@ -98,13 +101,11 @@ class Defer:
 
 
 @contextmanager
-def fresh_context() -> Iterator[None]:
-    """A copy of the current request context, or app context, with teardown of its own.
-
-    For a thread or a call that outlives the request; the ``around`` of this extension.
+def fresh_context(app: Flask) -> Iterator[None]:
+    """A copy of the current request context, or an app context where there is none,
+    with a teardown of its own. It is the ``around`` of this extension.
     """
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    left = vars(app_ctx.g)  # by the view, and by what ran after it
+    left = vars(app_ctx.g) if has_app_context() else {}  # by the view
     request_context = request_ctx.copy() if has_request_context() else None
     with ExitStack() as contexts:
         # The app context by itself, as the request context would find the old one
@@ -121,7 +122,7 @@ def fresh_context() -> Iterator[None]:
 @contextmanager
 def _command_scope(app: Flask, max_calls: int) -> Iterator[None]:
     leaving: click.exceptions.Exit | None = None
-    with deferring(max_calls=max_calls, around=fresh_context):
+    with deferring(max_calls=max_calls, around=partial(fresh_context, app)):
         try:
             yield
         except click.exceptions.Exit as error:

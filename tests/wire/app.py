@@ -76,14 +76,19 @@ def application(environ, start_response):
     }
     key, shape = query["key"], environ["PATH_INFO"].strip("/")
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    defer(gated, key, sock).always()
-    defer(lambda: None).when(
-        lambda outcome: log(
-            key, "outcome", status=outcome.status, delivered=outcome.delivered,
-            error=type(outcome.error).__name__,
-        )
-    )  # fmt: skip
     text = ("Content-Type", "text/plain")
+
+    def look(outcome):
+        log(key, "outcome", status=outcome.status, delivered=outcome.delivered,
+            error=type(outcome.error).__name__)  # fmt: skip
+
+    if shape == "refused_late":  # nothing is pending when the response starts
+        start_response("200 OK", [text, ("Content-Length", "5")])
+        defer(gated, key, sock).always()
+        before_response(refuse)
+        return [b"hello"]
+    defer(gated, key, sock).always()
+    defer(lambda: None).when(look)
 
     def start(length=None, status="200 OK"):
         more = [] if length is None else [("Content-Length", str(length))]
@@ -132,10 +137,6 @@ def application(environ, start_response):
         case "refused":
             before_response(refuse)
             start(5)
-            return [b"hello"]
-        case "refused_late":
-            start(5)
-            before_response(refuse)
             return [b"hello"]
         case "raise":
             raise LookupError("raised before the response")
