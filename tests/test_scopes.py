@@ -22,6 +22,7 @@ from wsgi_defer import (
     defer,
     deferring,
 )
+from wsgi_defer._middleware import _Exchange
 from wsgi_defer._scope import enter, leave
 
 from .client import get, make_environ, text_app
@@ -253,7 +254,8 @@ def test_dropped_with_nothing_deferred(ran):
             return iter([b"1"])
 
     for body in (Body([b"1"]), Stream()):
-        DeferMiddleware(lambda environ, start, body=body: body)(make_environ(), ignore)
+        app = DeferMiddleware(lambda environ, start, body=body: body)
+        next(iter(app(make_environ(), ignore)))
     gc.collect()
     assert ran == []
 
@@ -399,6 +401,26 @@ def test_a_thread_that_defers_while_the_request_ends():
         get(DeferMiddleware(text_app(view)))
         threads[0].join()
         assert len(ran) == len(accepted)
+
+
+def test_a_thread_that_defers_as_the_scope_closes_unused(ran):
+    """The request looks once more after it has closed the scope."""
+
+    class Slow(_Exchange):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "closed" and value and not self.registered:
+                super().__setattr__("registered", 1)  # as _append() begins
+                self.__dict__["_deferred"] = [call]
+
+    with deferring():
+        call = defer(ran.append, 1).named("x")
+        scope = Slow(DeferMiddleware(int), make_environ(), ignore)
+        scope.status = "200 OK"
+        assert not scope.end_unused()
+        assert not scope.closed
+        scope.close()
+    assert ran == [1]
 
 
 def test_held_by_a_thread_while_the_response_starts(ran):

@@ -74,6 +74,7 @@ def test_file_wrapper(ran, deferred):
     assert ("close" in vars(body) and body.close != file.close) is deferred
     assert list(body) == [b"file"]
     body.close()
+    body.close()
     assert file.closed
     assert ran == [1] * deferred
 

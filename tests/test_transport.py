@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
+import threading
+import types
 
 import pytest
 
-from wsgi_defer import _transport
+from wsgi_defer import DeferMiddleware, _transport, background, defer
+
+from .client import get, make_environ
 
 
 class Socket:
@@ -93,3 +99,177 @@ def test_forget_headers():
     _transport.forget_headers(response.start_response)
     assert (response.headers, response.response_length) == ([], None)
     _transport.forget_headers(lambda status, headers: None)
+
+
+def waitress():
+    return {"SERVER_SOFTWARE": "waitress", "SERVER_PROTOCOL": "HTTP/1.1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "waits"),
+    [
+        ({}, False),
+        ({"SERVER_SOFTWARE": "SomeServer/1.0"}, False),
+        ({"asgi.scope": {}}, False),
+        (gunicorn(None), False),
+        (gunicorn(None, **{"wsgi.multithread": True}), True),
+        (gunicorn(None, SERVER_PROTOCOL="HTTP/2.0"), True),
+        ({"SERVER_SOFTWARE": "waitress"}, True),
+        ({"SERVER_SOFTWARE": "Cheroot/11.1.2 Server"}, True),
+        ({"SERVER_SOFTWARE": "gevent/26.0 Python/3.11"}, True),
+        ({"SERVER_SOFTWARE": "WSGIServer/0.2"}, True),
+        ({"SERVER_SOFTWARE": "Granian"}, True),
+        ({"mod_wsgi.version": (5, 0)}, True),
+        ({"uwsgi.version": b"2.0"}, True),
+        ({"SERVER_SOFTWARE": "Werkzeug/3.1", "werkzeug.socket": None}, False),
+    ],
+)
+def test_where_somebody_would_wait(environ, waits):
+    """Known servers by what they put into the environ; unknown ones, no."""
+    assert (
+        _transport.somebody_would_wait(environ, lambda status, headers: None) is waits
+    )
+
+
+def test_bjoern_is_known_by_its_start_response():
+    """It puts nothing of its own into the environ."""
+
+    class StartResponse:
+        pass
+
+    assert _transport.somebody_would_wait({}, StartResponse())
+
+
+def deferring_app(ran, raises=False):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(lambda: ran.append(threading.current_thread().name)).always()
+        if raises:
+            raise LookupError
+        return [b"1"]
+
+    return app
+
+
+MAIN, BACKGROUND = "MainThread", "wsgi_defer"
+
+
+@pytest.mark.parametrize(
+    ("more", "inline", "thread"),
+    [
+        ({}, None, MAIN),
+        ({}, True, MAIN),
+        ({}, False, BACKGROUND),
+        (waitress(), None, BACKGROUND),
+        (waitress(), True, MAIN),
+    ],
+)
+def test_inline(ran, more, inline, thread):
+    """The server decides where the calls run, unless the app does."""
+    app = DeferMiddleware(deferring_app(ran), inline=inline)
+    get(app, environ=make_environ(**more))
+    background.join()
+    assert ran == [thread]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_handed_over(ran, raises):
+    """A worker class takes the calls, and runs them when the connection is free."""
+    app = DeferMiddleware(deferring_app(ran, raises))
+    with _transport.handed_over() as jobs, contextlib.suppress(LookupError):
+        get(app, environ=make_environ(**gunicorn(Socket())))
+    assert ran == []
+    assert len(jobs) == 1
+    _transport.run_jobs(jobs)
+    assert ran == [MAIN]
+
+
+def test_not_handed_over(ran):
+    """Not under HTTP/2, where one hand-over is for many streams; not if the app says
+    so; and not what a view asks of another app, on no socket at all."""
+    app = DeferMiddleware(deferring_app(ran))
+    with _transport.handed_over() as jobs:
+        get(app, environ=make_environ(**gunicorn(None, SERVER_PROTOCOL="HTTP/2.0")))
+        get(app, environ=make_environ())
+        app.inline = False
+        get(app, environ=make_environ(**gunicorn(Socket())))
+    background.join()
+    assert sorted(ran) == [MAIN, BACKGROUND, BACKGROUND]
+    assert jobs == []
+
+
+def test_the_order_to_stop_names_all_jobs(caplog):
+    """What was handed over and not begun is lost with the rest, by name."""
+    module = {"__name__": "gunicorn.workers.base"}
+    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(module["handle_abort"])
+        defer(print).named(environ["PATH_INFO"])
+        return [b"1"]
+
+    with _transport.handed_over() as jobs:
+        for path in ("/one", "/two"):
+            environ = make_environ(PATH_INFO=path, **gunicorn(Socket()))
+            get(DeferMiddleware(app), environ=environ)
+    with pytest.raises(SystemExit):
+        _transport.run_jobs(jobs)
+    assert "lost (1): the worker was told to stop: /one" in caplog.text
+    assert "lost (2): the worker was told to stop: gunicorn" in caplog.text
+
+
+@pytest.fixture
+def uwsgi(monkeypatch):
+    """The module that uWSGI has inside itself."""
+    module = types.ModuleType("uwsgi")
+    module.opt = {"http-socket": b":8000"}
+    monkeypatch.setitem(sys.modules, "uwsgi", module)
+    monkeypatch.setattr(_transport, "_uwsgi_hook", _transport._UwsgiHook())
+    return module
+
+
+def test_uwsgi(uwsgi, ran):
+    """The calls run in its after_req_hook, and after the one that was there."""
+    uwsgi.after_req_hook = lambda: ran.append("theirs")
+    app = DeferMiddleware(deferring_app(ran))
+    DeferMiddleware(app)  # a second one installs no second hook
+    environ = make_environ(**{"uwsgi.version": b"2.0"})
+    get(app, environ=environ)
+    environ.clear()  # as uWSGI does
+    assert ran == []
+    uwsgi.after_req_hook()
+    uwsgi.after_req_hook()
+    assert ran == ["theirs", MAIN, "theirs"]
+
+
+@pytest.mark.parametrize("option", ["http11-socket", b"http11-socket"])
+def test_uwsgi_that_keeps_connections(uwsgi, ran, option):
+    """There the hook would hold up the next request, so it is not used."""
+    uwsgi.opt = {option: b":8000"}
+    app = DeferMiddleware(deferring_app(ran))
+    get(app, environ=make_environ(**{"uwsgi.version": b"2.0"}))
+    background.join()
+    assert ran == [BACKGROUND]
+    assert not hasattr(uwsgi, "after_req_hook")
+
+
+def test_uwsgis_file_stays_what_it_is(uwsgi, ran):
+    """Its file wrapper is a function that returns the file, which it then knows again
+    by identity."""
+    file = open(__file__, "rb")  # noqa: SIM115
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(ran.append, 1)
+        return environ["wsgi.file_wrapper"](file)
+
+    environ = make_environ(
+        **{"uwsgi.version": b"2.0", "wsgi.file_wrapper": lambda file: file}
+    )
+    body = DeferMiddleware(app)(environ, lambda status, headers: None)
+    assert body is file
+    body.close()
+    assert file.closed
+    uwsgi.after_req_hook()
+    assert ran == [1]

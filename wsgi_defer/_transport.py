@@ -177,7 +177,11 @@ class _UwsgiHook:
 
 
 _uwsgi_hook = _UwsgiHook()
-install = _uwsgi_hook.install
+
+
+def install() -> None:
+    """Ask the server, while it imports the app, for what it grants only then."""
+    _uwsgi_hook.install()
 
 
 def _is_http1(environ: WSGIEnvironment) -> bool:
