@@ -255,9 +255,11 @@ class Connection2(Connection):
         self.socket.sendall(self.h2.data_to_send())
         return self.streams[number]
 
-    def read(self, message, deadline, *, to_eof=False):
+    def read(self, message, deadline, *, head_only=False):
         """Read until that stream has ended, or time is up."""
         while not message.complete and not message.eof:
+            if head_only and message.head:
+                return
             left = deadline - time.monotonic()
             if left <= 0:
                 return

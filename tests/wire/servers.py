@@ -162,10 +162,12 @@ def gunicorn(server, worker="sync", *, version=None, ours=False, over="tcp", opt
     if version is None or int(version.split(".")[0]) >= 25:
         # The control socket of newer releases has one path for all on a machine.
         options.append("--no-control-socket")
-    command = [sys.executable, "-W", "ignore", "-m", "gunicorn",  # 20.1: pkg_resources
-               "--config", "python:tests.wire.plain",  # not the ./gunicorn.conf.py
-               "--bind", bind, "--worker-class", OURS[worker] if ours else worker,
-               "--keep-alive", "10", "--graceful-timeout", "2", *options, app]  # fmt: skip
+    command = [
+        sys.executable, "-W", "ignore", "-m", "gunicorn",  # 20.1: pkg_resources
+        "--config", "python:tests.wire.plain",  # not the ./gunicorn.conf.py
+        "--bind", bind, "--worker-class", OURS[worker] if ours else worker,
+        "--keep-alive", "10", "--graceful-timeout", "2", *options, app,
+    ]  # fmt: skip
     found = server.run(command, r"Listening at: (\S+)", {"PYTHONPATH": path})
     server.listens_at(found.group(1))
 
@@ -323,9 +325,9 @@ class Setup:
                 there = Path(need).exists()
             elif need.startswith("bin:"):
                 name = need.removeprefix("bin:")
-                there = shutil.which(name) or Path(sys.executable).with_name(
-                    name
-                ).exists()
+                there = (
+                    shutil.which(name) or Path(sys.executable).with_name(name).exists()
+                )
             else:
                 there = importlib.util.find_spec(need)
             if not there:
@@ -413,12 +415,8 @@ SETUPS = {
         sendfile="c",
     ),
     "granian": Setup(granian, ("granian",), absent={"write": NO_WRITE}),
-    "a2wsgi-uvicorn": Setup(
-        partial(in_python, name="uvicorn"), ("a2wsgi", "uvicorn")
-    ),
-    "mod_wsgi-daemon": Setup(
-        partial(mod_wsgi, mode="daemon"), MOD_WSGI, sendfile="c"
-    ),
+    "a2wsgi-uvicorn": Setup(partial(in_python, name="uvicorn"), ("a2wsgi", "uvicorn")),
+    "mod_wsgi-daemon": Setup(partial(mod_wsgi, mode="daemon"), MOD_WSGI, sendfile="c"),
     "mod_wsgi-embedded": Setup(
         partial(mod_wsgi, mode="embedded"), MOD_WSGI, sendfile="c"
     ),
