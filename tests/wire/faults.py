@@ -57,7 +57,8 @@ GTHREAD_AND_GEVENT = (
         for release in ("", "-25", "-23", "-22", "-21", "-20")
         for worker in ("gthread", "gevent")
     )
-    + " gunicorn-gthread-tls gunicorn-gthread-unix gunicorn-gevent-tls gunicorn-gevent-unix"
+    + " gunicorn-gthread-tls gunicorn-gthread-unix"
+    + " gunicorn-gevent-tls gunicorn-gevent-unix"
 )
 
 PENDING: dict[tuple[str, str, str], tuple[str, str]] = {
@@ -89,7 +90,7 @@ PENDING: dict[tuple[str, str, str], tuple[str, str]] = {
     (
         "gunicorn-gthread-h2",
         "list_length list generator iterator lazy write empty 204 304 404 "
-        "file_length file memory_file head head_empty head_file refused",
+        "file_length file memory_file head head_empty head_file big_late refused",
         "h2",
     ): ("blocked", PART),
     (
