@@ -4,18 +4,20 @@
 #   make serve     the same app, for your own requests, on http://127.0.0.1:8000
 #   make test      all tests, with this Python; needs no service
 #   make unit      the unit tests alone, in seconds, and their coverage
-#   make test-all  all tests, with each Python from 3.10 on that this machine has
+#   make test-all  all tests but the table, with each Python from 3.10 on that is here
 #   make lint      ruff and mypy --strict
 #   make bench     what it costs, beside what it is compared with
-#   make services  what the real-server tests use if it is there: older gunicorns
+#   make services  the servers that the wire tests use if they are there (Debian, root)
+#   make wire      the table: what the client sees on each server
 
 PYTHON ?= python3
 BIN = .venv/bin
-GUNICORNS = 20.1.0 23.0.0
+GUNICORNS = 20.1.0 21.2.0 22.0.0 23.0.0 25.3.0
+DEBS = nginx apache2-bin libapache2-mod-wsgi-py3 libev-dev curl
 
 comma := ,
 space := $(subst ,, )
-.PHONY: demo serve unit test test-all lint bench services clean
+.PHONY: demo serve unit test test-all lint bench services wire clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: setup.cfg pyproject.toml
@@ -51,12 +53,29 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/cost.py
 
 # gunicorn 20.1 imports pkg_resources, which setuptools had up to 80.
-services: .venv/installed
+services: .venv/installed .venv/wire
 	@for version in $(GUNICORNS); do \
-	  test -d .gunicorns/$$version || $(BIN)/python -m pip install --quiet \
-	    --disable-pip-version-check --target .gunicorns/$$version \
-	    gunicorn==$$version 'setuptools<81' || exit 1; \
+	  test -f .gunicorns/$$version/installed || { $(BIN)/python -m pip install --quiet \
+	    --disable-pip-version-check --upgrade --target .gunicorns/$$version \
+	    gunicorn==$$version 'setuptools<81' && \
+	    touch .gunicorns/$$version/installed; } || exit 1; \
 	done
+
+# What is not from PyPI comes from Debian; elsewhere, and without root, it is skipped.
+.venv/wire: .venv/installed
+	@if test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	    ! dpkg --status $(DEBS) >/dev/null 2>&1; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends $(DEBS) >/dev/null; \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[wire]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[wire-source]' || echo "uwsgi and bjoern could not be built"
+	@touch $@
+
+# Patterns of set-ups, and more: make wire WIRE="'gunicorn*' --markdown table.md"
+wire: .venv/installed
+	$(BIN)/python -m tests.wire.table $(WIRE)
 
 test-all:
 	@done=; for python in python3.10 python3.11 python3.12 python3.13 python3.14 \
@@ -68,7 +87,8 @@ test-all:
 	  test -f .venv-$$version/installed || { $$python -m venv .venv-$$version && \
 	    .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check \
 	      --editable '.[test]' && touch .venv-$$version/installed; } || exit 1; \
-	  .venv-$$version/bin/python -m pytest --quiet || exit 1; \
+	  .venv-$$version/bin/python -m pytest --quiet --ignore tests/wire/test_table.py \
+	    --ignore tests/wire/test_stress.py || exit 1; \
 	done
 
 clean:

@@ -15,16 +15,20 @@ import time
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from wsgi_defer import DeferMiddleware, before_response, defer
+from wsgi_defer import DeferMiddleware, _transport, before_response, defer
 
 ROOT = Path(os.environ["WIRE_ROOT"])
 sent_with_sendfile = []
+
+if os.environ.get("WIRE_WITHOUT") == "half-close":  # to see that the table sees it
+    _transport.finish = lambda environ: None
 
 # Counts what the server sends with sendfile(2), for the log.
 _sendfile = socket.socket.sendfile
 
 
 def counting_sendfile(self, *args, **kwargs):
+    """The same, and the number of bytes is noted."""
     sent = _sendfile(self, *args, **kwargs)
     sent_with_sendfile.append(sent)
     return sent
@@ -33,7 +37,27 @@ def counting_sendfile(self, *args, **kwargs):
 socket.socket.sendfile = counting_sendfile
 
 
+class CountingFile(io.FileIO):
+    """A file that notes each time somebody in Python reads from it.
+
+    A server that gives its descriptor to the kernel does not read at all.
+    """
+
+    reads = 0
+
+    def readinto(self, buffer):
+        """Read into a buffer, and note it."""
+        CountingFile.reads += 1
+        return super().readinto(buffer)
+
+    def readall(self):
+        """Read all, and note it."""
+        CountingFile.reads += 1
+        return super().readall()
+
+
 def log(key, event, **facts):
+    """Write a line to the log of that request."""
     line = json.dumps({"event": event, "pid": os.getpid(), "at": time.time(), **facts})
     with (ROOT / f"{key}.log").open("a") as file:
         file.write(line + "\n")
@@ -42,15 +66,25 @@ def log(key, event, **facts):
 def gated(key, sock):
     """The deferred call: it says that it has begun, and waits for the gate."""
     closed = sock is None or sock.fileno() == -1
-    log(key, "begun", sendfile=sum(sent_with_sendfile), closed=closed)
+    log(key, "begun", sendfile=sum(sent_with_sendfile), reads=CountingFile.reads,
+        closed=closed)  # fmt: skip
     sent_with_sendfile.clear()
+    CountingFile.reads = 0
     deadline = time.monotonic() + 20
     while not (ROOT / f"{key}.gate").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     log(key, "done")
 
 
+def tick(key, number, seconds):
+    """A short call, for the stress test: one line for each time that it ran."""
+    time.sleep(seconds)
+    with (ROOT / f"{key}.ticks").open("a") as file:
+        file.write(f"{number}\n")
+
+
 def refuse():
+    """A call that the response waits for, and that fails."""
     raise ConnectionError("the broker is down")
 
 
@@ -61,36 +95,49 @@ class Body:
         self.key, self.chunks = key, iter(chunks)
 
     def __iter__(self):
+        """Itself: this is an iterator."""
         return self
 
     def __next__(self):
+        """The next chunk."""
         return next(self.chunks)
 
     def close(self):
+        """Note that the server, or who wraps us, was here."""
         log(self.key, "closed")
 
 
+def deferring_gate(key, sock):
+    """Defer the call that waits at the gate, and one that notes the outcome."""
+    defer(gated, key, sock).always()
+    defer(lambda: None).when(
+        lambda outcome: log(
+            key, "outcome", status=outcome.status, delivered=outcome.delivered,
+            error=type(outcome.error).__name__,
+        )
+    )  # fmt: skip
+
+
 def application(environ, start_response):
+    """The path is the shape of the response; ``calls=0`` is the same with no calls."""
     query = {
         name: value[0] for name, value in parse_qs(environ["QUERY_STRING"]).items()
     }
     key, shape = query["key"], environ["PATH_INFO"].strip("/")
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
     text = ("Content-Type", "text/plain")
-
-    def look(outcome):
-        log(key, "outcome", status=outcome.status, delivered=outcome.delivered,
-            error=type(outcome.error).__name__)  # fmt: skip
-
     if shape == "refused_late":  # nothing is pending when the response starts
         start_response("200 OK", [text, ("Content-Length", "5")])
-        defer(gated, key, sock).always()
+        deferring_gate(key, sock)
         before_response(refuse)
         return [b"hello"]
-    defer(gated, key, sock).always()
-    defer(lambda: None).when(look)
+    if "ticks" in query:
+        defer(tick, key, query["ticks"], float(query["seconds"]))
+    elif query.get("calls") != "0":
+        deferring_gate(key, sock)
 
     def start(length=None, status="200 OK"):
+        """The app's start of the response."""
         more = [] if length is None else [("Content-Length", str(length))]
         return start_response(status, [text, *more])
 
@@ -127,7 +174,7 @@ def application(environ, start_response):
         case "file_length" | "file":
             path = ROOT / "file"
             start(path.stat().st_size if shape == "file_length" else None)
-            return environ["wsgi.file_wrapper"](path.open("rb"))
+            return environ["wsgi.file_wrapper"](io.BufferedReader(CountingFile(path)))
         case "memory_file":
             start()
             return environ["wsgi.file_wrapper"](io.BytesIO(b"hello"))
@@ -151,25 +198,32 @@ def application(environ, start_response):
 
 
 def lazy(start):
+    """A generator that starts the response when it is asked for its first item."""
     start()
     yield b"hel"
     yield b"lo"
 
 
 def raising(start, items):
+    """A body that raises after that many items."""
     start()
     yield from [b"x" * 1000] * items
     raise LookupError("raised in the body")
 
 
-def without_file_wrapper(environ, start_response):
-    """werkzeug's server has none; frameworks bring their own then."""
+def framework(environ, start_response):
+    """What frameworks do: bring a file wrapper if there is none, and answer HEAD."""
 
     def wrapper(file, block_size=8192):
+        """Read the file in blocks."""
         return iter(lambda: file.read(block_size), b"")
 
     environ.setdefault("wsgi.file_wrapper", wrapper)
-    return application(environ, start_response)
+    body = application(environ, start_response)
+    if environ["REQUEST_METHOD"] == "HEAD":  # werkzeug's server sends what it gets
+        getattr(body, "close", lambda: None)()
+        return []
+    return body
 
 
-app = DeferMiddleware(without_file_wrapper)
+app = DeferMiddleware(framework)

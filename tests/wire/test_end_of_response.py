@@ -1,44 +1,38 @@
 """Whoever waits for the end of the response has it before the first call begins.
 
 Real servers, raw sockets. The call is held at a gate until the client has seen the
-end of the stream, see app.py.
+end of the stream, see app.py. These are the details, on the set-ups that close each
+connection; test_table.py has all the others, with fewer questions.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import socket
 import time
 
 import pytest
 
 from . import servers
+from .cell import BODIES
 from .client import Connection, parse
 
-FILE = b"0123456789abcdef" * 20_000
-BODIES = {
-    "list_length": b"hello", "list": b"hello", "generator": b"hello",
-    "iterator": b"hello", "lazy": b"hello", "write": b"hello", "404": b"hello",
-    "empty": b"", "204": b"", "304": b"", "file": FILE, "file_length": FILE,
-    "memory_file": b"hello",
-}  # fmt: skip
+SETUPS = ["gunicorn-sync", "gunicorn-sync-tls", "gunicorn-sync-unix",
+          "gunicorn-23-sync", "gunicorn-20-sync", "gunicorn-sync-ours",
+          "gunicorn-20-sync-ours", "werkzeug", "werkzeug-threaded"]  # fmt: skip
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="module", params=servers.SERVERS)
-def server(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=SETUPS)
+def server(request):
     """Each server in turn, once for all tests."""
-    if not servers.NEEDS.get(request.param, servers.HOME).exists():
-        pytest.skip(f"{request.param} is not installed: make services")
-    server = servers.Server(tmp_path_factory.mktemp(request.param))
-    (server.root / "file").write_bytes(FILE)
-    servers.SERVERS[request.param](server)
-    yield server
-    server.stop()
-    if isinstance(server.address, str):
-        shutil.rmtree(server.address.rpartition("/")[0])
+    setup = servers.SETUPS[request.param]
+    if missing := setup.missing():
+        pytest.skip(f"{request.param}: {missing} is not installed: make services")
+    with servers.running(request.param) as server:
+        server.setup, server.name = setup, request.param
+        yield server
 
 
 class Exchange:
@@ -50,6 +44,7 @@ class Exchange:
         self.target = f"/{shape}?key={self.key}"
 
     def send(self, connection):
+        """Send the request on that connection."""
         connection.send(self.method, self.target, self.protocol)
 
     def log(self, event):
@@ -61,6 +56,7 @@ class Exchange:
         return [line for line in map(json.loads, lines) if line["event"] == event]
 
     def wait_for(self, event):
+        """The first line of that event, when it is there."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             if found := self.log(event):
@@ -70,6 +66,7 @@ class Exchange:
         raise AssertionError(f"no {event!r} for {self.key}; the server said:\n{output}")
 
     def open_gate(self):
+        """Let the call go on."""
         (self.server.root / f"{self.key}.gate").touch()
 
     def finish(self):
@@ -85,6 +82,7 @@ def exchange(server):
     made = []
 
     def make(*args, **kwargs):
+        """A new exchange."""
         made.append(Exchange(server, *args, **kwargs))
         return made[-1]
 
@@ -108,8 +106,8 @@ def test_get(exchange, server, shape, protocol):
     assert outcome["status"] == response.status
     assert outcome["delivered"]
     assert outcome["error"] == "NoneType"
-    if shape.startswith("file") and server.sendfile:
-        assert one.log("begun")[0]["sendfile"] == len(FILE)
+    if shape.startswith("file") and server.setup.sendfile == "python":
+        assert one.log("begun")[0]["sendfile"] == len(servers.FILE)
     if shape == "iterator":
         assert len(one.log("closed")) == 1
 
@@ -203,7 +201,7 @@ def test_an_upload_that_nobody_reads(exchange, server):
     with Connection(server) as connection:
         connection.send("POST", one.target, "HTTP/1.1", "Content-Length: 60000")
         connection.socket.sendall(b"u" * 60_000)
-        if "werkzeug" in str(server.process.args):
+        if "werkzeug" in server.name:
             # It reads on for as long as the client may send, before any close().
             connection.socket.shutdown(socket.SHUT_WR)
         assert parse(connection.read_to_eof()).body == b"hello"

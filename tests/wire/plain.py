@@ -1,0 +1,1 @@
+"""An empty configuration for gunicorn, so that it takes none from ``./``."""
