@@ -89,6 +89,29 @@ def test_wait_until_closed(monkeypatch):
     _transport.wait_until_closed(gunicorn(Socket(open_for=10**9)))
 
 
+@pytest.mark.parametrize(
+    ("software", "starts"), [("Cheroot/11.1 Server", 1), ("SomeServer/1.0", 0)]
+)
+def test_a_head_for_cheroot(ran, software, starts):
+    """It fails without one before it closes a body that raised."""
+    heads = []
+
+    def app(environ, start_response):
+        defer(ran.append, 1).always()
+        start_response("200 OK", [])
+        raise LookupError
+        yield
+
+    environ = make_environ(SERVER_SOFTWARE=software)
+    body = DeferMiddleware(app)(environ, lambda *args: heads.append(args))
+    with pytest.raises(LookupError):
+        next(iter(body))
+    assert len(heads) == starts
+    body.close()
+    background.join()
+    assert ran == [1]
+
+
 def test_forget_headers():
     """gunicorn's response forgets them; other servers replace them by themselves."""
     from gunicorn.http.wsgi import Response
@@ -134,10 +157,10 @@ def test_where_somebody_would_wait(environ, waits):
 def test_bjoern_is_known_by_its_start_response():
     """It puts nothing of its own into the environ."""
 
-    class StartResponse:
+    class start_response:  # noqa: N801
         pass
 
-    assert _transport.somebody_would_wait({}, StartResponse())
+    assert _transport.somebody_would_wait({}, start_response())
 
 
 def deferring_app(ran, raises=False):

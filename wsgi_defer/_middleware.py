@@ -235,6 +235,8 @@ class _Exchange(ResponseScope):
         """The app raised ``error``, and the server is about to deal with it."""
         self._error = error
         self._elsewhere = True  # the error page is not out, and must not wait
+        if self._waiting is not None and _transport.wants_head_to_close(self._environ):
+            self._pass(*self._waiting)
 
     def abort(self, error: BaseException) -> None:
         """The app raised, so the server gets no body, and closes none."""

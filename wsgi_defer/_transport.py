@@ -95,8 +95,16 @@ def somebody_would_wait(environ: WSGIEnvironment, start_response: object) -> boo
         or "mod_wsgi.version" in environ
         or ("uwsgi.version" in environ and not _uwsgi_hook.installed)
         # bjoern puts no name into the environ.
-        or type(start_response).__name__ == "StartResponse"
+        or type(start_response).__name__ == "start_response"
     )
+
+
+def wants_head_to_close(environ: WSGIEnvironment) -> bool:
+    """Tell a server that closes a body which raised only if it has had a head.
+
+    cheroot's Gateway.respond() fails without one before it comes to close().
+    """
+    return str(environ.get("SERVER_SOFTWARE", "")).startswith("Cheroot/")
 
 
 def is_sendfile_body(environ: WSGIEnvironment, body: object) -> bool:
