@@ -185,6 +185,7 @@ def hook_close(scope: ResponseScope, body: Any) -> bool:
     close = getattr(body, "close", None)
     end = partial(scope.end, close)
     # bjoern's is in C and takes no attribute, but shows those of the file inside.
+    holder: Any
     for holder in (body, getattr(close, "__self__", None)):
         try:
             holder.close = end
