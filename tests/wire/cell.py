@@ -138,6 +138,10 @@ class _Probe:
                 self.cell.fault("late")
             elif message.complete and not message.eof:
                 second = self.go_on(connection, message)
+            elif (
+                self.protocol == "keep" and message.head and not message.announces_close
+            ):
+                self.cell.notes.append(CUT)
             if self.calls and self.log("done"):
                 self.cell.fault("broken", "the call did not wait at its gate")
             self.open_gate()

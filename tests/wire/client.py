@@ -161,6 +161,9 @@ class Connection:
 
     def receive(self, size=262144):
         """What has come; nothing at all is the end of the stream."""
+        if self.socket.family == socket.AF_INET:
+            # Else the kernel answers after 40 ms, and servers that write twice wait.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         try:
             return self.socket.recv(size)
         except ssl.SSLEOFError:

@@ -202,7 +202,9 @@ def main():
         "--faults", action="store_true", help="print them for faults.py"
     )
     parser.add_argument(
-        "--hasty", action="store_true", help="short waits for all cells"
+        "--hasty",
+        action="store_true",
+        help="short waits for all: may see faults that are none",
     )
     options = parser.parse_args()
     if options.hasty:
