@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 
 from . import servers
 from .cell import CUT, PATIENCE, SHAPES, SHORT, measure
-from .faults import OWN, PENDING, expected, find
+from .faults import OWN, expected
 
 AT_A_TIME = 12
 LETTERS = {"late": "L", "eof-late": "E", "blocked": "B", "lost": "X", "twice": "2",
@@ -239,13 +239,8 @@ def main():
     right = sum(
         not cell.faults for cells in results.values() for cell in cells.values()
     )
-    pending = sum(
-        find(PENDING, name, *each) is not None
-        for name, cells in results.items()
-        for each in cells
-    )
     print(
-        f"\n{len(results)} set-ups, {number} cells: {right} ok, {pending} pending, "
+        f"\n{len(results)} set-ups, {number} cells: {right} ok, "
         f"{len(unlike)} not as faults.py has them; {time.monotonic() - began:.0f} s"
     )
     if options.faults:
