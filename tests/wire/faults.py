@@ -42,7 +42,7 @@ UNREACHABLE: dict[tuple[str, str, str], tuple[str, str]] = {
     ),
     (
         "uwsgi-http11",
-        "generator iterator lazy write empty file_length file memory_file raise_middle",
+        "generator iterator lazy write empty file memory_file raise_middle",
         "keep",
     ): ("late", UWSGI_UNFRAMED),
     ("granian", "raise_first", "1.0 close keep"): ("broken", GRANIAN_RAISES),
@@ -108,7 +108,9 @@ PENDING: dict[tuple[str, str, str], tuple[str, str]] = {
         "head_empty head_file",
         "1.0",
     ): ("late", PART),
-    ("uwsgi-http uwsgi-http11 nginx-uwsgi", "file_length file", "1.0"): ("late", PART),
+    ("uwsgi-http uwsgi-http11 nginx-uwsgi", "file", "1.0"): ("late", PART),
+    ("uwsgi-http uwsgi-http11", "file_length", "1.0"): ("eof-late", PART),
+    ("uwsgi-http11", "file_length", "keep"): ("blocked", PART),
     ("uwsgi-http", "list_length list 404 file_length big_late refused", "close"): (
         "eof-late",
         PART,
