@@ -16,8 +16,9 @@ class Response:
 
     @property
     def status(self):
-        """The number of the status line."""
-        return int(self.head.split()[1])
+        """The number of the status line; 0 if it has none."""
+        number = self.head.partition("\r\n")[0].partition(" ")[2][:3]
+        return int(number) if number.isdigit() else 0
 
     def header(self, name):
         """The first header of that name, or None."""

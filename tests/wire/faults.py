@@ -20,9 +20,8 @@ UWSGI_KEEPS = OWN + "uWSGI's --http11-socket does not heed Connection: close"
 GRANIAN_RAISES = OWN + "granian ends a response whose body raised as if it were whole"
 APACHE_CUTS = OWN + "embedded mod_wsgi keeps the connection of a body that broke off"
 
-WAITRESS_HEAD = OWN + (
-    "waitress sends the last chunk of no body in answer to HEAD, where the app gives "
-    "no length"
+LAST_CHUNK = OWN + (
+    "it sends the last chunk of no body in answer to HEAD, if the app gives no length"
 )
 CHEROOT_RAISES = OWN + "cheroot sends the head that it has, and no error page"
 
@@ -47,7 +46,8 @@ UNREACHABLE: dict[tuple[str, str, str], tuple[str, str]] = {
         "big_late refused",
         "close",
     ): ("eof-late", UWSGI_KEEPS),
-    ("waitress", "head_empty", "close keep"): ("broken", WAITRESS_HEAD),
+    ("waitress", "head_empty", "close keep"): ("broken", LAST_CHUNK),
+    ("bjoern", "head_empty", "keep"): ("broken", LAST_CHUNK),
     ("cheroot", "raise_first", "1.0 close keep"): ("broken", CHEROOT_RAISES),
     ("granian", "raise_first", "1.0 close keep"): ("broken", GRANIAN_RAISES),
     ("mod_wsgi-embedded", "raise_middle", "keep"): ("late", APACHE_CUTS),
