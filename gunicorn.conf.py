@@ -6,9 +6,11 @@ wsgi_app = "examples.flask_app:app"
 # Where it listens. Put nginx in front of it for anything but this machine.
 bind = "127.0.0.1:8000"
 
+# gunicorn's sync worker, made to run deferred calls after it has closed the connection.
 # One request at a time for each worker, as in PHP-FPM: a worker that runs deferred
 # calls takes no new request until they have ended. So have some workers more.
-worker_class = "sync"
+# With threads: "wsgi_defer.gunicorn.ThreadWorker"; for gevent: "...GeventWorker".
+worker_class = "wsgi_defer.gunicorn.SyncWorker"
 workers = 4
 
 # A request and its deferred calls together may take this many seconds. After that,

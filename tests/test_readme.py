@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.util import load_class
 
 import wsgi_defer
 from wsgi_defer import deferring
+from wsgi_defer.gunicorn import SyncWorker
 
 from .client import get
 
@@ -71,9 +73,17 @@ def test_flask(ran):
     assert (response.status_code, ran) == (201, ["ada"])
 
 
+def test_gunicorn():
+    """The worker class exists under that name."""
+    namespace = {}
+    exec(block("worker_class"), namespace)
+    assert load_class(namespace["worker_class"]) is SyncWorker
+
+
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
-    markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)"]
+    markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
+               "worker_class"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 

@@ -1,0 +1,75 @@
+"""The worker classes without a server: their thread pool, and their lazy import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from wsgi_defer import DeferMiddleware, defer, gunicorn
+from wsgi_defer.gunicorn.workers import DrainingThreadPool
+
+from .client import get, make_environ, text_app
+
+
+@pytest.fixture
+def pool():
+    pool = DrainingThreadPool(max_workers=1)
+    yield pool
+    pool.shutdown()
+
+
+def environ():
+    return make_environ(
+        **{"gunicorn.socket": None, "SERVER_PROTOCOL": "HTTP/1.1"}  # no socket to close
+    )
+
+
+def test_the_result_is_there_before_the_calls_run(pool, ran):
+    """gunicorn gets its connection back, and the calls run in the same thread."""
+    go = threading.Event()
+
+    def view():
+        defer(go.wait, 10)
+        defer(lambda: ran.append(threading.current_thread().name))
+
+    app = DeferMiddleware(text_app(view))
+    future = pool.submit(get, app, environ=environ())
+    assert future.result(10).body == b"hello"
+    assert ran == []
+    assert len(pool.draining) == 1
+    go.set()
+    assert pool.submit(int).result(10) == 0  # the one thread is free again
+    assert ran[0].startswith("ThreadPoolExecutor")
+    assert not pool.draining
+
+
+def test_errors_and_cancelling(pool, ran):
+    """The future is like any other."""
+    go = threading.Event()
+    with pytest.raises(LookupError):
+        pool.submit({}.__getitem__, 1).result(10)
+    pool.submit(go.wait, 10)
+    future = pool.submit(ran.append, 1)
+    assert future.cancel()
+    go.set()
+    pool.submit(int).result(10)
+    assert ran == []
+
+
+def test_unknown_names():
+    """The package has the names that it says."""
+    with pytest.raises(AttributeError, match="TornadoWorker"):
+        gunicorn.TornadoWorker  # noqa: B018
+    assert gunicorn.__all__ == ["GeventWorker", "SyncWorker", "ThreadWorker"]
+
+
+def test_gevent_is_imported_by_those_who_use_it():
+    """The other worker classes do not need it."""
+    code = "import sys, wsgi_defer.gunicorn; print('gevent' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
