@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 
 import pytest
+from gunicorn.workers import sync
 
 from wsgi_defer import DeferMiddleware, defer, gunicorn
+from wsgi_defer._transport import handed_over
 from wsgi_defer.gunicorn.workers import DrainingThreadPool
 
 from .client import get, make_environ, text_app
@@ -57,6 +60,30 @@ def test_errors_and_cancelling(pool, ran):
     go.set()
     pool.submit(int).result(10)
     assert ran == []
+
+
+def test_told_to_stop_while_it_closes_the_connection(ran, caplog, monkeypatch):
+    """The calls that were handed over are named, and the order goes on."""
+
+    def handle(self, listener, client, addr):
+        get(DeferMiddleware(text_app(lambda: defer(ran.append, 1))), environ=environ())
+        raise SystemExit
+
+    monkeypatch.setattr(sync.SyncWorker, "handle", handle)
+    worker = gunicorn.SyncWorker.__new__(gunicorn.SyncWorker)
+    with pytest.raises(SystemExit):
+        worker.handle(None, None, None)
+    assert ran == []
+    assert "lost (1): the worker was told to stop: list.append" in caplog.text
+
+
+def test_jobs_that_are_dropped_are_named(ran, caplog):
+    """The last net, below a worker that forgets what it was handed."""
+    with handed_over():
+        get(DeferMiddleware(text_app(lambda: defer(ran.append, 1))), environ=environ())
+    gc.collect()
+    assert ran == []
+    assert "list.append was never run" in caplog.text
 
 
 def test_unknown_names():

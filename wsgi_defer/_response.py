@@ -74,7 +74,9 @@ class ResponseScope(Scope):
     def dropped(self) -> None:
         """The body is dropped, not closed: a server's fault, and maybe the collector
         of garbage is at work, so it must not wait for the calls."""
-        if self.registered and not self._ended:
+        if self._ended:  # and whoever was to run the calls has dropped them
+            super().dropped()
+        elif self.registered:
             self._elsewhere = True
             self.close()
 
@@ -124,7 +126,8 @@ class ProxyBody:
         self._scope.close()
 
     def __del__(self) -> None:
-        self._scope.dropped()
+        if not self._scope._ended:
+            self._scope.dropped()
 
 
 class SizedBody:
@@ -241,7 +244,8 @@ def _step_through(inner: Iterable[bytes], scope: ResponseScope) -> Iterator[byte
     except GeneratorExit:
         if rest is not inner:  # an iterator of the app's that nobody else closes
             _close_inside(rest, scope)
-        scope.dropped()  # no effect if scope.close() did this
+        if not scope._ended:  # by scope.close(), that is
+            scope.dropped()
         raise
     except BaseException as error:
         scope.fail(error)

@@ -147,9 +147,14 @@ def run_jobs(jobs: list[Job]) -> None:
         try:
             drain(scope, outcome)
         except BaseException:
-            for left, _, _ in jobs:
-                report_lost(left, "the worker was told to stop")
+            report_lost_jobs(jobs)
             raise
+
+
+def report_lost_jobs(jobs: list[Job]) -> None:
+    """Name the calls of jobs that will not be run."""
+    for scope, _, _ in jobs:
+        report_lost(scope, "the worker was told to stop")
 
 
 class _UwsgiHook:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gunicorn.workers import gthread, sync
 
-from .._transport import handed_over, run_jobs
+from .._transport import handed_over, report_lost_jobs, run_jobs
 
 
 class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
@@ -26,7 +26,11 @@ class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         with handed_over() as jobs:
-            super().handle(listener, client, addr)
+            try:
+                super().handle(listener, client, addr)
+            except BaseException:  # told to stop, maybe while it closed the connection
+                report_lost_jobs(jobs)
+                raise
         run_jobs(jobs)
 
 
