@@ -78,9 +78,10 @@ def test_demo():
 
 
 def test_demo_fails_if_a_response_waits(tmp_path):
-    """Seen to fail: with the half-close taken out, it says so and exits with 1."""
+    """Seen to fail: with the calls in close(), and no half-close, it exits with 1."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import wsgi_defer._transport as t\nt.finish = lambda environ: None\n"
+        "import wsgi_defer._transport as t\n"
+        "t.finish = t.taker = lambda environ: None\n"
     )
     result = subprocess.run(
         [sys.executable, HOME / "examples" / "demo.py"],
