@@ -16,6 +16,8 @@ from wsgi_defer import (
     ResponseStartedError,
     Scope,
     ScopeClosedError,
+    _middleware,
+    _response,
     background,
     before_response,
     current_scope,
@@ -214,6 +216,46 @@ def test_closed_half_way_leaves_no_scope(ran):
     next(steps)
     body.close()
     assert current_scope() is None
+    assert ran == ["a0", "a1"]
+
+    class Body:
+        def __iter__(self):
+            return iter([b"1", b"2", b"3"])
+
+    body = DeferMiddleware(lambda environ, start_response: Body())(
+        make_environ(), ignore
+    )
+    steps = iter(body)
+    next(steps)
+    next(steps)
+    body.close()
+    assert current_scope() is None
+
+
+def test_a_collector_of_garbage_touches_no_context_variable(ran):
+    """CPython may crash if one is set inside another; so nothing is set there."""
+    before = contextvars.copy_context()
+    app = DeferMiddleware(counting_app(ran, "a"))
+    body = app(make_environ(), ignore)
+
+    def half():
+        steps = iter(body)
+        next(steps)
+        next(steps)
+        return steps
+
+    def collect():
+        steps = half()
+        touched = []
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("enter", "leave"):
+                patch.setattr(_response, name, touched.append)
+                patch.setattr(_middleware, name, touched.append)
+            steps.close()  # as the collector does
+        assert touched == []
+
+    before.run(collect)
+    background.join()
     assert ran == ["a0", "a1"]
 
 

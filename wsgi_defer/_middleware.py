@@ -247,12 +247,14 @@ class _Exchange(ResponseScope):
 
     def finish(self, close: Callable[[], object] | None) -> None:
         """Close the app's body, tell the client that was all, and run the calls."""
+        if self._dropped and self.registered:
+            background.submit(*self._job(False, partial(self._close_body, close)))
+            return
         # Set where the server closes in a finally, because sending failed.
         sending = sys.exc_info()[1] if self.registered else None
         sent = sending is None or sending is self.handled
         try:
-            if close is not None:
-                self._close_body(close)
+            self._close_body(close)
         finally:
             del sending
             if not self.end_unused():
@@ -266,11 +268,12 @@ class _Exchange(ResponseScope):
         if self.registered:  # by another thread, meanwhile: see Scope._append()
             self.closed = False
             return False
-        # Keep nothing of the request. The environ, for one, holds this scope.
-        self._environ = self._respond = self._error = None
+        self._environ = self._respond = self._error = None  # as in _job()
         return True
 
-    def _close_body(self, close: Callable[[], object]) -> None:
+    def _close_body(self, close: Callable[[], object] | None) -> None:
+        if close is None:
+            return
         token = enter(self)  # the app's close() may defer, too
         try:
             close()
@@ -281,21 +284,13 @@ class _Exchange(ResponseScope):
             leave(token)
 
     def _run_calls(self, delivered: bool) -> None:
-        environ, code, error = self._environ, self._code(), self._error
-        if code is None and error is None:
-            error = DeferError("the app never called start_response() with a status")
-        outcome = Outcome(code, error, delivered)
-        inline = self._options.inline
+        environ, inline = self._environ, self._options.inline
         if inline is None:
             inline = not _transport.somebody_would_wait(environ, self._respond)
-        self._environ = self._respond = self._write = None
-        self._error = self.handled = None
-        if self._held:
-            discard_held(self, "the response never started")
-        ready = partial(
-            _transport.wait_until_closed, environ if self._elsewhere else {}
-        )
-        job = (self, outcome, ready)
+        ready: Callable[[], object] = _nothing
+        if self._elsewhere:
+            ready = partial(_transport.wait_until_closed, environ)
+        job = self._job(delivered, ready)
         take = _transport.taker(environ)
         if take is not None and self._options.inline is not False:
             take(job)
@@ -303,10 +298,26 @@ class _Exchange(ResponseScope):
             background.submit(*job)
         else:
             _transport.finish(environ)
-            drain(self, outcome)
+            drain(*job[:2])
+
+    def _job(self, delivered: bool, ready: Callable[[], object]) -> _transport.Job:
+        """What is needed to run the calls, wherever that will be."""
+        code, error = self._code(), self._error
+        if code is None and error is None:
+            error = DeferError("the app never called start_response() with a status")
+        # Keep nothing of the request. The environ, for one, holds this scope.
+        self._environ = self._respond = self._write = None
+        self._error = self.handled = None
+        if self._held:
+            discard_held(self, "the response never started")
+        return self, Outcome(code, error, delivered), ready
 
     def _code(self) -> int | None:
         try:
             return int(self.status[:3])  # type: ignore[index]
         except (TypeError, ValueError):  # none, or none that is valid
             return None
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""

@@ -32,6 +32,7 @@ class ResponseScope(Scope):
     complete = False  # the server has taken the last item
     handled: BaseException | None = None  # what was being handled when it did
     _elsewhere = False  # the calls must not run in the thread that closes the body
+    _dropped = False
     _ended = False
     _inner: Any = ()
     _steps: Iterator[bytes] = _CLOSED
@@ -72,13 +73,20 @@ class ResponseScope(Scope):
             self.handled = sys.exc_info()[1]
 
     def dropped(self) -> None:
-        """The body is dropped, not closed: a server's fault, and maybe the collector
-        of garbage is at work, so it must not wait for the calls."""
+        """The body is dropped, not closed, which is a server's fault.
+
+        The collector of garbage may be at work, in any thread and at any line, even
+        inside a context variable: one that is set in there can crash CPython, and
+        nothing of the app's belongs there. So all the rest is for the background.
+        """
         if self._ended:  # and whoever was to run the calls has dropped them
             super().dropped()
-        elif self.registered:
-            self._elsewhere = True
+            return
+        self._dropped = True
+        if self.registered:
             self.close()
+        else:
+            self.closed = True
 
     def __iter__(self) -> Iterator[bytes]:
         return self._steps
@@ -175,7 +183,7 @@ class SizedBody:
 
     def __del__(self) -> None:
         if self._scope.registered and not self._scope._ended:
-            self._scope._elsewhere = True
+            self._scope._dropped = True
             self.close()
 
 
@@ -242,10 +250,12 @@ def _step_through(inner: Iterable[bytes], scope: ResponseScope) -> Iterator[byte
             item = _step(rest, scope)
         scope.note_complete()
     except GeneratorExit:
-        if rest is not inner:  # an iterator of the app's that nobody else closes
-            _close_inside(rest, scope)
-        if not scope._ended:  # by scope.close(), that is
+        if not scope._ended:  # scope.close() has not led here
             scope.dropped()
+        if scope._dropped:
+            staying = None
+        elif rest is not inner:  # an iterator of the app's that nobody else closes
+            _close_inside(rest, scope)
         raise
     except BaseException as error:
         scope.fail(error)
