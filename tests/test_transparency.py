@@ -114,45 +114,6 @@ def test_file_wrapper_that_takes_no_attribute(ran):
     assert ran == ["closed", 1]
 
 
-def test_file_wrapper_that_shows_the_file_inside(ran):
-    """bjoern's takes no attribute, but passes on those of the file."""
-
-    class Wrapper:
-        __slots__ = ("_file",)
-
-        def __init__(self, file):
-            self._file = file
-
-        def __getattr__(self, name):
-            return getattr(self._file, name)
-
-        def __iter__(self):
-            return iter(self._file)
-
-    class Unlike(Wrapper):
-        def __getattr__(self, name):
-            if name == "close":
-                return self._file.close
-            raise AttributeError(name)
-
-        @property
-        def close(self):
-            return type(self._file).close.__get__(self._file)
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        defer(ran.append, 1)
-        return environ["wsgi.file_wrapper"](io.BytesIO(b"file"))
-
-    for wrapper, kept in ((Wrapper, True), (Unlike, False)):
-        environ = make_environ(**{"wsgi.file_wrapper": wrapper})
-        body = DeferMiddleware(app)(environ, lambda status, headers: None)
-        assert (type(body) is wrapper) is kept
-        assert list(body) == [b"file"]
-        body.close()
-    assert ran == [1, 1]
-
-
 def test_file_delivered(ran):
     """A file is delivered unless the server fails while it sends it."""
 

@@ -191,21 +191,15 @@ def hook_close(scope: ResponseScope, body: Any) -> bool:
     """Put ``scope.end`` in place of the ``close`` of a server's file wrapper.
 
     The object stays what it is, so the server still sends it with sendfile. Returns
-    False where no attribute can be set.
+    False for a class in C, whose instances take no attribute.
     """
-    close = getattr(body, "close", None)
-    end = partial(scope.end, close)
-    # bjoern's is in C and takes no attribute, but shows those of the file inside.
-    holder: Any
-    for holder in (body, getattr(close, "__self__", None)):
-        try:
-            holder.close = end
-        except (AttributeError, TypeError):
-            continue
-        if body.close is end:
-            scope.note_complete()  # unless an exception is on its way when it closes
-            return True
-    return False
+    end = partial(scope.end, getattr(body, "close", None))
+    try:
+        body.close = end
+    except (AttributeError, TypeError):
+        return False
+    scope.note_complete()  # unless an exception is on its way when it closes
+    return True
 
 
 def is_body(body: object) -> bool:

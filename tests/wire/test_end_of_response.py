@@ -197,6 +197,8 @@ def test_the_worker_serves_on(exchange, server):
 
 def test_an_upload_that_nobody_reads(exchange, server):
     """A request body that the app left unread does not break the response."""
+    if server.name in ("gunicorn-20-sync-ours", "gunicorn-23-sync-ours"):
+        pytest.skip("gunicorn up to 25 resets such a connection, with no calls, too")
     one = exchange("list", method="POST")
     with Connection(server) as connection:
         connection.send("POST", one.target, "HTTP/1.1", "Content-Length: 60000")
