@@ -107,7 +107,7 @@ def test_it_keeps_nothing_of_the_last_scope():
 
 def test_where_no_thread_can_be_started(ran, monkeypatch):
     """As the interpreter shuts down: the caller drains the scope itself."""
-    monkeypatch.setattr(background, "_background", background._Background())
+    monkeypatch.setattr(background, "_made", {})
 
     def start(self):
         raise RuntimeError("can't create new thread at interpreter shutdown")

@@ -125,7 +125,7 @@ def test_forget_headers():
 
 
 def waitress():
-    return {"SERVER_SOFTWARE": "waitress", "SERVER_PROTOCOL": "HTTP/1.1"}
+    return {"waitress.client_disconnected": None, "SERVER_PROTOCOL": "HTTP/1.1"}
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,12 @@ def waitress():
         ({}, False),
         ({"SERVER_SOFTWARE": "SomeServer/1.0"}, False),
         ({"asgi.scope": {}}, False),
-        (gunicorn(None), False),
+        (gunicorn("socket"), True),  # nobody says that the head is out
         (gunicorn(None, **{"wsgi.multithread": True}), True),
         (gunicorn(None, SERVER_PROTOCOL="HTTP/2.0"), True),
-        ({"SERVER_SOFTWARE": "waitress"}, True),
+        ({"waitress.client_disconnected": None}, True),
         ({"SERVER_SOFTWARE": "Cheroot/11.1.2 Server"}, True),
+        ({"SERVER_SOFTWARE": "CherryPy/18 Cheroot/11.1 Server"}, True),
         ({"SERVER_SOFTWARE": "gevent/26.0 Python/3.11"}, True),
         ({"SERVER_SOFTWARE": "WSGIServer/0.2"}, True),
         ({"SERVER_SOFTWARE": "Granian"}, True),
@@ -152,6 +153,28 @@ def test_where_somebody_would_wait(environ, waits):
     assert (
         _transport.somebody_would_wait(environ, lambda status, headers: None) is waits
     )
+
+
+def test_the_head_that_is_out():
+    """gunicorn and werkzeug can be asked; through another middleware, nobody can."""
+    from gunicorn.http.wsgi import Response
+
+    response = Response.__new__(Response)
+
+    def werkzeug(headers_sent):
+        def start_response(status, headers):
+            return headers_sent
+
+        return start_response
+
+    for sent in (True, False):
+        response.headers_sent = sent
+        ask = _transport.somebody_would_wait
+        assert ask(gunicorn("socket"), response.start_response) is not sent
+        environ = {"SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": "socket"}
+        assert ask(environ, werkzeug([] if sent else None)) is not sent
+        assert ask(gunicorn("socket"), lambda status, headers: None)
+        assert ask(gunicorn("socket"), print)
 
 
 def test_bjoern_is_known_by_its_start_response():
@@ -258,12 +281,16 @@ def test_uwsgi(uwsgi, ran):
     app = DeferMiddleware(deferring_app(ran))
     DeferMiddleware(app)  # a second one installs no second hook
     environ = make_environ(**{"uwsgi.version": b"2.0"})
+    get(app, environ=dict(environ))
+    background.join()
+    assert ran == [BACKGROUND]  # nobody has seen the hook called, so far
+    uwsgi.after_req_hook()
     get(app, environ=environ)
     environ.clear()  # as uWSGI does
-    assert ran == []
+    assert ran == [BACKGROUND, "theirs"]
     uwsgi.after_req_hook()
     uwsgi.after_req_hook()
-    assert ran == ["theirs", MAIN, "theirs"]
+    assert ran == [BACKGROUND, "theirs", "theirs", MAIN, "theirs"]
 
 
 @pytest.mark.parametrize("option", ["http11-socket", b"http11-socket"])
@@ -294,5 +321,5 @@ def test_uwsgis_file_stays_what_it_is(uwsgi, ran):
     assert body is file
     body.close()
     assert file.closed
-    uwsgi.after_req_hook()
+    background.join()
     assert ran == [1]

@@ -25,6 +25,11 @@ logger = logging.getLogger("wsgi_defer")
 
 def drain(scope: Scope, outcome: Outcome) -> None:
     """Run the scope's deferred calls and close it. Raises nothing of theirs."""
+    if outcome.error is not None and _is_gunicorns_order_to_stop(outcome.error):
+        # It ended the view. gunicorn 22+ goes on as if it were any error, and kills
+        # the worker a second later.
+        report_lost(scope, "the worker was told to stop")
+        return
     try:
         while (call := scope.take()) is not None:
             _run(call, scope, outcome)

@@ -39,7 +39,8 @@ def finish(environ: WSGIEnvironment) -> None:
     A client that has no other sign of the end (HTTP/1.0 without Content-Length, nginx
     as it is installed) would wait for the server to close the socket, which it does
     only after the body's close(). Only where the server has told the client that it
-    closes the connection; one that stays open would break.
+    closes the connection; one that stays open would break. And only for a caller who
+    knows that the response is out, see ``somebody_would_wait()``.
     """
     sock = _closing_socket(environ)
     if sock is None:
@@ -81,22 +82,42 @@ def forget_headers(start_response: StartResponse) -> None:
 
 # Servers that name themselves in the environ, and call close() before the end of a
 # body without a length, or before they take the next request on the connection.
-_WAITING_SERVERS = ("waitress", "cheroot/", "gevent/", "wsgiserver/", "granian")
+_WAITING_SERVERS = ("gevent/", "wsgiserver/", "granian")
 
 
 def somebody_would_wait(environ: WSGIEnvironment, start_response: object) -> bool:
     """Tell whether close() holds up a client on this server, in a way that nothing
     here can mend: the end of the body, or the next request on the connection."""
+    if _closing_socket(environ) is not None:
+        # A middleware outside may have collected the body, and send it only now.
+        return not _head_is_out(start_response)
     if "gunicorn.socket" in environ:
-        return bool(environ.get("wsgi.multithread")) or not _is_http1(environ)
+        return True
     software = str(environ.get("SERVER_SOFTWARE", "")).lower()
     return (
         software.startswith(_WAITING_SERVERS)
+        or "cheroot/" in software
+        or "waitress.client_disconnected" in environ
         or "mod_wsgi.version" in environ
-        or ("uwsgi.version" in environ and not _uwsgi_hook.installed)
+        or ("uwsgi.version" in environ and not _uwsgi_hook.works)
         # bjoern puts no name into the environ.
         or type(start_response).__name__ == "start_response"
     )
+
+
+def _head_is_out(start_response: Any) -> bool:
+    """Ask gunicorn or werkzeug. False as well if it cannot be asked, because another
+    middleware has put its own function around the server's."""
+    response: Any = getattr(start_response, "__self__", None)
+    if type(response).__module__ == "gunicorn.http.wsgi":
+        return bool(response.headers_sent)
+    # werkzeug/serving.py, run_wsgi(): a function, and a variable around it.
+    code = getattr(start_response, "__code__", None)
+    cells = getattr(start_response, "__closure__", None)
+    if code is None or cells is None:
+        return False
+    sent = dict(zip(code.co_freevars, cells, strict=True)).get("headers_sent")
+    return sent is not None and sent.cell_contents is not None
 
 
 def wants_head_to_close(environ: WSGIEnvironment) -> bool:
@@ -104,7 +125,7 @@ def wants_head_to_close(environ: WSGIEnvironment) -> bool:
 
     cheroot's Gateway.respond() fails without one before it comes to close().
     """
-    return str(environ.get("SERVER_SOFTWARE", "")).startswith("Cheroot/")
+    return "Cheroot/" in str(environ.get("SERVER_SOFTWARE", ""))
 
 
 def is_sendfile_body(environ: WSGIEnvironment, body: object) -> bool:
@@ -123,7 +144,7 @@ def taker(environ: WSGIEnvironment) -> Callable[[Job], object] | None:
     if "gunicorn.socket" in environ and _is_http1(environ):
         jobs = _hand_over.get()
         return None if jobs is None else jobs.append
-    if "uwsgi.version" in environ and _uwsgi_hook.installed:
+    if "uwsgi.version" in environ and _uwsgi_hook.works:
         return _uwsgi_hook.take
     return None
 
@@ -159,29 +180,36 @@ def report_lost_jobs(jobs: list[Job]) -> None:
 
 class _UwsgiHook:
     """uWSGI calls ``uwsgi.after_req_hook`` when it has closed the connection, in the
-    thread of the request (core/utils.c, uwsgi_close_request)."""
+    thread of the request (core/utils.c, uwsgi_close_request).
 
-    installed = False
+    It looks for it once, when it has imported the app, and with --mount too early. So
+    the hook is used only when it was seen to be called.
+    """
+
+    placed = False
+    works = False
+    before: object = None
 
     def __init__(self) -> None:
         self._jobs = threading.local()
 
-    def install(self) -> None:
-        """Put it in place. uWSGI looks once, when it has imported the app."""
+    def place(self) -> None:
+        """Put it where uWSGI looks for it."""
         uwsgi = sys.modules.get("uwsgi")
-        if uwsgi is None or self.installed:
+        if uwsgi is None or self.placed:
             return
         options = getattr(uwsgi, "opt", {})
         if "http11-socket" in options or b"http11-socket" in options:
             return  # it keeps the connection, and the next request would wait
         self.before = getattr(uwsgi, "after_req_hook", None)
         uwsgi.after_req_hook = self  # type: ignore[attr-defined]
-        self.installed = True
+        self.placed = True
 
     def take(self, job: Job) -> None:
         self._jobs.__dict__.setdefault("jobs", []).append(job)
 
     def __call__(self) -> None:
+        self.works = True
         try:
             if callable(self.before):
                 self.before()
@@ -194,7 +222,7 @@ _uwsgi_hook = _UwsgiHook()
 
 def install() -> None:
     """Ask the server, while it imports the app, for what it grants only then."""
-    _uwsgi_hook.install()
+    _uwsgi_hook.place()
 
 
 def _is_http1(environ: WSGIEnvironment) -> bool:

@@ -38,18 +38,24 @@ class _Background:
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
                 return False
+            thread = None
             if self._thread is None:
-                thread = threading.Thread(
+                thread = self._thread = threading.Thread(
                     target=self._work, name="wsgi_defer", daemon=True
                 )
-                try:
-                    thread.start()
-                except RuntimeError:  # the interpreter is shutting down
-                    return False
-                self._thread = thread
-                atexit.register(self._finish)
             self._waiting.append(job)
             self._changed.notify_all()
+        # Not with the lock held: gevent's start() lets the other greenlet run.
+        return thread is None or self._start(thread, job)
+
+    def _start(self, thread: threading.Thread, job: Job) -> bool:
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._thread = None
+            self._waiting.remove(job)
+            return False
+        atexit.register(self._finish)
         return True
 
     def join(self, timeout: float | None) -> bool:
@@ -78,9 +84,13 @@ class _Background:
                     self._changed.notify_all()
 
     def _finish(self) -> None:
-        if not self.join(EXIT_WAIT):
-            for scope in self._unfinished():
-                report_lost(scope, f"the process exits, after {EXIT_WAIT:.0f} s")
+        done = False
+        try:
+            done = self.join(EXIT_WAIT)
+        finally:  # gunicorn's timeout may end the waiting, too
+            if not done:
+                for scope in self._unfinished():
+                    report_lost(scope, "the process exits")
 
     def _unfinished(self) -> list[Scope]:
         running = [] if self._running is None else [self._running]
@@ -100,14 +110,20 @@ def _wait_for(ready: Callable[[], object]) -> None:
         logger.exception("waiting for the end of the response failed")
 
 
-_background = _Background()
+_made: dict[str, _Background] = {}
+
+
+def _background() -> _Background:
+    # Made when it is first needed, so that its lock is gevent's own if that has
+    # replaced the locks. setdefault: two threads may both be the first.
+    return _made.get("background") or _made.setdefault("background", _Background())
 
 
 def _start_anew() -> None:
     # The thread did not come along, and its lock may be held.
-    global _background
-    _background.forget()
-    _background = _Background()
+    for background in _made.values():
+        background.forget()
+    _made.clear()
 
 
 os.register_at_fork(after_in_child=_start_anew)
@@ -119,11 +135,11 @@ def submit(scope: Scope, outcome: Outcome, ready: Callable[[], object]) -> None:
     Where the thread cannot take it (``MAX_WAITING`` scopes wait already, or the
     interpreter is shutting down), it is drained here and now instead.
     """
-    if not _background.submit((scope, outcome, ready)):
+    if not _background().submit((scope, outcome, ready)):
         drain(scope, outcome)
 
 
 def join(timeout: float | None = None) -> bool:
     """Wait until the thread has nothing to do; False after ``timeout`` seconds, and at
     once in a call that runs on the thread itself."""
-    return _background.join(timeout)
+    return _background().join(timeout)

@@ -227,3 +227,19 @@ def framework(environ, start_response):
 
 
 app = DeferMiddleware(framework)
+
+
+def collected(environ, start_response):
+    """A middleware outside that collects the response, and sends it afterwards."""
+    head = []
+
+    def catch(status, headers, exc_info=None):
+        head[:] = [status, headers]
+        return head.append
+
+    body = app(environ, catch)
+    data = b"".join(body)
+    if hasattr(body, "close"):
+        body.close()
+    start_response(*head)
+    return [data]

@@ -84,3 +84,36 @@ def test_not_held_up_by_timeout(server, worker):
         assert get(server, "list", key, 0.3).endswith(b"hello")
     wait_for(server, keys)
     assert "WORKER TIMEOUT" not in server.output.read_text()
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_collected_by_a_middleware_outside(server, worker, ours):
+    """It closes the body before it has sent a byte; the client has it all the same."""
+    servers.gunicorn(server, worker, ours=ours, app="tests.wire.app:collected")
+    for number in range(3):
+        assert get(server, "list", f"request{number}", 0.3).endswith(b"hello")
+    wait_for(server, ["request0", "request1", "request2"])
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_preloaded_and_raising(server, worker, ours):
+    """The background thread is there after the fork, also with gevent's locks."""
+    servers.gunicorn(server, worker, ours=ours, options=["--preload"])
+    for number in range(3):
+        assert b" 500 " in get(server, "raise", f"request{number}", 0.1)[:20]
+    assert "Traceback" in server.output.read_text()
+    assert "un-acquired lock" not in server.output.read_text()
+    assert get(server, "list", "plain", 0.1).endswith(b"hello")
+    wait_for(server, ["plain"])
+
+
+def test_lost_calls_are_named(server, worker):
+    """A worker that is stopped with too little time says which call it cut off."""
+    serve(server, worker, "--graceful-timeout", "1", "--max-requests", "1")
+    assert get(server, "list", "long", 6).endswith(b"hello")
+    deadline = time.monotonic() + 12
+    while time.monotonic() < deadline:
+        if ticks(server, "long") or "cut off" in server.output.read_text():
+            break
+        time.sleep(0.05)
+    assert ticks(server, "long") or "tick cut off" in server.output.read_text()

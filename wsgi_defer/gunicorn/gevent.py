@@ -8,14 +8,15 @@ from typing import Any
 from gevent import pool
 from gunicorn.workers import ggevent
 
-from .._transport import Job, handed_over, run_jobs
+from .._transport import Job, handed_over, report_lost_jobs, run_jobs
 
 
 class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
     """gunicorn's gevent worker; the next request on the connection does not wait."""
 
     def init_process(self) -> None:
-        self._calls = pool.Pool(self.worker_connections)
+        self._calls = pool.Group()
+        self._unfinished: list[list[Job]] = []
         super().init_process()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
@@ -24,16 +25,22 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
                 return super().handle_request(listener_name, req, sock, addr)
             finally:
                 if jobs:
+                    self._unfinished.append(jobs)
                     self._calls.spawn(self._run, jobs)
 
     def _run(self, jobs: list[Job]) -> None:
         for _, _, ready in jobs:
             ready()
-        run_jobs(jobs)
+        run_jobs(list(jobs))
+        self._unfinished.remove(jobs)
 
     def run(self) -> None:
-        super().run()
-        deadline = time.monotonic() + self.cfg.graceful_timeout
-        while len(self._calls) and time.monotonic() < deadline:
-            self.notify()
-            self._calls.join(0.5)
+        try:
+            super().run()
+            deadline = time.monotonic() + self.cfg.graceful_timeout
+            while len(self._calls) and time.monotonic() < deadline:
+                self.notify()
+                self._calls.join(0.5)
+        finally:
+            for jobs in self._unfinished:
+                report_lost_jobs(jobs)

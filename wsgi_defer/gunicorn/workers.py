@@ -14,7 +14,7 @@ from typing import Any
 
 from gunicorn.workers import gthread, sync
 
-from .._transport import handed_over, report_lost_jobs, run_jobs
+from .._transport import Job, handed_over, report_lost_jobs, run_jobs
 
 
 class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
@@ -42,13 +42,17 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         return DrainingThreadPool(max_workers=self.cfg.threads)
 
     def run(self) -> None:
-        super().run()
-        # gunicorn's own loop has ended, and so have the responses. Calls may still
-        # run: keep the master from taking this worker for stuck.
-        deadline = time.monotonic() + self.cfg.graceful_timeout
-        while self.tpool.draining and time.monotonic() < deadline:
-            self.notify()
-            time.sleep(0.1)
+        try:
+            super().run()
+            # gunicorn's own loop has ended, and so have the responses. Calls may still
+            # run: keep the master from taking this worker for stuck.
+            deadline = time.monotonic() + self.cfg.graceful_timeout
+            while self.tpool.draining and time.monotonic() < deadline:
+                self.notify()
+                time.sleep(0.1)
+        finally:
+            for jobs in list(self.tpool.draining.values()):
+                report_lost_jobs(jobs)
 
 
 class DrainingThreadPool(ThreadPoolExecutor):
@@ -56,7 +60,7 @@ class DrainingThreadPool(ThreadPoolExecutor):
 
     def __init__(self, max_workers: int) -> None:
         super().__init__(max_workers)
-        self.draining: set[int] = set()  # the threads that run deferred calls now
+        self.draining: dict[int, list[Job]] = {}  # by thread: what it was handed
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -68,16 +72,20 @@ class DrainingThreadPool(ThreadPoolExecutor):
                 return
             with handed_over() as jobs:
                 try:
-                    result = fn(*args, **kwargs)
+                    result, failure = fn(*args, **kwargs), None
                 except BaseException as error:
-                    future.set_exception(error)
-                else:
-                    self.draining.add(threading.get_ident())
-                    future.set_result(result)
+                    result, failure = None, error
+            if jobs:
+                self.draining[threading.get_ident()] = list(jobs)
+            if failure is None:
+                future.set_result(result)
+            else:
+                future.set_exception(failure)
+            del failure
             try:
                 run_jobs(jobs)
             finally:
-                self.draining.discard(threading.get_ident())
+                self.draining.pop(threading.get_ident(), None)
 
         super().submit(work)
         return future
