@@ -323,3 +323,4 @@ def test_uwsgis_file_stays_what_it_is(uwsgi, ran):
     assert file.closed
     background.join()
     assert ran == [1]
+    uwsgi.after_req_hook()  # with none before it, and with nothing to run
