@@ -171,6 +171,17 @@ def test_what_is_too_slow_at_exit_is_named():
     assert "time.sleep, builtins.print" in third
 
 
+def test_a_body_that_is_left_at_exit():
+    """The interpreter drops it when no thread can be started; the process ends."""
+    result = run("""
+        from tests.client import make_environ, text_app
+        from wsgi_defer import DeferMiddleware, defer
+        app = DeferMiddleware(text_app(lambda: defer(print, "ran")))
+        body = app(make_environ(), lambda status, headers: None)
+        """)
+    assert result.stdout == "ran\n"
+
+
 def test_join_on_the_thread_itself(ran):
     """A call that asks whether its own thread has ended gets an answer."""
     call = scope_with((lambda: ran.append(background.join()),))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,6 +36,9 @@ class _Background:
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Job) -> bool:
+        if sys.is_finalizing():
+            # Threads are frozen now, and one that is started hangs (up to 3.11).
+            return False
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
                 return False
