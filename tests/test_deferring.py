@@ -21,7 +21,7 @@ def test_the_calls_run_at_the_end_of_the_block(ran):
         defer(int).when(lambda outcome: ran.append(tuple(outcome)))
         assert current_scope() is scope
         assert ran == []
-    assert ran == [0, 1, (None, None, True)]
+    assert ran == [0, 1, (None, None, True, None)]
     assert scope.closed
 
 

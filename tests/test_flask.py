@@ -46,7 +46,7 @@ def test_init_app(app):
     other = Flask("other")
     defer_extension.init_app(other)
     assert other.extensions["wsgi_defer"] is defer_extension
-    assert other.wsgi_app.max_calls == 5
+    assert other.wsgi_app.options.max_calls == 5
     with pytest.raises(RuntimeError, match="already set up for the app 'shop'"):
         Defer(app)
 

@@ -13,16 +13,19 @@ PACKAGE = Path(__file__).parent.parent / "wsgi_defer"
 
 # From the ground up. A module may import those named before it.
 FLOORS = [
-    "errors", "_outcome", "_coroutine", "_call",
-    "_scope", "_drain", "background",
+    "errors", "_outcome", "_coroutine", "_host", "_call",
+    "_observer", "_scope", "_room", "_watch", "_limit", "_drain", "background",
     "_response", "_transport", "_middleware",
     "__init__",
-    "flask", "gunicorn.workers", "gunicorn.gevent", "gunicorn.__init__",
+    "flask", "ledger",
+    "gunicorn._host", "gunicorn._hooks", "gunicorn._workers", "gunicorn._gevent",
+    "gunicorn.__init__",
 ]  # fmt: skip
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
-    "gunicorn.workers": {"gunicorn"},
-    "gunicorn.gevent": {"gunicorn", "gevent"},
+    "gunicorn._host": {"gevent"},
+    "gunicorn._workers": {"gunicorn"},
+    "gunicorn._gevent": {"gunicorn", "gevent"},
 }
 
 
@@ -31,11 +34,19 @@ def name_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+class WithoutTypes(ast.NodeTransformer):
+    """Drops what only type checkers see, and never runs."""
+
+    def visit_If(self, node):
+        name = getattr(node.test, "id", "")
+        return None if name == "TYPE_CHECKING" else self.generic_visit(node)
+
+
 def imports(path):
     """What a module imports: those of this package, and the top names of all else."""
     inside, outside = set(), set()
     parents = path.relative_to(PACKAGE).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(WithoutTypes().visit(ast.parse(path.read_text()))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = [*parents[: len(parents) - node.level + 1]]
             modules = [node.module] if node.module else [a.name for a in node.names]

@@ -25,7 +25,7 @@ from wsgi_defer import (
     deferring,
 )
 from wsgi_defer._middleware import _Exchange
-from wsgi_defer._scope import enter, leave
+from wsgi_defer._scope import Options, enter, leave
 
 from .client import get, make_environ, text_app
 
@@ -457,7 +457,7 @@ def test_a_thread_that_defers_as_the_scope_closes_unused(ran):
 
     with deferring():
         call = defer(ran.append, 1).named("x")
-        scope = Slow(DeferMiddleware(int), make_environ(), ignore)
+        scope = Slow(Options(), make_environ(), ignore)
         scope.status = "200 OK"
         assert not scope.end_unused()
         assert not scope.closed

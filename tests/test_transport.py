@@ -237,7 +237,7 @@ def test_not_handed_over(ran):
     with _transport.handed_over() as jobs:
         get(app, environ=make_environ(**gunicorn(None, SERVER_PROTOCOL="HTTP/2.0")))
         get(app, environ=make_environ())
-        app.inline = False
+        app = DeferMiddleware(deferring_app(ran), inline=False)
         get(app, environ=make_environ(**gunicorn(Socket())))
     background.join()
     assert sorted(ran) == [MAIN, BACKGROUND, BACKGROUND]
@@ -261,8 +261,8 @@ def test_the_order_to_stop_names_all_jobs(caplog):
             get(DeferMiddleware(app), environ=environ)
     with pytest.raises(SystemExit):
         _transport.run_jobs(jobs)
-    assert "lost (1): the worker was told to stop: /one" in caplog.text
-    assert "lost (2): the worker was told to stop: gunicorn" in caplog.text
+    assert "/one lost: the worker was told to stop" in caplog.text
+    assert "/two lost: the worker was told to stop" in caplog.text
 
 
 @pytest.fixture

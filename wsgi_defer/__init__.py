@@ -3,6 +3,7 @@
 from ._call import Call, DeferredCall
 from ._drain import deferring
 from ._middleware import DeferMiddleware
+from ._observer import Observer
 from ._outcome import Outcome
 from ._scope import Scope, before_response, current_scope, defer, forget
 from .errors import (
@@ -10,7 +11,9 @@ from .errors import (
     NoScopeError,
     ResponseStartedError,
     ScopeClosedError,
+    TimeLimitError,
     TooManyCallsError,
+    TooManyWaitingError,
 )
 
 __all__ = [
@@ -19,11 +22,14 @@ __all__ = [
     "DeferMiddleware",
     "DeferredCall",
     "NoScopeError",
+    "Observer",
     "Outcome",
     "ResponseStartedError",
     "Scope",
     "ScopeClosedError",
+    "TimeLimitError",
     "TooManyCallsError",
+    "TooManyWaitingError",
     "before_response",
     "current_scope",
     "defer",

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
+from time import monotonic
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, TypeVar
 
@@ -25,7 +26,12 @@ class Call:
     registered it.
     """
 
+    kind = "before_response"  # the function that registers such calls
     _name: str | None = None
+    _renamed: Callable[[Call], object] | None = None  # who wants to hear of that
+    _started_at: float | None = None
+    _ended_at: float | None = None
+    _told = False  # the observers know its end
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class Call:
         # line number, which costs more than all the rest and is seldom asked for.
         self._code: CodeType = registered_by.f_code
         self._instruction: int = registered_by.f_lasti
+        self._queued_at = monotonic()
 
     @property
     def name(self) -> str | None:
@@ -67,9 +74,25 @@ class Call:
         """True until the call has begun, or was skipped or cancelled."""
         return self._context is not None
 
+    @property
+    def waited(self) -> float:
+        """Seconds from its registration to its begin, or until now."""
+        began = self._started_at
+        return (monotonic() if began is None else began) - self._queued_at
+
+    @property
+    def ran(self) -> float | None:
+        """Seconds from its begin to its end, or until now; None before its begin."""
+        if self._started_at is None:
+            return None
+        ended = self._ended_at
+        return (monotonic() if ended is None else ended) - self._started_at
+
     def named(self: C, name: str) -> C:
         """Give it a name. Of the pending calls of one name, only the last runs."""
         self._name = name
+        if self._renamed is not None:
+            self._renamed(self)
         return self
 
     def cancel(self: C) -> C:
@@ -102,6 +125,8 @@ class DeferredCall(Call):
     is the option that holds at the end, not when the call was registered.
     """
 
+    kind = "deferred"
+    _limit: float | None = None
     _predicate: Callable[[Outcome], object] | None = None
 
     def always(self) -> DeferredCall:
@@ -123,11 +148,31 @@ class DeferredCall(Call):
         self._predicate = predicate
         return self
 
+    def time_limit(self, seconds: float) -> DeferredCall:
+        """End it after ``seconds``, with ``TimeLimitError`` as its failure.
+
+        It is ended on the main thread of the process, which is where gunicorn's sync
+        worker runs it, and in gunicorn's gevent workers, there only while it waits.
+        Not inside C code, not if the app uses ``SIGALRM`` itself, and not on other
+        threads: there the log says that it runs on. The limit holds in place of the
+        one of the middleware. Up to the limit, gunicorn does not take the worker for
+        stuck, even if it is longer than gunicorn's ``timeout``.
+        """
+        self._limit = check_seconds("time_limit", seconds)
+        return self
+
     def wants(self, outcome: Outcome) -> bool:
         """Tell whether it is to run after such a response."""
         if self._predicate is None:
             return outcome.ok
         return bool(self._predicate(outcome))
+
+
+def check_seconds(option: str, seconds: float) -> float:
+    """Refuse what is not a time to wait."""
+    if not seconds > 0:
+        raise ValueError(f"{option} takes seconds, more than 0, not {seconds!r}")
+    return seconds
 
 
 def qualified_name(fn: object) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from time import monotonic
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _transport, background
 from ._call import Around
-from ._drain import check_options, discard_held, drain, run_held
+from ._drain import discard_held, run_held
+from ._observer import Observer, Observers
 from ._outcome import Outcome
 from ._response import ResponseScope, SizedBody, hook_close, is_body
-from ._scope import MAX_CALLS, enter, get_current, leave
+from ._room import WaitingRoom
+from ._scope import MAX_CALLS, Options, enter, get_current, leave
 from .errors import DeferError
 
 if TYPE_CHECKING:
@@ -44,6 +50,17 @@ class DeferMiddleware:
     :param inline: True runs the calls in the thread that served the request, False on
         the background thread. By default the server decides: inline, unless a client
         would have to wait for them.
+    :param when_busy: "thread" looks before each call whether a client waits for this
+        process, and then leaves the rest to the background thread, which the app must
+        be safe with. "inline" finishes them first. Known of gunicorn's sync worker
+        only, and with the hooks of ``wsgi_defer.gunicorn``, or its worker class.
+    :param observers: each hears of every call, besides the log; see ``Observer``.
+    :param time_limit: seconds for each call that has no limit of its own; see
+        ``DeferredCall.time_limit()`` for where a call can be ended.
+    :param slow_after: seconds after which the stack of a running call is logged, once.
+    :param max_waiting: how many calls may wait in this process, of all requests.
+    :param when_full: what a call over that does: "raise" raises
+        ``TooManyWaitingError``; "drop" drops the oldest, which is then lost.
     """
 
     def __init__(
@@ -53,17 +70,31 @@ class DeferMiddleware:
         max_calls: int = MAX_CALLS,
         around: Around | None = None,
         inline: bool | None = None,
+        when_busy: Literal["inline", "thread"] = "inline",
+        observers: Iterable[Observer] = (),
+        time_limit: float | None = None,
+        slow_after: float | None = None,
+        max_waiting: int | None = None,
+        when_full: Literal["raise", "drop"] = "raise",
     ) -> None:
         if not callable(app):
             raise TypeError(
                 "DeferMiddleware takes a WSGI app, a function of environ and "
                 f"start_response, not {type(app).__name__}"
             )
-        check_options(max_calls, around)
+        _check_choice("when_busy", when_busy, ("inline", "thread"))
+        _check_choice("when_full", when_full, ("raise", "drop"))
+        room = None
+        if max_waiting is not None:
+            if max_waiting < 1:
+                raise ValueError(f"max_waiting must be at least 1, not {max_waiting}")
+            room = WaitingRoom(max_waiting, drop_oldest=when_full == "drop")
+            observers = [room, *observers]
         self.app = app
-        self.max_calls = max_calls
-        self.around = around
-        self.inline = inline
+        self.options = Options(
+            max_calls, around, inline, when_busy == "thread", Observers(observers),
+            time_limit, slow_after, room,
+        ).checked()  # fmt: skip
         _transport.install()
 
     def __call__(
@@ -73,9 +104,10 @@ class DeferMiddleware:
             outer = get_current()
             if outer is not None and outer is environ[SCOPE_KEY] and not outer.closed:
                 # Wrapped twice, or part of a larger request: the outer one's to run.
-                outer.around = outer.around or self.around
+                if outer.options.around is None:
+                    outer.options = outer.options._replace(around=self.options.around)
                 return self.app(environ, start_response)
-        scope = environ[SCOPE_KEY] = _Exchange(self, environ, start_response)
+        scope = environ[SCOPE_KEY] = _Exchange(self.options, environ, start_response)
         token = enter(scope)
         try:
             body = self.app(environ, scope.start_response)
@@ -105,18 +137,31 @@ class _Exchange(ResponseScope):
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
     _refusal: list[bytes] | None = None  # the body of a 503
+    _given_id: str | None = None  # by a proxy, or anybody
+    _request_id: str | None = None
 
     def __init__(
         self,
-        options: DeferMiddleware,
+        options: Options,
         environ: WSGIEnvironment,
         start_response: StartResponse,
     ) -> None:
-        self.max_calls = options.max_calls
-        self.around = options.around
-        self._options = options
+        self.options = options
         self._environ: Any = environ
         self._respond: Any = start_response
+        self._began = monotonic()
+
+    @property
+    def request_id(self) -> str:
+        """The header ``X-Request-ID`` if it looks like one, else a number here."""
+        if self._request_id is None:
+            environ, given = self._environ, self._given_id
+            if environ is not None:
+                given = environ.get("HTTP_X_REQUEST_ID")
+            if given is None or not _REQUEST_ID(given):
+                given = f"{os.getpid()}-{next(_request_numbers)}"
+            self._request_id = given
+        return self._request_id
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None
@@ -258,7 +303,13 @@ class _Exchange(ResponseScope):
         finally:
             del sending
             if not self.end_unused():
-                self._run_calls(delivered=self.complete and sent)
+                self._run_calls(sent and (self.complete or self._is_bodiless()))
+
+    def _is_bodiless(self) -> bool:
+        # Some servers do not even look at the body of such a response.
+        method = self._environ.get("REQUEST_METHOD")
+        none = method == "HEAD" or self._code() in (204, 304)
+        return none and self._error is None and self.status is not None
 
     def end_unused(self) -> bool:
         """Close the scope if nothing was ever registered; False if something was."""
@@ -284,7 +335,7 @@ class _Exchange(ResponseScope):
             leave(token)
 
     def _run_calls(self, delivered: bool) -> None:
-        environ, inline = self._environ, self._options.inline
+        environ, inline = self._environ, self.options.inline
         if inline is None:
             inline = not _transport.somebody_would_wait(environ, self._respond)
         ready: Callable[[], object] = _nothing
@@ -292,31 +343,44 @@ class _Exchange(ResponseScope):
             ready = partial(_transport.wait_until_closed, environ)
         job = self._job(delivered, ready)
         take = _transport.taker(environ)
-        if take is not None and self._options.inline is not False:
+        if take is not None and self.options.inline is not False:
             take(job)
         elif self._elsewhere or not inline:
             background.submit(*job)
         else:
             _transport.finish(environ)
-            drain(*job[:2])
+            background.drain_here(*job[:2])
 
     def _job(self, delivered: bool, ready: Callable[[], object]) -> _transport.Job:
         """What is needed to run the calls, wherever that will be."""
         code, error = self._code(), self._error
         if code is None and error is None:
             error = DeferError("the app never called start_response() with a status")
+        duration = monotonic() - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.
+        self._given_id = self._environ.get("HTTP_X_REQUEST_ID")
         self._environ = self._respond = self._write = None
         self._error = self.handled = None
         if self._held:
             discard_held(self, "the response never started")
-        return self, Outcome(code, error, delivered), ready
+        return self, Outcome(code, error, delivered, duration), ready
 
     def _code(self) -> int | None:
         try:
             return int(self.status[:3])  # type: ignore[index]
         except (TypeError, ValueError):  # none, or none that is valid
             return None
+
+
+# No line break that would fake a line of the log, and nothing too long for the ledger.
+_REQUEST_ID = re.compile(r"[\w.:+/=@-]{1,64}", re.ASCII).fullmatch
+_request_numbers = itertools.count(1)
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{option} is {allowed}, not {value!r}")
 
 
 def _nothing() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
-from ._call import Around, Call, DeferredCall
+from ._call import Around, Call, DeferredCall, check_seconds
+from ._observer import Observers
+from ._outcome import Outcome
 from .errors import (
     NoScopeError,
     ResponseStartedError,
@@ -17,19 +18,55 @@ from .errors import (
     TooManyCallsError,
 )
 
-logger = logging.getLogger("wsgi_defer")
-
 MAX_CALLS = 1000
 P = ParamSpec("P")
 C = TypeVar("C", bound=Call)
 
 
+class Room(Protocol):
+    """Where the calls of many scopes wait, and which may be full."""
+
+    def admit(self, call: Call, scope: Scope) -> None:
+        """Take one more, or raise ``TooManyWaitingError``."""
+
+
+class Options(NamedTuple):
+    """What the scopes of one middleware have in common, see ``DeferMiddleware``."""
+
+    max_calls: int = MAX_CALLS
+    around: Around | None = None
+    inline: bool | None = None
+    gives_way: bool = False  # to a client that waits: the rest goes to the background
+    observers: Observers = Observers()
+    time_limit: float | None = None
+    slow_after: float | None = None
+    room: Room | None = None
+
+    def checked(self) -> Options:
+        """Refuse what would fail later, at the first call; return the options."""
+        if self.max_calls < 1:
+            raise ValueError(f"max_calls must be at least 1, not {self.max_calls}")
+        if self.around is not None and not callable(self.around):
+            kind = type(self.around).__name__
+            raise TypeError(
+                f"around must return a context manager when called, not {kind}"
+            )
+        if self.time_limit is not None:
+            check_seconds("time_limit", self.time_limit)
+        if self.slow_after is not None:
+            check_seconds("slow_after", self.slow_after)
+        return self
+
+
+_DEFAULTS = Options()
+
+
 class Scope:
     """The calls of one request, in order, until they have run.
 
-    ``finished``, ``failed`` and ``skipped`` count what became of them; skipped ones
-    are those that the outcome did not want, that were cancelled, or that gave way to
-    a later call of the same name. Adding a call is safe from any thread.
+    ``finished``, ``failed``, ``skipped`` and ``lost`` count what became of them;
+    skipped ones are those that the outcome did not want, that were cancelled, or that
+    gave way to a later call of the same name. Adding a call is safe from any thread.
     """
 
     # On the class, because a scope is made for every request and few use these.
@@ -39,17 +76,21 @@ class Scope:
     finished = 0
     failed = 0
     skipped = 0
+    lost = 0
     running: Call | None = None
+    outcome: Outcome | None = None  # how the response ended, when it has
     # Lists from the first call on, see _append().
     _held: list[Call] = ()  # type: ignore[assignment]
     _deferred: list[DeferredCall] = ()  # type: ignore[assignment]
     _process = 0
 
-    def __init__(
-        self, max_calls: int = MAX_CALLS, around: Around | None = None
-    ) -> None:
-        self.max_calls = max_calls
-        self.around = around
+    def __init__(self, options: Options = _DEFAULTS) -> None:
+        self.options = options
+
+    @property
+    def request_id(self) -> str:
+        """What logs call the request; empty without one."""
+        return ""
 
     @property
     def pending(self) -> tuple[Call, ...]:
@@ -57,20 +98,26 @@ class Scope:
         return tuple(call for call in (*self._held, *self._deferred) if call.pending)
 
     def _append(self, call: Call, kind: str, function: str) -> None:
-        if self.registered >= self.max_calls:
-            raise TooManyCallsError(self.max_calls)
+        options = self.options
+        if self.registered >= options.max_calls:
+            raise TooManyCallsError(options.max_calls)
+        if options.room is not None and kind == "_deferred":
+            options.room.admit(call, self)
         if not self.registered:
             self._process = os.getpid()
         # In this order, for the sake of other threads: who ends the scope sets the
         # flag, and then looks for calls once more. Either it has seen this one, or
         # this one is still here. The same goes for the start of the response.
         self.registered += 1
+        if options.observers.queued:
+            options.observers.tell(options.observers.queued, call, self)
         calls: list[Call] = self.__dict__.setdefault(kind, [])
         calls.append(call)
         late = self.closed or (self.started and kind == "_held")
         if late and call in calls:
             calls.remove(call)
             self.registered -= 1
+            self._tell_skipped(call, "it came too late")
             raise ScopeClosedError(function) if self.closed else ResponseStartedError
 
     def __del__(self) -> None:
@@ -82,10 +129,28 @@ class Scope:
     def dropped(self) -> None:
         """Nobody is left to run the calls."""
         for call in self.pending:
-            logger.error(
-                "deferred call %s was never run: its scope was dropped; from %s",
-                call.label, call.origin,
-            )  # fmt: skip
+            self.lose(call, "its scope was dropped")
+
+    def skip(self, call: Call, why: str) -> None:
+        """Do not run it, which is as it should be."""
+        if call._told:  # lost before, see lose()
+            return
+        self.skipped += 1
+        self._tell_skipped(call, why)
+
+    def _tell_skipped(self, call: Call, why: str) -> None:
+        call.cancel()
+        call._told = True
+        self.options.observers.tell(self.options.observers.skipped, call, self, why)
+
+    def lose(self, call: Call, why: str) -> None:
+        """Do not run it, which somebody should know."""
+        if call._told:
+            return
+        self.lost += 1
+        call.cancel()
+        call._told = True
+        self.options.observers.tell(self.options.observers.lost, call, self, why)
 
     def forget(self, name: str) -> None:
         """Cancel every call of that name that has not begun."""
@@ -99,17 +164,20 @@ class Scope:
 
     def take(self) -> DeferredCall | None:
         """The next call to run after the response; None when there is none."""
-        return self._next_of(self._deferred) if self._deferred else None
+        return self._next_of(self._deferred)
 
     def _next_of(self, calls: list[C]) -> C | None:
         while calls:
-            call = calls.pop(0)
-            if call._context is not None and (
-                call._name is None or not _is_renewed(call, calls)
-            ):
+            # Always either here or there: an order to stop may come at any line.
+            self.running = call = calls[0]
+            del calls[0]
+            if call._context is None:
+                self.skip(call, "it was cancelled")
+            elif call._name is not None and _is_renewed(call, calls):
+                self.skip(call, "a later call has its name")
+            else:
                 return call
-            call.cancel()
-            self.skipped += 1
+        self.running = None
         return None
 
 

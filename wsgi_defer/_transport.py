@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from ._drain import drain, report_lost
+from . import _host, background
+from ._drain import report_lost
 from ._outcome import Outcome
 from ._scope import Scope
 
@@ -162,20 +163,20 @@ def handed_over() -> Iterator[list[Job]]:
 
 def run_jobs(jobs: list[Job]) -> None:
     """Drain what was handed over, in turn. Raises gunicorn's order to stop only; what
-    that cuts off is named in the log."""
+    that cuts off is lost."""
     while jobs:
         scope, outcome, _ = jobs.pop(0)
         try:
-            drain(scope, outcome)
+            background.drain_here(scope, outcome)
         except BaseException:
             report_lost_jobs(jobs)
             raise
 
 
-def report_lost_jobs(jobs: list[Job]) -> None:
-    """Name the calls of jobs that will not be run."""
+def report_lost_jobs(jobs: list[Job], *, running: bool = True) -> None:
+    """The calls of these jobs will not be run, or, with ``running``, not to the end."""
     for scope, _, _ in jobs:
-        report_lost(scope, "the worker was told to stop")
+        report_lost(scope, _host.current.why, running=running)
 
 
 class _UwsgiHook:

@@ -2,8 +2,8 @@
 
 It is started by the first scope that it is given, and a child process starts its own.
 Scopes are drained one after the other, oldest first. When the process exits in an
-orderly way, what waits is finished first, for at most ``EXIT_WAIT`` seconds; what is
-then left is named in the log.
+orderly way, what waits is finished first, for at most ``EXIT_WAIT`` seconds, or for as
+long as a server that is known leaves it; what is then left is lost, and named.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
+from . import _host
 from ._drain import drain, report_lost
 from ._outcome import Outcome
 from ._scope import Scope
@@ -23,6 +25,8 @@ from ._scope import Scope
 logger = logging.getLogger("wsgi_defer")
 
 EXIT_WAIT = 20.0  # seconds; gunicorn kills a worker 30 s (graceful_timeout) after TERM
+BEAT = 0.2  # seconds between two signs of life while the process waits for its end
+MARGIN = 0.5  # seconds before the process is killed, to name what is lost
 MAX_WAITING = 1000  # scopes
 
 Job = tuple[Scope, Outcome, Callable[[], object]]
@@ -59,7 +63,7 @@ class _Background:
             self._thread = None
             self._waiting.remove(job)
             return False
-        atexit.register(self._finish)
+        atexit.register(self.finish)
         return True
 
     def join(self, timeout: float | None) -> bool:
@@ -87,10 +91,13 @@ class _Background:
                     self._running = None
                     self._changed.notify_all()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Let what waits come to its end, while there is time; the rest is lost."""
         done = False
         try:
-            done = self.join(EXIT_WAIT)
+            deadline = time.monotonic() + _time_to_finish()
+            while not (done := self.join(BEAT)) and time.monotonic() < deadline:
+                _host.current.beat()
         finally:  # gunicorn's timeout may end the waiting, too
             if not done:
                 for scope in self._unfinished():
@@ -98,11 +105,12 @@ class _Background:
 
     def _unfinished(self) -> list[Scope]:
         running = [] if self._running is None else [self._running]
-        return running + [scope for scope, _, _ in self._waiting]
+        waiting = running + [scope for scope, _, _ in self._waiting]
+        return [scope for scope in waiting if not scope.closed]
 
     def forget(self) -> None:
         """In a child process: its parent is to run all this."""
-        atexit.unregister(self._finish)
+        atexit.unregister(self.finish)
         for scope in self._unfinished():
             scope.closed = True
 
@@ -112,6 +120,11 @@ def _wait_for(ready: Callable[[], object]) -> None:
         ready()
     except Exception:  # a reason not to wait, but none to lose the calls
         logger.exception("waiting for the end of the response failed")
+
+
+def _time_to_finish() -> float:
+    left = _host.current.time_left()
+    return EXIT_WAIT if left is None else left - MARGIN
 
 
 _made: dict[str, _Background] = {}
@@ -141,6 +154,24 @@ def submit(scope: Scope, outcome: Outcome, ready: Callable[[], object]) -> None:
     """
     if not _background().submit((scope, outcome, ready)):
         drain(scope, outcome)
+
+
+def drain_here(scope: Scope, outcome: Outcome) -> None:
+    """Drain the scope in this thread. If its options say that it gives way, the rest
+    goes to the background thread as soon as a client waits for this one."""
+    if not drain(scope, outcome, give_way=scope.options.gives_way):
+        submit(scope, outcome, _nothing)
+
+
+def finish() -> None:
+    """Let what waits come to its end, at the end of the process; what does not is
+    lost."""
+    if "background" in _made:
+        _background().finish()
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""
 
 
 def join(timeout: float | None = None) -> bool:

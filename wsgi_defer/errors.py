@@ -73,3 +73,41 @@ class ResponseStartedError(DeferError):
             "call could no longer run before it. Call it before the first byte of "
             "the body, or use defer()."
         )
+
+
+class TooManyWaitingError(DeferError):
+    """So many calls wait in this process that it takes no more.
+
+    Carries ``limit``, the number of calls that may wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.limit} deferred calls wait in this process already, which is its "
+            "limit: they come faster than they run. Give the server more workers, "
+            "make the calls shorter, hand them to a job queue, or raise the limit "
+            "with max_waiting=... of DeferMiddleware."
+        )
+
+
+class TimeLimitError(DeferError):
+    """A deferred call was ended, because it ran longer than its time limit.
+
+    Carries ``call``, the call's label, and ``seconds``, the limit.
+    """
+
+    def __init__(self, call: str, seconds: float) -> None:
+        super().__init__(call, seconds)
+        self.call = call
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"the deferred call {self.call} was ended at its time limit of "
+            f"{self.seconds:g} s. Give it more with .time_limit(seconds) or the "
+            "time_limit=... of DeferMiddleware, or make it shorter."
+        )

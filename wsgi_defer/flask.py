@@ -14,7 +14,7 @@ from flask.globals import app_ctx, request_ctx
 from . import background
 from ._drain import deferring
 from ._middleware import SCOPE_KEY, DeferMiddleware
-from ._scope import MAX_CALLS, Scope, current_scope
+from ._scope import Scope, current_scope
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -43,11 +43,12 @@ class Defer:
     body defers after its first item run when the test closes the response.
 
     :param app: the app; or none, and ``init_app()`` later, for any number of apps.
-    :param max_calls: as for ``DeferMiddleware``.
+    :param options: those of ``DeferMiddleware``, such as ``max_calls``; all but
+        ``around``. Those that ``deferring()`` has hold for commands, too.
     """
 
-    def __init__(self, app: Flask | None = None, *, max_calls: int = MAX_CALLS) -> None:
-        self.max_calls = max_calls
+    def __init__(self, app: Flask | None = None, **options: Any) -> None:
+        self.options = options
         if app is not None:
             self.init_app(app)
 
@@ -58,7 +59,7 @@ class Defer:
             raise RuntimeError(f"Defer is already set up for the app {app.name!r}")
         app.extensions["wsgi_defer"] = self
         app.wsgi_app = DeferMiddleware(  # type: ignore[method-assign]
-            app.wsgi_app, max_calls=self.max_calls, around=partial(fresh_context, app)
+            app.wsgi_app, around=partial(fresh_context, app), **self.options
         )
         self._wrap_commands(app)
         self._wrap_test_client(app)
@@ -72,7 +73,7 @@ class Defer:
         ) -> click.Command | None:
             command = get_command(ctx, cmd_name)
             if command is not None and current_scope() is None:
-                ctx.with_resource(_command_scope(app, self.max_calls))
+                ctx.with_resource(_command_scope(app, self.options))
             return command
 
         app.cli.get_command = get_command_in_scope  # type: ignore[method-assign]
@@ -120,9 +121,11 @@ def fresh_context(app: Flask) -> Iterator[None]:
 
 
 @contextmanager
-def _command_scope(app: Flask, max_calls: int) -> Iterator[None]:
+def _command_scope(app: Flask, options: dict[str, Any]) -> Iterator[None]:
     leaving: click.exceptions.Exit | None = None
-    with deferring(max_calls=max_calls, around=partial(fresh_context, app)):
+    known = ("max_calls", "observers", "time_limit", "slow_after")
+    chosen = {name: options[name] for name in known if name in options}
+    with deferring(around=partial(fresh_context, app), **chosen):
         try:
             yield
         except click.exceptions.Exit as error:

@@ -8,7 +8,10 @@ from typing import Any
 from gevent import pool
 from gunicorn.workers import ggevent
 
+from .. import _host
 from .._transport import Job, handed_over, report_lost_jobs, run_jobs
+from ._hooks import attach
+from ._host import time_for_calls
 
 
 class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
@@ -35,12 +38,15 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
         self._unfinished.remove(jobs)
 
     def run(self) -> None:
+        attach(self)
         try:
             super().run()
-            deadline = time.monotonic() + self.cfg.graceful_timeout
+            deadline = time.monotonic() + time_for_calls()
             while len(self._calls) and time.monotonic() < deadline:
-                self.notify()
-                self._calls.join(0.5)
+                _host.current.beat()
+                self._calls.join(0.1)
         finally:
             for jobs in self._unfinished:
-                report_lost_jobs(jobs)
+                # One that runs may still come to its end while the process exits, and
+                # if not, the master names it.
+                report_lost_jobs(jobs, running=not _host.current.recorded)

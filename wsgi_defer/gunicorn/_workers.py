@@ -14,7 +14,10 @@ from typing import Any
 
 from gunicorn.workers import gthread, sync
 
+from .. import _host
 from .._transport import Job, handed_over, report_lost_jobs, run_jobs
+from ._hooks import attach
+from ._host import time_for_calls
 
 
 class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
@@ -23,6 +26,10 @@ class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
     After an error of the app, too: its ``.always()`` and ``.on_failure()`` calls run
     when gunicorn's error page is out, in the main thread.
     """
+
+    def run(self) -> None:
+        attach(self)
+        super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         with handed_over() as jobs:
@@ -42,17 +49,20 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         return DrainingThreadPool(max_workers=self.cfg.threads)
 
     def run(self) -> None:
+        attach(self)
         try:
             super().run()
             # gunicorn's own loop has ended, and so have the responses. Calls may still
             # run: keep the master from taking this worker for stuck.
-            deadline = time.monotonic() + self.cfg.graceful_timeout
+            deadline = time.monotonic() + time_for_calls()
             while self.tpool.draining and time.monotonic() < deadline:
-                self.notify()
+                _host.current.beat()
                 time.sleep(0.1)
         finally:
             for jobs in list(self.tpool.draining.values()):
-                report_lost_jobs(jobs)
+                # The process waits for its threads, so one that runs may yet end; and
+                # if it does not, the master names it.
+                report_lost_jobs(jobs, running=not _host.current.recorded)
 
 
 class DrainingThreadPool(ThreadPoolExecutor):

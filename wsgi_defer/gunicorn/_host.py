@@ -1,0 +1,122 @@
+"""What a gunicorn worker tells of itself: its heart, its listeners, its end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from .. import _host
+from .._host import TimeUp
+
+BEAT = 0.05  # seconds; more often is of no use, since the master looks once a second
+MARGIN = 0.5  # seconds before the master kills the worker, to name what is lost
+
+
+class GunicornHost(_host.Host):
+    """The worker around this process, whatever its class."""
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+        self._grace = float(worker.cfg.graceful_timeout)
+        self._main = threading.get_ident()
+        self._stopped_at: float | None = None
+        self._next_beat = 0.0
+        # A file descriptor of its own: gunicorn closes its one before worker_exit,
+        # and Worker.notify() raises from then on.
+        self._heart = os.dup(worker.tmp.fileno())
+        self._listeners = select.poll()
+        for listener in worker.sockets:
+            self._listeners.register(listener.fileno(), select.POLLIN)
+        self._note_the_order_to_stop()
+
+    @property
+    def stopping(self) -> bool:  # type: ignore[override]
+        return not self.worker.alive
+
+    def _note_the_order_to_stop(self) -> None:
+        # On TERM, gunicorn's handler sets alive = False, and the master kills the
+        # worker graceful_timeout later. Only the handler knows when that began.
+        theirs: Any = signal.getsignal(signal.SIGTERM)
+        if not callable(theirs):
+            return
+
+        def note(number: int, frame: Any) -> None:
+            if self._stopped_at is None:
+                self._stopped_at = monotonic()
+            theirs(number, frame)
+
+        signal.signal(signal.SIGTERM, note)
+        signal.siginterrupt(signal.SIGTERM, False)  # as gunicorn has it
+
+    def beat(self, thread: int | None = None) -> None:
+        now = monotonic()
+        if now < self._next_beat or not self._is_heart(
+            threading.get_ident() if thread is None else thread
+        ):
+            return
+        self._next_beat = now + BEAT
+        try:
+            # As gunicorn/workers/workertmp.py; up to 21 that reads the change time,
+            # which this sets as well.
+            os.utime(self._heart, (now, now))
+        except OSError:  # the disk of the temporary file; gunicorn is to complain
+            self._next_beat = now + 1
+
+    def _is_heart(self, thread: int) -> bool:
+        """Whether a sign of life of this thread is one of the whole worker.
+
+        The main thread only: another one may live while that is stuck.
+        """
+        return thread == self._main
+
+    def client_waiting(self) -> bool:
+        return any(event & select.POLLIN for _, event in self._listeners.poll(0))
+
+    def time_left(self) -> float | None:
+        if self.worker.alive:
+            return None
+        if self._stopped_at is None:  # max_requests, or INT: nobody has told us when
+            self._stopped_at = monotonic()
+        return self._stopped_at + self._grace - monotonic()
+
+    def note_timeout(self) -> None:
+        """gunicorn's timeout has struck, and ends what the main thread does."""
+        self.why = f"gunicorn's timeout of {self.worker.cfg.timeout} s ended the worker"
+
+    def close(self) -> None:
+        """In a child process: the worker's heart is not its own."""
+        os.close(self._heart)
+
+
+class GeventHost(GunicornHost):
+    """A gevent worker: all of its greenlets run in one thread."""
+
+    def _is_heart(self, thread: int) -> bool:
+        return True  # if one greenlet runs, none hangs
+
+    def call_within(self, seconds: float, run: Callable[[], object]) -> bool:
+        import gevent  # only in a process that has it, and has patched all it patches
+
+        with gevent.Timeout(seconds, TimeUp):
+            run()
+        return True
+
+
+def host_for(worker: Any) -> GunicornHost:
+    """The host for a worker of that class."""
+    ggevent = sys.modules.get("gunicorn.workers.ggevent")
+    if ggevent is not None and isinstance(worker, ggevent.GeventWorker):
+        return GeventHost(worker)
+    return GunicornHost(worker)
+
+
+def time_for_calls() -> float:
+    """Seconds that a worker which stops may still wait for its calls."""
+    left = _host.current.time_left()
+    return 0 if left is None else left - MARGIN

@@ -1,0 +1,166 @@
+"""The flight recorder: which calls wait and run, in memory that survives the process.
+
+The master makes it before it forks, one slot for each worker. A worker writes what
+becomes of its calls into its slot, and when it is dead, however it died, the master
+reads what was left. The size is fixed: a slot has room for so many calls at a time, and
+those above that are counted, without their names.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from typing import NamedTuple
+
+from ._call import Call
+from ._observer import Observer
+from ._scope import Scope
+
+SLOTS = 256  # workers at a time
+ENTRIES = 1000  # calls at a time, of one worker
+ENTRY = 256  # bytes
+NAME = 168  # bytes, of them
+REQUEST = 64
+_HEAD = 24  # state, and two times
+_SLOT = (ENTRIES + 1) * ENTRY  # the first is for the count of those without an entry
+
+_FREE, _WAITING, _RUNNING = 0, 1, 2
+
+
+class Left(NamedTuple):
+    """A call that was left when its process ended.
+
+    ``since`` is the number of seconds since it began, or was registered if it had not
+    begun.
+    """
+
+    name: str
+    request_id: str
+    running: bool
+    since: float
+
+
+class Ledger:
+    """The memory, and who has which part of it. For the process that forks.
+
+    64 MB of address space; a page of it becomes memory when it is first written. A
+    slot that was left is used again, the first ones first.
+    """
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        self._memory = mmap.mmap(-1, slots * _SLOT)
+        self._free = list(range(slots))[::-1]
+
+    def take_slot(self) -> int | None:
+        """Reserve a slot for a process that is to be forked; None if all are taken."""
+        return self._free.pop() if self._free else None
+
+    def recorder(self, slot: int) -> Recorder:
+        """What the forked process writes its slot with."""
+        return Recorder(self._memory, slot)
+
+    def close_slot(self, slot: int) -> tuple[list[Left], int]:
+        """Read what is left of a process that has ended, and free its slot.
+
+        Returns the calls, the running ones first, and the number of those that had no
+        entry.
+        """
+        left = []
+        numbers = memoryview(self._memory).cast("Q")
+        times = memoryview(self._memory).cast("d")
+        begin = slot * _SLOT
+        unnamed = numbers[begin // 8]
+        now = time.monotonic()  # one clock for all processes of a machine
+        for entry in range(begin + ENTRY, begin + _SLOT, ENTRY):
+            state = numbers[entry // 8]
+            if state == _FREE:
+                continue
+            running = state == _RUNNING
+            since = now - times[entry // 8 + (2 if running else 1)]
+            name = self._text(entry + _HEAD, NAME)
+            request = self._text(entry + _HEAD + NAME, REQUEST)
+            left.append(Left(name, request, running, since))
+            numbers[entry // 8] = _FREE
+        numbers[begin // 8] = 0
+        self._free.append(slot)
+        self._free.sort(reverse=True)
+        left.sort(key=lambda call: (not call.running, -call.since))
+        return left, unnamed
+
+    def _text(self, begin: int, size: int) -> str:
+        text = self._memory[begin : begin + size].partition(b"\0")[0]
+        return text.decode(errors="replace")
+
+
+class Recorder(Observer):
+    """Writes one slot, in the process that has it. Safe from any thread."""
+
+    def __init__(self, memory: mmap.mmap, slot: int) -> None:
+        self._memory = memory
+        self._numbers = memoryview(memory).cast("Q")
+        self._times = memoryview(memory).cast("d")
+        self._count = slot * _SLOT // 8
+        first = slot * _SLOT + ENTRY
+        # What is done with these lists, dicts and sets is atomic.
+        self._free = list(range(first, first + ENTRIES * ENTRY, ENTRY))[::-1]
+        self._entries: dict[int, int] = {}
+        self._unnamed: set[int] = set()
+
+    def queued(self, call: Call, scope: Scope) -> None:
+        self._write(call, scope, _WAITING)
+
+    def started(self, call: Call, scope: Scope) -> None:
+        entry = self._entries.get(id(call))
+        if entry is None:  # there was no room when it was registered
+            self._drop_unnamed(call)
+            self._write(call, scope, _RUNNING)
+        else:
+            self._times[entry // 8 + 2] = call._started_at or 0
+            self._numbers[entry // 8] = _RUNNING
+
+    def finished(self, call: Call, scope: Scope) -> None:
+        entry = self._entries.pop(id(call), None)
+        if entry is None:
+            self._drop_unnamed(call)
+        else:
+            self._numbers[entry // 8] = _FREE
+            self._free.append(entry)
+
+    def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
+        self.finished(call, scope)
+
+    def skipped(self, call: Call, scope: Scope, why: str) -> None:
+        self.finished(call, scope)
+
+    def lost(self, call: Call, scope: Scope, why: str) -> None:
+        self.finished(call, scope)
+
+    def _write(self, call: Call, scope: Scope, state: int) -> None:
+        try:
+            entry = self._free.pop()
+        except IndexError:
+            self._unnamed.add(id(call))
+            self._numbers[self._count] = len(self._unnamed)
+            return
+        self._entries[id(call)] = entry
+        self._write_name(entry, call)
+        request = scope.request_id.encode() + b"\0"
+        begin = entry + _HEAD + NAME
+        self._memory[begin : begin + len(request)] = request
+        self._times[entry // 8 + 1] = call._queued_at
+        self._times[entry // 8 + 2] = call._started_at or 0
+        self._numbers[entry // 8] = state  # last, so that no half of it is ever read
+        call._renamed = self._rename
+
+    def _rename(self, call: Call) -> None:
+        if (entry := self._entries.get(id(call))) is not None:
+            self._write_name(entry, call)
+
+    def _write_name(self, entry: int, call: Call) -> None:
+        name = call.label.encode(errors="replace")[: NAME - 1] + b"\0"
+        begin = entry + _HEAD
+        self._memory[begin : begin + len(name)] = name
+
+    def _drop_unnamed(self, call: Call) -> None:
+        self._unnamed.discard(id(call))
+        self._numbers[self._count] = len(self._unnamed)
