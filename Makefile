@@ -36,7 +36,8 @@ test: unit .venv/installed
 	$(BIN)/python -m pytest tests/wire
 
 # Every branch of the heart has a test; what only a fork or an exit reaches, not all.
-HEART = _call _drain _middleware _outcome _response _scope _transport
+HEART = _call _drain _host _limit _middleware _observer _outcome _response _room _scope \
+  _transport _watch ledger
 
 unit: .venv/installed
 	$(BIN)/python -m pytest --ignore tests/wire --cov --cov-report=

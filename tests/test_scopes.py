@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import functools
 import gc
 import itertools
 import sys
@@ -518,3 +520,20 @@ def test_current_scope():
     get(DeferMiddleware(app), environ=environ)
     scope = environ["wsgi_defer.scope"]
     assert (scope.closed, scope.pending, scope.finished) == (True, (), 1)
+
+
+def test_around_of_two_middlewares(ran):
+    """The outer one's holds, if it has one."""
+
+    def around(name):
+        return contextlib.nullcontext(ran.append(name))
+
+    def app(around_outer):
+        inner = DeferMiddleware(
+            text_app(lambda: defer(int)), around=functools.partial(around, "inner")
+        )
+        return DeferMiddleware(inner, around=around_outer)
+
+    get(app(functools.partial(around, "outer")))
+    get(app(None))
+    assert ran == ["outer", "inner"]

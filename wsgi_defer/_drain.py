@@ -6,8 +6,8 @@ The rules, in one place:
 - Each call is asked just before it would run whether it wants this outcome.
 - A call that raises has failed; the next one runs. So it is with one that reaches its
   time limit.
-- Nothing is raised to the server, but for gunicorn's order to stop. Then every call
-  that did not run is lost.
+- Nothing is raised to the server, but for an order to stop: gunicorn's, or that of a
+  time limit around it all. Then every call that did not run is lost.
 - The observers hear of each, the log among them.
 """
 
@@ -19,7 +19,7 @@ from time import monotonic
 
 from . import _host, _limit
 from ._call import Around, Call, DeferredCall
-from ._host import is_order_to_stop
+from ._host import TimeUp, is_order_to_stop
 from ._observer import Observer, Observers
 from ._outcome import Outcome
 from ._scope import MAX_CALLS, Options, Scope, enter, leave
@@ -35,7 +35,7 @@ def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
     if outcome.error is not None and is_order_to_stop(outcome.error):
         # It ended the view. gunicorn 22+ goes on as if it were any error, and kills
         # the worker a second later.
-        report_lost(scope, _host.current.why)
+        report_lost(scope, _reason(outcome.error))
         return True
     try:
         while True:
@@ -48,8 +48,8 @@ def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
         # What another thread added between the last look and the line above.
         while (call := scope.take()) is not None:
             _run(call, scope, outcome)
-    except BaseException:  # gunicorn's order to stop
-        report_lost(scope, _host.current.why)
+    except BaseException as error:  # an order to stop
+        report_lost(scope, _reason(error))
         raise
     finally:
         scope.outcome = None  # its error leads back to here, and to the scope
@@ -147,6 +147,12 @@ def _end_block(scope: Scope, error: BaseException | None) -> None:
     drain(scope, Outcome(status=None, error=error))
     if refusal is not None:
         raise refusal
+
+
+def _reason(order: BaseException) -> str:
+    if isinstance(order, TimeUp):
+        return "the call that waits for it was ended at its time limit"
+    return _host.current.why
 
 
 def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:

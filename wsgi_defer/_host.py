@@ -57,7 +57,10 @@ def is_order_to_stop(error: BaseException) -> bool:
 
     gunicorn/workers/base.py: handle_abort and handle_quit, on the worker's timeout
     and on INT or QUIT. Running on would only get the worker killed a second later.
+    The time limit of a call around all this is such an order, too.
     """
+    if isinstance(error, TimeUp):
+        return True
     trace = error.__traceback__
     if not isinstance(error, SystemExit) or trace is None:
         return False

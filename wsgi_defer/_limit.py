@@ -20,7 +20,7 @@ from ._host import TimeUp
 from ._scope import Scope
 from .errors import TimeLimitError
 
-AGAIN = 0.25  # seconds; for code that catches even BaseException and goes on
+AGAIN = 1.0  # seconds; for code that catches even BaseException and goes on
 
 
 def run(call: Call, scope: Scope, limit: float | None) -> None:
@@ -35,7 +35,9 @@ def run(call: Call, scope: Scope, limit: float | None) -> None:
         else:
             _run_within(limit, partial(call.run, scope.options.around))
     except TimeUp as up:
-        error = TimeLimitError(call.label, limit or 0)
+        if limit is None or monotonic() - watched.began < limit:
+            raise  # the limit of a call around this one
+        error = TimeLimitError(call.label, limit)
         raise error.with_traceback(up.__traceback__) from None
     finally:
         _watch.end(watched)

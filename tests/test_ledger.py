@@ -1,0 +1,162 @@
+"""The ledger: what a process has left, read by the one that forked it."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import warnings
+
+import pytest
+
+from wsgi_defer import current_scope, defer, deferring, ledger
+from wsgi_defer._drain import report_lost
+from wsgi_defer._observer import observe_process, stop_observing
+from wsgi_defer.ledger import ENTRIES, ENTRY, Ledger
+
+
+@pytest.fixture
+def book():
+    return Ledger(slots=4)
+
+
+@pytest.fixture
+def recorded(book):
+    """Everything in this process goes into slot 0."""
+    recorder = book.recorder(book.take_slot())
+    observe_process(recorder)
+    yield recorder
+    stop_observing(recorder)
+
+
+def left(book):
+    """What the ledger holds now; reading it empties it."""
+    calls, unnamed = book.close_slot(0)
+    book.take_slot()
+    return [(call.name, call.running) for call in calls], unnamed
+
+
+def test_what_waits_and_what_runs(book, recorded):
+    """The running one first; a later name is known; nothing else is left."""
+    seen = []
+
+    def look():
+        seen.append(book.close_slot(0))
+        book.take_slot()
+
+    with deferring():
+        defer(int, "x").named("fails")
+        defer(float).cancel()
+        defer(look).named("looks")
+        defer(str).named("waits")
+        defer(bytes)
+    ((calls, unnamed),) = seen
+    assert [(call.name, call.running) for call in calls] == [
+        ("looks", True), ("waits", False), ("builtins.bytes", False),
+    ]  # fmt: skip
+    assert unnamed == 0
+    assert all(0 <= call.since < 5 for call in calls)
+    assert len(recorded._free) == ENTRIES
+    assert recorded._entries == {}
+
+
+def test_every_end_is_one(book, recorded):
+    """Finished, failed, skipped, lost: each gives its entry back."""
+    with deferring():
+        defer(int)
+        defer(int, "x")
+        defer(int).named("twice")
+        defer(int).named("twice").cancel()
+        defer(int).on_failure()
+    with deferring():
+        defer(int)
+        report_lost(current_scope(), "the end")
+    assert left(book) == ([], 0)
+    assert len(recorded._free) == ENTRIES
+
+
+def test_more_calls_than_entries(book, recorded):
+    """Those above are counted, and named if they run after all; nothing grows."""
+    seen = []
+
+    def look():
+        seen.append(left(book))
+
+    size = len(book._memory)
+    with deferring(max_calls=ENTRIES + 10):
+        for _ in range(ENTRIES + 5):
+            defer(int)
+        defer(look).named("the last one")
+        assert left(book)[1] == 6
+    assert seen == [([("the last one", True)], 0)]
+    assert len(recorded._free) == ENTRIES
+    assert recorded._unnamed == set()
+    assert len(book._memory) == size
+
+
+def test_slots_are_used_again(book):
+    """Thousands of deaths take no more room than the workers of one moment."""
+    assert [book.take_slot() for _ in range(5)] == [0, 1, 2, 3, None]
+    book.close_slot(2)
+    book.close_slot(1)
+    assert book.take_slot() == 1
+    for _ in range(5000):
+        book.close_slot(1)
+        assert book.take_slot() == 1
+
+
+def test_long_names_are_cut(book, recorded):
+    """And one that cannot be written in UTF-8 costs nothing."""
+    with deferring() as scope:
+        defer(int).named("n" * 1000)
+        defer(int).named("\udcff")
+        defer(int).named("é" * 200)
+        names = [call.name for call in book.close_slot(0)[0]]
+        book.take_slot()
+        report_lost(scope, "the test has seen enough")
+    assert sorted(len(name) for name in names) == [1, 84, 167]
+    assert ledger.NAME + ledger.REQUEST + 24 == ENTRY
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_dies_in_a_call(book, number):
+    """However it dies, the one that forked it knows."""
+    slot = book.take_slot()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there are threads; the child uses none
+        pid = os.fork()
+    if pid == 0:
+        faulthandler.disable()  # it is meant to die
+        observe_process(book.recorder(slot))
+        with deferring():
+            defer(int)
+            defer(os.kill, os.getpid(), number).named("the killer")
+            defer(int).named("after it")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
+    calls, unnamed = book.close_slot(slot)
+    assert [(call.name, call.running) for call in calls] == [
+        ("the killer", True), ("after it", False),
+    ]  # fmt: skip
+    assert unnamed == 0
+
+
+def test_a_name_that_comes_too_late(book, recorded):
+    """The entry may be another call's by then."""
+    with deferring():
+        call = defer(int)
+    with deferring() as scope:
+        defer(float)
+        call.named("late")
+        assert left(book) == ([("builtins.float", False)], 0)
+        report_lost(scope, "the test has seen enough")
+
+
+def test_calls_without_an_entry_that_never_run(book, recorded):
+    """They are counted no more."""
+    recorded._free.clear()
+    with deferring():
+        defer(int).cancel()
+        defer(int).on_failure()
+        assert recorded._numbers[recorded._count] == 2
+    assert left(book) == ([], 0)

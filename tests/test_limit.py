@@ -1,0 +1,397 @@
+"""Time limits, and the thread that watches for slow calls."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from wsgi_defer import (
+    DeferMiddleware,
+    Observer,
+    TimeLimitError,
+    _host,
+    _limit,
+    _watch,
+    background,
+    defer,
+    deferring,
+)
+
+from .client import get, text_app
+
+
+class Failures(Observer):
+    """What calls failed with, and which were slow or ran over."""
+
+    def __init__(self):
+        self.errors, self.slow_ones, self.over = [], [], []
+
+    def failed(self, call, scope, error):
+        self.errors.append(error)
+
+    def slow(self, call, scope, seconds, stack):
+        self.slow_ones.append((call.label, seconds, stack))
+
+    def overran(self, call, scope, seconds, stack):
+        self.over.append((call.label, seconds, stack))
+
+
+@pytest.fixture
+def seen():
+    return Failures()
+
+
+@pytest.fixture(autouse=True)
+def the_alarm_is_as_it_was():
+    """No test leaves a handler or a timer, or something that is watched."""
+    yield
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert not any(watch._calls for watch in _watch._made.values())
+
+
+def sleep_on(seconds=20):
+    """Code that catches every Exception, and goes on."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            time.sleep(0.005)
+
+
+def spin():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("work", [sleep_on, spin])
+def test_a_call_is_ended_at_its_limit(seen, ran, work):
+    """The error names it and the limit; the next one runs."""
+    began = time.monotonic()
+    with deferring(observers=[seen]):
+        defer(work).named("the long one").time_limit(0.1)
+        defer(ran.append, 1)
+    assert time.monotonic() - began < 5
+    assert ran == [1]
+    (error,) = seen.errors
+    assert (type(error), error.call, error.seconds) == (
+        TimeLimitError, "the long one", 0.1,
+    )  # fmt: skip
+    assert "the deferred call the long one was ended at its time limit of 0.1 s" in str(
+        error
+    )
+    assert seen.over == []
+
+
+def test_a_coroutine_is_ended_at_its_limit(seen, ran):
+    """Its finally clauses run."""
+    import asyncio
+
+    async def wait():
+        try:
+            await asyncio.sleep(20)
+        finally:
+            ran.append("cleaned up")
+
+    with deferring(observers=[seen], time_limit=0.1):
+        defer(wait)
+    assert isinstance(seen.errors[0], TimeLimitError)
+    assert ran == ["cleaned up"]
+
+
+def test_the_limit_of_the_call_comes_before_that_of_the_middleware(seen, ran):
+    """Each alone is enough."""
+
+    def view():
+        defer(time.sleep, 0.3).time_limit(10)
+        defer(sleep_on)
+        defer(ran.append, 1)
+
+    get(DeferMiddleware(text_app(view), time_limit=0.1, observers=[seen]))
+    assert [error.call for error in seen.errors] == [f"{__name__}.sleep_on"]
+    assert ran == [1]
+
+
+def test_a_call_within_its_limit(seen, ran):
+    """Nothing is armed when the next one runs."""
+    with deferring(observers=[seen], time_limit=5):
+        defer(ran.append, 1)
+        defer(lambda: ran.append(signal.getitimer(signal.ITIMER_REAL)[0] > 0))
+        defer(int, "x")
+    assert ran == [1, True]
+    assert [type(error) for error in seen.errors] == [ValueError]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_limits_that_make_no_sense(seconds):
+    """Refused at the line that says them."""
+    with deferring(), pytest.raises(ValueError, match="time_limit takes seconds"):
+        defer(int).time_limit(seconds)
+
+
+@pytest.fixture
+def their_alarm():
+    """An app that has a handler of its own."""
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *args: rang.append(1))
+    yield rang
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_app_that_uses_the_alarm_is_left_alone(seen, their_alarm, monkeypatch):
+    """Its handler is called, and ours only says that the call runs on."""
+    monkeypatch.setattr(_watch, "GRACE", 0.0)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with deferring(observers=[seen]):
+        defer(sleep_on, 0.5).time_limit(0.05)
+    assert their_alarm == [1]
+    assert seen.errors == []
+    assert [label for label, _, _ in seen.over] == [f"{__name__}.sleep_on"]
+
+
+def test_a_call_that_sets_an_alarm_of_its_own(seen, ran):
+    """With a handler, it has it; and ours is not put over it at the end."""
+
+    def theirs():
+        signal.signal(signal.SIGALRM, lambda *args: ran.append("rang"))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        sleep_on(0.3)
+
+    with deferring(observers=[seen]):
+        defer(theirs).time_limit(0.1)
+        defer(lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
+    assert ran == ["rang"]
+    assert seen.errors == []
+
+
+def test_an_alarm_without_a_handler(seen):
+    """It would have ended the process. The limit holds all the same."""
+
+    def theirs():
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        sleep_on()
+
+    with deferring(observers=[seen]):
+        defer(theirs).time_limit(0.15)
+    assert isinstance(seen.errors[0], TimeLimitError)
+
+
+def test_the_alarm_that_comes_too_late():
+    """Between the end of the call and ours: nothing is raised."""
+    alarm = _limit._Alarm()
+    alarm(signal.SIGALRM, None)
+
+
+def test_a_limit_inside_a_limit(seen, caplog):
+    """The outer one has the alarm, and ends both."""
+
+    def outer():
+        with deferring(observers=[seen]):
+            defer(sleep_on).time_limit(10)
+
+    with deferring(observers=[seen]):
+        defer(outer).time_limit(0.1)
+    assert [error.seconds for error in seen.errors] == [0.1]
+    assert "sleep_on lost while it ran" in caplog.text
+    assert "the call that waits for it was ended at its time limit" in caplog.text
+
+
+def test_on_another_thread_it_is_reported(seen, caplog, monkeypatch):
+    """With the stack, once, and while it runs; it comes to its own end."""
+    monkeypatch.setattr(_watch, "GRACE", 0.0)
+    ended = []
+
+    def long():
+        deadline = time.monotonic() + 10
+        while not seen.over and time.monotonic() < deadline:
+            time.sleep(0.005)
+        ended.append(bool(seen.over))
+
+    def view():
+        defer(long).time_limit(0.05)
+
+    get(DeferMiddleware(text_app(view), inline=False, observers=[seen]))
+    assert background.join(15)
+    assert ended == [True]
+    assert seen.errors == []
+    (label, seconds, stack) = seen.over[0]
+    assert seconds >= 0.05
+    assert "in long" in stack
+    assert "_drain.py" not in stack
+    assert "runs longer than its time limit" in caplog.text
+    assert label in caplog.text
+
+
+def test_the_slow_log(seen, caplog):
+    """The stack of a call that takes long, once, and not of one that does not."""
+
+    def slow():
+        time.sleep(0.5)
+
+    with deferring(observers=[seen], slow_after=0.1):
+        defer(int)
+        defer(slow)
+    ((label, seconds, stack),) = seen.slow_ones
+    assert label.endswith("slow")
+    assert 0.1 <= seconds < 0.5
+    assert "time.sleep(0.5)" in stack
+    assert "is slow, it has run for 0." in caplog.text
+
+
+def test_the_watch_beats_for_a_call_within_its_limit(monkeypatch):
+    """The master is not to take the worker for stuck; after the limit, it is."""
+
+    class Heart(_host.Host):
+        beats = []
+
+        def beat(self, thread=None):
+            if thread is not None:
+                self.beats.append((thread, time.monotonic()))
+
+    monkeypatch.setattr(_host, "current", Heart())
+    with deferring():
+        defer(time.sleep, 0.4).time_limit(10)
+    assert len(Heart.beats) >= 2
+    assert {thread for thread, _ in Heart.beats} == {threading.get_ident()}
+
+
+def test_a_host_with_limits_of_its_own(monkeypatch, ran):
+    """gevent's, for one, is asked first."""
+
+    class Gevent(_host.Host):
+        def call_within(self, seconds, run):
+            ran.append(seconds)
+            run()
+            return True
+
+    monkeypatch.setattr(_host, "current", Gevent())
+    with deferring():
+        defer(ran.append, "ran").time_limit(3)
+    assert ran == [3, "ran"]
+
+
+def test_the_watch_waits_when_there_is_nothing(monkeypatch, seen):
+    """And wakes for the next call; one that ends while it is looked at is left."""
+    monkeypatch.setattr(_watch, "LINGER", 0)
+    monkeypatch.setattr(_watch, "INTERVAL", 0.01)
+    watch = _watch._made.setdefault("watch", _watch._Watch())
+    for _ in range(3):
+        with deferring(observers=[seen], slow_after=0.05):
+            defer(time.sleep, 0.2)
+        deadline = time.monotonic() + 10
+        while watch._wanted.is_set() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not watch._wanted.is_set()
+    assert len(seen.slow_ones) == 3
+    with deferring(observers=[seen]) as scope:
+        gone = _watch.Watched(defer(int), scope, 1)
+    watch._tell(scope.options.observers.overran, gone, 1)
+    assert seen.over == []
+
+
+def test_no_watch_in_a_process_that_ends(monkeypatch, ran):
+    """The call runs all the same."""
+
+    class NoMore(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_watch, "_made", {})
+    monkeypatch.setattr(threading, "Thread", NoMore)
+    with deferring(slow_after=5):
+        defer(ran.append, 1)
+    assert ran == [1]
+
+
+def test_a_child_process_has_a_watch_of_its_own():
+    """The thread does not come along with a fork."""
+    code = textwrap.dedent("""
+        import os, time
+        from wsgi_defer import deferring, defer
+        def work():
+            with deferring(slow_after=.1):
+                defer(time.sleep, .5)
+        work()
+        if os.fork() == 0:
+            work()
+            os._exit(0)
+        os.wait()
+        """)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert result.stderr.count("time.sleep is slow") == 2
+
+
+def test_the_stack_of_a_greenlet(monkeypatch):
+    """Of one that waits, gevent knows it; the thread's stack is another one's."""
+
+    class Greenlet:
+        gr_frame = sys._getframe()
+
+    class Module:
+        getcurrent = staticmethod(Greenlet)
+
+    monkeypatch.setitem(sys.modules, "greenlet", Module)
+    with deferring() as scope:
+        watched = _watch.Watched(defer(int), scope, None)
+    assert watched.stack() == ""  # this frame is not inside a call
+    Greenlet.gr_frame = None
+    watched.thread = -1  # it has ended
+    assert watched.stack() == ""
+
+
+def test_end_without_a_watch(monkeypatch):
+    """A call that forks: its child has begun nothing."""
+    monkeypatch.setattr(_watch, "_made", {})
+    _watch.end(None)
+
+
+def test_the_watch_looks_for_what_came_just_before(monkeypatch, seen):
+    """A call that begins as the watch is about to wait is seen all the same."""
+    monkeypatch.setattr(_watch, "LINGER", 0)
+    monkeypatch.setattr(_watch, "INTERVAL", 0.01)
+    monkeypatch.setattr(_watch, "_made", {})
+
+    class Wanted(threading.Event):
+        def clear(self):
+            super().clear()
+            if not cleared.is_set():
+                cleared.set()
+                watch._calls[1] = late
+
+        def wait(self, timeout=None):
+            waited.append(1)
+            return super().wait(timeout)
+
+    cleared, waited = threading.Event(), []
+    watch = _watch._made["watch"] = _watch._Watch()
+    watch._wanted = Wanted()
+    with deferring(observers=[seen], slow_after=0.001) as scope:
+        late = _watch.Watched(defer(int), scope, None)
+        watch.begin(late)
+        watch.end(late)
+        assert cleared.wait(10)
+        assert not waited
+        watch.end(late)
+        watch._calls.clear()
+
+
+def test_without_anybody_to_ask():
+    """When nobody knows whether a client waits, the calls run where they are."""
+    ran = []
+    app = DeferMiddleware(
+        text_app(lambda: defer(lambda: ran.append(threading.current_thread()))),
+        when_busy="thread",
+        inline=True,
+    )
+    get(app)
+    assert ran == [threading.main_thread()]

@@ -1,0 +1,295 @@
+"""Observers: who hears what, when, and what if one of them fails."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import pytest
+
+from wsgi_defer import (
+    DeferMiddleware,
+    Observer,
+    ScopeClosedError,
+    before_response,
+    current_scope,
+    defer,
+    deferring,
+    forget,
+)
+from wsgi_defer._drain import report_lost
+from wsgi_defer._observer import EVENTS, observe_process, stop_observing
+
+from .client import get, make_environ, text_app
+
+
+class Heard(Observer):
+    """Writes down every event, with the call's label."""
+
+    def __init__(self):
+        self.events = []
+
+    def queued(self, call, scope):
+        self.events.append(("queued", call.label))
+
+    def started(self, call, scope):
+        self.events.append(("started", call.label))
+
+    def finished(self, call, scope):
+        self.events.append(("finished", call.label))
+
+    def failed(self, call, scope, error):
+        self.events.append(("failed", call.label, type(error)))
+
+    def skipped(self, call, scope, why):
+        self.events.append(("skipped", call.label, why))
+
+    def lost(self, call, scope, why):
+        self.events.append(("lost", call.label, why))
+
+    def ends(self):
+        """The ends, without what was said of them."""
+        kinds = ("finished", "failed", "skipped", "lost")
+        return [event[:2] for event in self.events if event[0] in kinds]
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+def fail():
+    raise ValueError("boom")
+
+
+def test_the_life_of_a_call(heard):
+    """Each is queued and started, and has one end, in that order."""
+
+    def view():
+        defer(int)
+        defer(fail)
+        before_response(float)
+
+    get(DeferMiddleware(text_app(view), observers=[heard]))
+    me = f"{__name__}.fail"
+    assert heard.events == [
+        ("queued", "builtins.int"),
+        ("queued", me),
+        ("queued", "builtins.float"),
+        ("started", "builtins.float"),
+        ("finished", "builtins.float"),
+        ("started", "builtins.int"),
+        ("finished", "builtins.int"),
+        ("started", me),
+        ("failed", me, ValueError),
+    ]
+
+
+def test_every_way_not_to_run_is_told_once(heard):
+    """Cancelled, forgotten, renamed, unwanted, lost."""
+    with deferring(observers=[heard]) as scope:
+        defer(int).named("cancelled").cancel()
+        defer(int).named("twice")
+        defer(int).named("twice")
+        defer(int).named("forgotten")
+        forget("forgotten")
+        defer(int).named("unwanted").on_failure()
+        defer(int).named("asks").when(lambda outcome: 1 / 0)
+    assert heard.ends() == [
+        ("skipped", "cancelled"),
+        ("skipped", "twice"),
+        ("finished", "twice"),
+        ("skipped", "forgotten"),
+        ("skipped", "unwanted"),
+        ("failed", "asks"),
+    ]
+    assert (scope.finished, scope.failed, scope.skipped, scope.lost) == (1, 1, 4, 0)
+
+
+def test_lost(heard):
+    """Told once, even if it is said twice, and the scope counts it."""
+    with deferring(observers=[heard]) as scope:
+        defer(int)
+        report_lost(scope, "the end")
+        report_lost(scope, "the end")
+    assert heard.events[1:] == [("lost", "builtins.int", "the end")]
+    assert (scope.lost, scope.skipped) == (1, 0)
+
+
+def test_held_calls_of_a_failed_request(heard):
+    """Those of before_response() are skipped, and told so."""
+
+    def view():
+        before_response(int)
+        defer(float)
+
+    get(DeferMiddleware(text_app(view, status="404 Not Found"), observers=[heard]))
+    assert heard.ends() == [("skipped", "builtins.int"), ("skipped", "builtins.float")]
+
+
+def test_what_can_be_read(heard):
+    """The outcome, with the duration; the times of the call; the request's id."""
+    seen = []
+
+    class Reader(Observer):
+        def started(self, call, scope):
+            seen.append((call.waited >= 0, call.ran >= 0, scope.outcome.status))
+
+        def finished(self, call, scope):
+            seen.append(
+                (call.ran >= 0.02, scope.outcome.delivered, scope.outcome.duration > 0)
+            )
+            seen.append(scope.request_id)
+
+        def queued(self, call, scope):
+            seen.append((call.ran, scope.outcome))
+
+    import time
+
+    app = DeferMiddleware(
+        text_app(lambda: defer(time.sleep, 0.02)), observers=[Reader()]
+    )
+    get(app, environ=make_environ(HTTP_X_REQUEST_ID="abc-1"))
+    assert seen == [(None, None), (True, True, 200), (True, True, True), "abc-1"]
+
+
+@pytest.mark.parametrize("given", ["two\nlines", "", "x" * 65, "ünicode", "a b"])
+def test_a_request_id_that_is_none(given):
+    """What cannot be trusted in a log is replaced by a number of our own."""
+    scopes = []
+    app = DeferMiddleware(text_app(lambda: scopes.append(current_scope())))
+    get(app, environ=make_environ(HTTP_X_REQUEST_ID=given))
+    get(app, environ=make_environ())
+    first, second = (scope.request_id for scope in scopes)
+    assert given not in (first, "\n") or not given
+    assert first != second
+    assert first == scopes[0].request_id  # it stays what it is
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_observer_that_raises_harms_nobody(heard, ran, caplog, error):
+    """It is logged once for each of its methods, and the others hear all."""
+
+    class Broken(Observer):
+        def queued(self, call, scope):
+            raise error
+
+        finished = queued
+
+    app = DeferMiddleware(
+        text_app(lambda: defer(ran.append, 1)), observers=[Broken(), heard]
+    )
+    for _ in range(3):
+        assert get(app).body == b"hello"
+    assert ran == [1, 1, 1]
+    assert heard.ends() == [("finished", "list.append")] * 3
+    errors = [r for r in caplog.records if "the observer" in r.getMessage()]
+    assert len(errors) == 1  # the two names are one function
+    assert "Broken raised in queued()" in errors[0].getMessage()
+
+
+def test_a_filter_of_the_log_that_raises(ran):
+    """There is nowhere left to say so; the calls run."""
+
+    class Broken(Observer):
+        def started(self, call, scope):
+            raise ValueError
+
+    def refuse(record):
+        raise RuntimeError
+
+    logger = logging.getLogger("wsgi_defer")
+    logger.addFilter(refuse)
+    try:
+        with deferring(observers=[Broken()]):
+            defer(ran.append, 1)
+    finally:
+        logger.removeFilter(refuse)
+    assert ran == [1]
+
+
+def test_what_is_no_observer():
+    """It is said at once, not when the first call has run."""
+    with pytest.raises(TypeError, match="this one is function, which has none"):
+        DeferMiddleware(text_app(int), observers=[lambda: None])
+
+
+def test_any_object_with_the_methods_will_do(ran):
+    """It need not be an Observer."""
+
+    class Duck:
+        def finished(self, call, scope):
+            ran.append(call.label)
+
+    with deferring(observers=[Duck()]):
+        defer(int)
+    assert ran == ["builtins.int"]
+
+
+def test_an_observer_of_the_whole_process(heard):
+    """It hears of every scope, also of those whose middleware was made before."""
+    app = DeferMiddleware(text_app(lambda: defer(int)))
+    get(app)
+    observe_process(heard)
+    try:
+        get(app)
+        with deferring():
+            defer(float)
+    finally:
+        stop_observing(heard)
+    stop_observing(heard)  # once more, which is nothing
+    get(app)
+    assert heard.ends() == [
+        ("finished", "builtins.int"),
+        ("finished", "builtins.float"),
+    ]
+
+
+def test_the_events_are_those_of_the_contract():
+    """One for each method of Observer."""
+    assert EVENTS == (
+        "queued", "started", "finished", "failed", "skipped", "lost", "slow", "overran",
+    )  # fmt: skip
+
+
+def test_all_methods_of_observer_do_nothing():
+    """A subclass may call super()."""
+    nobody = Observer()
+    for event in EVENTS:
+        more = {"failed": 1, "skipped": 1, "lost": 1, "slow": 2, "overran": 2}
+        assert getattr(nobody, event)(*[None] * (2 + more.get(event, 0))) is None
+
+
+@pytest.mark.parametrize("register", [defer, before_response])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_call_that_another_thread_drops_as_it_begins(heard, register, fails):
+    """It was told to be lost, so its end is not told."""
+
+    def drop():
+        scope.lose(scope.running, "too many")
+        scope.lose(scope.running, "told already")
+        if fails:
+            raise ValueError
+
+    failing = fails and register is before_response
+    with (
+        pytest.raises(ValueError) if failing else contextlib.nullcontext(),
+        deferring(observers=[heard]) as scope,
+    ):
+        register(drop).named("dropped")
+    assert heard.ends() == [("lost", "dropped")]
+    assert (scope.finished, scope.failed, scope.lost) == (0, 0, 1)
+
+
+def test_too_late(heard, monkeypatch):
+    """A call that came between the last look and the end is taken back, and told."""
+
+    class Closing(Observer):
+        def queued(self, call, scope):
+            scope.closed = True
+
+    with deferring(observers=[heard, Closing()]) as scope:
+        with pytest.raises(ScopeClosedError):
+            defer(int)
+        scope.closed = False
+    assert heard.ends() == [("skipped", "builtins.int")]
