@@ -1,5 +1,7 @@
 """A configuration for gunicorn to copy. `gunicorn` in this directory reads it."""
 
+from wsgi_defer.gunicorn import install
+
 # The app: a module, and the name of the WSGI app in it.
 wsgi_app = "examples.flask_app:app"
 
@@ -13,14 +15,18 @@ bind = "127.0.0.1:8000"
 worker_class = "wsgi_defer.gunicorn.SyncWorker"
 workers = 4
 
-# A request and its deferred calls together may take this many seconds. After that,
+# A request may take this many seconds, and each deferred call as long again. After that,
 # gunicorn takes the worker for stuck and kills it.
 timeout = 60
 
 # On TERM, a worker has this many seconds to finish its request and its calls. After
-# that it is killed, so let it be longer than your longest calls.
+# that it is killed, so let it be longer than the calls of your longest request.
 graceful_timeout = 60
 
 # Errors, and what wsgi_defer logs, go to the terminal. So does each request.
 errorlog = "-"
 accesslog = "-"
+
+# The last line: hooks by which no deferred call is lost in silence. They go after any
+# that you define above.
+install(globals())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,11 @@ import pytest
 from gunicorn.util import load_class
 
 import wsgi_defer
-from wsgi_defer import deferring
+from wsgi_defer import DeferMiddleware, defer, deferring
 from wsgi_defer.gunicorn import SyncWorker
+from wsgi_defer.gunicorn._hooks import HOOKS
 
-from .client import get
+from .client import get, text_app
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text()
@@ -39,12 +41,12 @@ def test_the_first_program(monkeypatch, capsys):
 
 def test_options(ran):
     """Every line of the options runs."""
-    names = ("refresh_cache", "write_audit", "alert", "charge")
+    names = ("refresh_cache", "write_audit", "alert", "charge", "resize")
     thing = SimpleNamespace(id=7)
     namespace = {name: lambda *args, name=name: ran.append(name) for name in names}
     with deferring():
         exec(block("forget("), {**namespace, "user": thing, "order": thing})
-    assert ran == ["write_audit", "charge"]
+    assert ran == ["write_audit", "charge", "resize"]
 
 
 def test_before_response(ran):
@@ -78,12 +80,29 @@ def test_gunicorn():
     namespace = {}
     exec(block("worker_class"), namespace)
     assert load_class(namespace["worker_class"]) is SyncWorker
+    assert set(HOOKS) < set(namespace)
+
+
+def test_middleware_options_and_an_observer(capsys):
+    """All of the options are there, and the observer prints its line."""
+    namespace = {}
+    exec(block("class Timings"), namespace)
+    namespace |= {
+        "DeferMiddleware": DeferMiddleware,
+        "app": text_app(lambda: defer(int)),
+    }
+    exec(block("when_full"), namespace)
+    get(namespace["app"])
+    assert capsys.readouterr().out.startswith("builtins.int 0.0")
+    documented = set(re.findall(r"    (\w+)=", block("when_full")))
+    real = set(inspect.signature(DeferMiddleware).parameters) - {"app"}
+    assert real - documented == {"around", "inline"}
 
 
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
-               "worker_class"]  # fmt: skip
+               "worker_class", "when_full", "class Timings"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 
