@@ -55,11 +55,6 @@ UNREACHABLE: dict[tuple[str, str, str], tuple[str, str]] = {
 }
 
 
-# Set-ups that lose sendfile for a response that defers. Their file wrappers are in C,
-# take no attribute, and hide the file, so the end of one cannot be noticed in place.
-READ_BY_PYTHON = "mod_wsgi-* bjoern"
-
-
 def expected(setup, shape, protocol):
     """The fault words of that cell and the reason; ``("ok", "")`` for most cells."""
     return find(UNREACHABLE, setup, shape, protocol) or ("ok", "")
