@@ -26,8 +26,17 @@ LAST_CHUNK = OWN + (
 CHEROOT_RAISES = OWN + "cheroot sends the head that it has, and no error page"
 
 UNREACHABLE: dict[tuple[str, str, str], tuple[str, str]] = {
-    ("uwsgi-http nginx-uwsgi", "raise raise_late raise_first", "1.0 close keep"): (
+    (
+        "uwsgi-http uwsgi-threads uwsgi-mount uwsgi-router nginx-uwsgi",
+        "raise raise_late raise_first",
+        "1.0 close keep",
+    ): ("broken", UWSGI_RAISES),
+    ("uwsgi-router-keepalive", "raise raise_late raise_first", "1.0 close"): (
         "broken",
+        UWSGI_RAISES,
+    ),
+    ("uwsgi-router-keepalive", "raise raise_late raise_first", "keep"): (
+        "late broken",
         UWSGI_RAISES,
     ),
     ("uwsgi-http11", "raise raise_late raise_first", "1.0"): ("broken", UWSGI_RAISES),
