@@ -170,7 +170,7 @@ class _Exchange(ResponseScope):
     ) -> Callable[[bytes], object]:
         """What the app gets as its ``start_response``."""
         if self.registered and not self.started:
-            if self.status is None:
+            if self.status is None and isinstance(status, str):
                 self.status = status
                 self._waiting = (status, headers, exc_info)
                 return self.write
