@@ -71,7 +71,7 @@ def test_no_other_connection_is_touched(more):
 def test_an_unknown_server():
     """There is nothing to do."""
     _transport.finish({})
-    _transport.wait_until_closed({})
+    _transport.closing({})()
     _transport.finish({"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": False})
 
 
@@ -82,13 +82,37 @@ def test_a_client_that_is_gone(error):
     assert sock.shut == [socket.SHUT_WR]
 
 
-def test_wait_until_closed(monkeypatch):
-    """It looks until the server has closed, or for CLOSE_WAIT seconds."""
+def test_closing():
+    """It looks until the server has closed. Not at a socket that others share."""
     sock = Socket(open_for=3)
-    _transport.wait_until_closed(gunicorn(sock))
+    _transport.closing(gunicorn(sock))()
     assert sock.looks == -1
-    monkeypatch.setattr(_transport, "CLOSE_WAIT", 0.01)
-    _transport.wait_until_closed(gunicorn(Socket(open_for=10**9)))
+    _transport.closing(gunicorn(sock := Socket(), SERVER_PROTOCOL="HTTP/2"))()
+    assert sock.looks == 0
+
+
+def test_many_that_do_not_close(monkeypatch, ran):
+    """Each is waited for CLOSE_WAIT seconds, all of them counted from their error."""
+    now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += 1.0
+
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(_transport, "time", clock)
+    app = DeferMiddleware(deferring_app(ran, raises=True))
+    environs = [gunicorn(Socket(open_for=10**9)) for _ in range(5)]
+    jobs = []
+    monkeypatch.setattr(background, "submit", lambda *job: jobs.append(job))
+    for environ in environs:
+        with pytest.raises(LookupError):
+            get(app, environ=make_environ(**environ))
+    for _, _, ready in jobs:
+        ready()
+    assert len(slept) == _transport.CLOSE_WAIT
+    _transport.run_jobs(jobs)
+    assert ran == [MAIN] * 5
 
 
 @pytest.mark.parametrize(

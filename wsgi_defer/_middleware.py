@@ -346,7 +346,7 @@ class _Exchange(ResponseScope):
             inline = not _transport.somebody_would_wait(environ, self._respond)
         ready: Callable[[], object] = _nothing
         if self._elsewhere:
-            ready = partial(_transport.wait_until_closed, environ)
+            ready = _transport.closing(environ)
         job = self._job(delivered, ready)
         take = _transport.taker(environ)
         if take is not None and self.options.inline is not False:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import _host, background
@@ -54,18 +55,23 @@ def finish(environ: WSGIEnvironment) -> None:
         logger.debug("the connection could not be half-closed: %r", error)
 
 
-def wait_until_closed(environ: WSGIEnvironment) -> None:
-    """Wait until the server has closed the connection, for ``CLOSE_WAIT`` at most.
+def closing(environ: WSGIEnvironment) -> Callable[[], object]:
+    """What waits until the server has closed the connection.
 
     For another thread than the server's, after an error of the app: the server still
     has to send its error page, and tells nobody when it has. gunicorn and werkzeug
-    close the connection then; on other servers this does not wait.
+    close the connection then; on other servers this does not wait. It waits for
+    ``CLOSE_WAIT`` at most, from now on: so it does not matter how many are waited for,
+    one after the other.
     """
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    if sock is None or not _is_http1(environ):
-        return
-    deadline = time.monotonic() + CLOSE_WAIT
-    while sock.fileno() != -1 and time.monotonic() < deadline:
+    if not _is_http1(environ):
+        sock = None
+    return partial(_wait_until_closed, sock, time.monotonic() + CLOSE_WAIT)
+
+
+def _wait_until_closed(sock: Any, deadline: float) -> None:
+    while sock is not None and sock.fileno() != -1 and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
