@@ -687,3 +687,20 @@ def test_bad_options():
         DeferMiddleware("myapp:app")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         DeferMiddleware(plain, max_calls=0)
+
+
+@pytest.mark.parametrize("status", [None, 200, b"200 OK"])
+def test_a_status_that_is_none(status):
+    """The server judges it at once, as it does with nothing deferred."""
+
+    def app(environ, start_response):
+        defer(print)
+        with pytest.raises(AssertionError, match="no status"):
+            start_response(status, [])
+        start_response("200 OK", [])
+        return [b""]
+
+    def judge(status, headers):
+        assert isinstance(status, str), "no status"
+
+    assert b"".join(DeferMiddleware(app)(make_environ(), judge)) == b""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import sys
 import threading
 import types
+import wsgiref.util
 
 import pytest
 
@@ -69,7 +71,7 @@ def test_no_other_connection_is_touched(more):
 def test_an_unknown_server():
     """There is nothing to do."""
     _transport.finish({})
-    _transport.wait_until_closed({})
+    _transport.closing({})()
     _transport.finish({"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": False})
 
 
@@ -80,13 +82,37 @@ def test_a_client_that_is_gone(error):
     assert sock.shut == [socket.SHUT_WR]
 
 
-def test_wait_until_closed(monkeypatch):
-    """It looks until the server has closed, or for CLOSE_WAIT seconds."""
+def test_closing():
+    """It looks until the server has closed. Not at a socket that others share."""
     sock = Socket(open_for=3)
-    _transport.wait_until_closed(gunicorn(sock))
+    _transport.closing(gunicorn(sock))()
     assert sock.looks == -1
-    monkeypatch.setattr(_transport, "CLOSE_WAIT", 0.01)
-    _transport.wait_until_closed(gunicorn(Socket(open_for=10**9)))
+    _transport.closing(gunicorn(sock := Socket(), SERVER_PROTOCOL="HTTP/2"))()
+    assert sock.looks == 0
+
+
+def test_many_that_do_not_close(monkeypatch, ran):
+    """Each is waited for CLOSE_WAIT seconds, all of them counted from their error."""
+    now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += 1.0
+
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(_transport, "time", clock)
+    app = DeferMiddleware(deferring_app(ran, raises=True))
+    environs = [gunicorn(Socket(open_for=10**9)) for _ in range(5)]
+    jobs = []
+    monkeypatch.setattr(background, "submit", lambda *job: jobs.append(job))
+    for environ in environs:
+        with pytest.raises(LookupError):
+            get(app, environ=make_environ(**environ))
+    for _, _, ready in jobs:
+        ready()
+    assert len(slept) == _transport.CLOSE_WAIT
+    _transport.run_jobs(jobs)
+    assert ran == [MAIN] * 5
 
 
 @pytest.mark.parametrize(
@@ -324,3 +350,165 @@ def test_uwsgis_file_stays_what_it_is(uwsgi, ran):
     background.join()
     assert ran == [1]
     uwsgi.after_req_hook()  # with none before it, and with nothing to run
+
+
+class FileWrapper:
+    """A server's file wrapper as in C: no attributes, and the file is hidden."""
+
+    __slots__ = ("_file", "_size")
+    __module__ = "builtins"
+
+    def __init__(self, file, size=8192):
+        self._file, self._size = file, size
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if data := self._file.read(self._size):
+            return data
+        raise StopIteration
+
+    def close(self):
+        if hasattr(self._file, "close"):
+            self._file.close()
+
+
+class ModWsgiFileWrapper(FileWrapper):
+    """mod_wsgi's shows the file."""
+
+    __slots__ = ()
+    filelike = property(lambda self: self._file)
+    blksize = property(lambda self: self._size)
+
+
+@pytest.fixture(params=["bjoern", "mod_wsgi"])
+def in_c(request, monkeypatch):
+    """An environ of each server whose file wrapper is in C."""
+    if request.param == "mod_wsgi":
+        more = {"wsgi.file_wrapper": ModWsgiFileWrapper, "mod_wsgi.version": (4, 9)}
+        return make_environ(**more)
+    monkeypatch.setitem(sys.modules, "_bjoern", types.ModuleType("_bjoern"))
+    return make_environ(**{"wsgi.file_wrapper": FileWrapper})
+
+
+class File(io.BytesIO):
+    """A file that counts its closings, with a descriptor or without one."""
+
+    def __init__(self, data=b"12", descriptor=7):
+        super().__init__(data)
+        self.closings, self.descriptor = 0, descriptor
+
+    def fileno(self):
+        if self.descriptor is None:
+            raise io.UnsupportedOperation("fileno")
+        return self.descriptor
+
+    def close(self):
+        self.closings += 1
+        super().close()
+
+
+def file_app(ran, file, wrap=lambda wrapper, file: wrapper(file, 1), length="2"):
+    """An app that returns the file, and defers unless ``ran`` is None."""
+
+    def app(environ, start_response):
+        if ran is not None:
+            defer(lambda: None).when(lambda outcome: ran.append(outcome.delivered))
+        start_response("200 OK", [("Content-Length", length)] if length else [])
+        return wrap(environ["wsgi.file_wrapper"], file)
+
+    return app
+
+
+def start(app, environ):
+    """The body that the server gets."""
+    return DeferMiddleware(app)(environ, lambda status, headers: None)
+
+
+def test_a_file_wrapper_in_c(in_c, ran):
+    """It is one of the server's class, with the file's descriptor, and our end."""
+    kind, file = in_c["wsgi.file_wrapper"], File()
+    body = start(file_app(ran, file), in_c)
+    assert type(body) is kind
+    assert (body._file.fileno(), body._file.tell(), body._size) == (7, 0, 1)
+    body.close()
+    body.close()
+    background.join()
+    assert (file.closings, ran) == (1, [True])
+
+
+def test_a_file_wrapper_in_c_with_nothing_deferred(in_c):
+    """The app and the server have the very objects that they have without us."""
+    kind, file = in_c["wsgi.file_wrapper"], File()
+    made = []
+
+    def wrap(wrapper, file):
+        made.append(wrapper(file))
+        assert type(made[0]) is kind
+        assert isinstance(made[0], wrapper)
+        assert not isinstance(file, wrapper)
+        assert wrapper.__name__ == kind.__name__
+        return made[0]
+
+    body = start(file_app(None, file, wrap), in_c)
+    assert body is made[0]
+    assert body._file is file
+
+
+def test_bjoerns_file_without_a_length(in_c, ran):
+    """bjoern would send it without any framing; mod_wsgi asks the file."""
+    kind = in_c["wsgi.file_wrapper"]
+    body = start(file_app(ran, File(), length=None), in_c)
+    assert (type(body) is kind) is ("mod_wsgi.version" in in_c)
+    assert b"".join(body) == b"12"
+    body.close()
+    background.join()
+    assert ran == [True]
+
+
+@pytest.mark.parametrize(("stop_after", "delivered"), [(None, True), (1, False)])
+@pytest.mark.parametrize("descriptor", [7, None])
+def test_a_file_wrapper_in_c_that_is_read(in_c, ran, descriptor, stop_after, delivered):
+    """As servers do if the file has no descriptor, or the response no length."""
+    file = File(descriptor=descriptor)
+    app = DeferMiddleware(file_app(ran, file))
+    reply = get(app, environ=in_c, stop_after=stop_after)
+    background.join()
+    assert reply.chunks == [b"1", b"2"][:stop_after]
+    assert (file.closings, ran) == (1, [delivered])
+
+
+def wrapped_again(wrapper, file):
+    """What a framework does that sends a part of the file."""
+    inside = wrapper(file, 1)
+    try:
+        yield from inside
+    finally:
+        inside.close()
+
+
+def not_the_last(wrapper, file):
+    """An app that changes its mind, and again."""
+    body = wrapper(file, 1)
+    wrapper(File())
+    return body
+
+
+@pytest.mark.parametrize("wrap", [wrapped_again, not_the_last])
+def test_a_file_wrapper_in_c_inside_another_body(in_c, ran, wrap):
+    """It is read, and closed once."""
+    file = File()
+    reply = get(DeferMiddleware(file_app(ran, file, wrap)), environ=in_c)
+    background.join()
+    assert reply.body == b"12"
+    assert (file.closings, ran) == (1, [True])
+
+
+def test_no_other_file_wrapper_is_replaced(monkeypatch):
+    """bjoern may be there and another server run, whose wrapper may be a function."""
+    monkeypatch.setitem(sys.modules, "_bjoern", types.ModuleType("_bjoern"))
+    for wrapper in (wsgiref.util.FileWrapper, lambda file: file, None):
+        environ = make_environ(**{"wsgi.file_wrapper": wrapper})
+        start(file_app(None, File(), lambda wrapper, file: [b""]), environ)
+        assert environ["wsgi.file_wrapper"] is wrapper

@@ -108,6 +108,8 @@ class DeferMiddleware:
                     outer.options = outer.options._replace(around=self.options.around)
                 return self.app(environ, start_response)
         scope = environ[SCOPE_KEY] = _Exchange(self.options, environ, start_response)
+        if "_bjoern" in sys.modules:
+            _transport.note_files(environ)
         token = enter(scope)
         try:
             body = self.app(environ, scope.start_response)
@@ -168,7 +170,7 @@ class _Exchange(ResponseScope):
     ) -> Callable[[bytes], object]:
         """What the app gets as its ``start_response``."""
         if self.registered and not self.started:
-            if self.status is None:
+            if self.status is None and isinstance(status, str):
                 self.status = status
                 self._waiting = (status, headers, exc_info)
                 return self.write
@@ -263,6 +265,7 @@ class _Exchange(ResponseScope):
             if is_file and self.end_unused():
                 return body
             return self.stream(body)
+        headers = [] if self._waiting is None else self._waiting[1]
         if self.status is not None:
             try:
                 instead = self.begin(finished)
@@ -272,8 +275,11 @@ class _Exchange(ResponseScope):
                 raise
             if instead is not None:
                 return SizedBody(self, instead, owner=body)
-        if is_file and hook_close(self, body):
-            return body
+        if is_file:
+            made_of = _transport.file_inside(self._environ, body, headers)
+            hooked = hook_close(self, body, made_of)
+            if hooked is not None:
+                return hooked  # type: ignore[no-any-return]
         return self.stream(body)
 
     def fail(self, error: BaseException) -> None:
@@ -340,7 +346,7 @@ class _Exchange(ResponseScope):
             inline = not _transport.somebody_would_wait(environ, self._respond)
         ready: Callable[[], object] = _nothing
         if self._elsewhere:
-            ready = partial(_transport.wait_until_closed, environ)
+            ready = _transport.closing(environ)
         job = self._job(delivered, ready)
         take = _transport.taker(environ)
         if take is not None and self.options.inline is not False:

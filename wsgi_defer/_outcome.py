@@ -14,8 +14,10 @@ class Outcome(NamedTuple):
     ``close()``; ``None`` if it raised nothing.
     ``delivered`` is False if the server stopped before the end of the body: the
     client left, or sending failed. True means that the server took the last byte;
-    what the network did with it is not known here. A response without a body (to
-    HEAD, or with status 204 or 304) is delivered if the server raised nothing.
+    what the network did with it is not known here. uWSGI, bjoern and mod_wsgi do not
+    tell how far they came with a file that they send by themselves: True, too. A
+    response without a body (to HEAD, or with status 204 or 304) is delivered if the
+    server raised nothing.
     ``duration`` is how long the request took, in seconds, from the app's start to the
     last byte that the server took; ``None`` without a request.
     """

@@ -187,19 +187,51 @@ class SizedBody:
             self.close()
 
 
-def hook_close(scope: ResponseScope, body: Any) -> bool:
+class HookedFile:
+    """A file with our ``close()``, for a server's file wrapper that has it in C.
+
+    The server asks for its descriptor, and gives that to the kernel.
+    """
+
+    def __init__(self, scope: ResponseScope, file: Any, end: Callable[[], None]):
+        self._scope = scope
+        self._file = file
+        self.close = end
+
+    def read(self, *size: Any) -> Any:
+        self._scope.complete = False  # so the server reads it, and may stop early
+        data = self._file.read(*size)
+        if not data:
+            self._scope.note_complete()
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def hook_close(scope: ResponseScope, body: Any, made_of: tuple[Any, ...]) -> Any:
     """Put ``scope.end`` in place of the ``close`` of a server's file wrapper.
 
-    The object stays what it is, so the server still sends it with sendfile. Returns
-    False for a class in C, whose instances take no attribute.
+    The object stays what it is, so the server still sends it with sendfile. One of a
+    class in C takes no attribute: ``made_of`` has the file and the block size, for
+    another one around them. Returns the body for the server; None if there is no way.
     """
     end = partial(scope.end, getattr(body, "close", None))
     try:
         body.close = end
     except (AttributeError, TypeError):
-        return False
+        if not made_of or not _has_descriptor(made_of[0]):
+            return None
+        body = type(body)(HookedFile(scope, made_of[0], end), *made_of[1:])
     scope.note_complete()  # unless an exception is on its way when it closes
-    return True
+    return body
+
+
+def _has_descriptor(file: Any) -> bool:
+    try:
+        return bool(file.fileno() >= 0)
+    except Exception:  # a file of the app's own, such as BytesIO
+        return False
 
 
 def is_body(body: object) -> bool:

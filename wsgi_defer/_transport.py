@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import _host, background
@@ -54,18 +55,23 @@ def finish(environ: WSGIEnvironment) -> None:
         logger.debug("the connection could not be half-closed: %r", error)
 
 
-def wait_until_closed(environ: WSGIEnvironment) -> None:
-    """Wait until the server has closed the connection, for ``CLOSE_WAIT`` at most.
+def closing(environ: WSGIEnvironment) -> Callable[[], object]:
+    """What waits until the server has closed the connection.
 
     For another thread than the server's, after an error of the app: the server still
     has to send its error page, and tells nobody when it has. gunicorn and werkzeug
-    close the connection then; on other servers this does not wait.
+    close the connection then; on other servers this does not wait. It waits for
+    ``CLOSE_WAIT`` at most, from now on: so it does not matter how many are waited for,
+    one after the other.
     """
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    if sock is None or not _is_http1(environ):
-        return
-    deadline = time.monotonic() + CLOSE_WAIT
-    while sock.fileno() != -1 and time.monotonic() < deadline:
+    if not _is_http1(environ):
+        sock = None
+    return partial(_wait_until_closed, sock, time.monotonic() + CLOSE_WAIT)
+
+
+def _wait_until_closed(sock: Any, deadline: float) -> None:
+    while sock is not None and sock.fileno() != -1 and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
@@ -129,12 +135,69 @@ def wants_head_to_close(environ: WSGIEnvironment) -> bool:
     return "Cheroot/" in str(environ.get("SERVER_SOFTWARE", ""))
 
 
-def is_sendfile_body(environ: WSGIEnvironment, body: object) -> bool:
-    """Tell a body that the server sends with sendfile(2) as long as it is that very
-    object."""
+class NotingWrapper:
+    """The server's class for files, but it is noted what each was made of.
+
+    For bjoern, whose FileWrapper is in C, takes no attribute, and hides the file. The
+    app gets the very objects of the server's class.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._last: tuple[object, tuple[Any, ...]] = (None, ())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        body = self._kind(*args, **kwargs)
+        self._last = (body, args)
+        return body
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self._kind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kind, name)
+
+    def made_of(self, body: object) -> tuple[Any, ...]:
+        """The arguments that made the body, if it was the last one."""
+        last, self._last = self._last, (None, ())
+        return last[1] if last[0] is body else ()
+
+
+def note_files(environ: WSGIEnvironment) -> None:
+    """Note what the app makes with bjoern's ``wsgi.file_wrapper``."""
+    kind: Any = environ.get("wsgi.file_wrapper")
+    if (
+        type(kind) is type
+        and kind.__name__ == "FileWrapper"
+        and kind.__module__ == "builtins"  # in C, and without a module's name
+    ):
+        environ["wsgi.file_wrapper"] = NotingWrapper(kind)
+
+
+def file_inside(
+    environ: WSGIEnvironment, body: Any, headers: list[tuple[str, str]]
+) -> tuple[Any, ...]:
+    """The file and the block size that a wrapper in C was made of, if that is known.
+
+    ``headers`` are those of a response that was held. Without a length, bjoern sends
+    the file without any framing (server.c, ev_io_on_write), so it must not see it.
+    """
     wrapper = environ.get("wsgi.file_wrapper")
-    if isinstance(wrapper, type):
-        return isinstance(body, wrapper)
+    if isinstance(wrapper, NotingWrapper):
+        made_of = wrapper.made_of(body)
+        has_length = any(name.lower() == "content-length" for name, _ in headers)
+        return made_of if has_length else ()
+    if "mod_wsgi.version" in environ:
+        return getattr(body, "filelike", None), body.blksize
+    return ()
+
+
+def is_sendfile_body(environ: WSGIEnvironment, body: object) -> bool:
+    """Tell a body that the server sends with sendfile(2) as long as it is of that very
+    class."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    if isinstance(wrapper, (type, NotingWrapper)):
+        return isinstance(body, wrapper)  # type: ignore[arg-type]
     # uWSGI's is a function that returns the file itself.
     return "uwsgi.version" in environ and hasattr(body, "read")
 

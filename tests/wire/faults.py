@@ -26,8 +26,17 @@ LAST_CHUNK = OWN + (
 CHEROOT_RAISES = OWN + "cheroot sends the head that it has, and no error page"
 
 UNREACHABLE: dict[tuple[str, str, str], tuple[str, str]] = {
-    ("uwsgi-http nginx-uwsgi", "raise raise_late raise_first", "1.0 close keep"): (
+    (
+        "uwsgi-http uwsgi-threads uwsgi-mount uwsgi-router nginx-uwsgi",
+        "raise raise_late raise_first",
+        "1.0 close keep",
+    ): ("broken", UWSGI_RAISES),
+    ("uwsgi-router-keepalive", "raise raise_late raise_first", "1.0 close"): (
         "broken",
+        UWSGI_RAISES,
+    ),
+    ("uwsgi-router-keepalive", "raise raise_late raise_first", "keep"): (
+        "late broken",
         UWSGI_RAISES,
     ),
     ("uwsgi-http11", "raise raise_late raise_first", "1.0"): ("broken", UWSGI_RAISES),
@@ -53,11 +62,6 @@ UNREACHABLE: dict[tuple[str, str, str], tuple[str, str]] = {
     ("granian", "raise_first", "1.0 close keep"): ("broken", GRANIAN_RAISES),
     ("mod_wsgi-embedded", "raise_middle", "keep"): ("late", APACHE_CUTS),
 }
-
-
-# Set-ups that lose sendfile for a response that defers. Their file wrappers are in C,
-# take no attribute, and hide the file, so the end of one cannot be noticed in place.
-READ_BY_PYTHON = "mod_wsgi-* bjoern"
 
 
 def expected(setup, shape, protocol):

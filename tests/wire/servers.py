@@ -180,14 +180,17 @@ def in_python(server, name):
     server.listens_at(found.group(1))
 
 
-def uwsgi(server, listener="--http-socket"):
-    """uWSGI: two processes of one thread each."""
+def uwsgi(server, listener="--http-socket", app=("--module", "tests.wire.app:app"),
+          options=()):  # fmt: skip
+    """uWSGI: two processes, of one thread each unless the options say otherwise."""
+    # A router of its own in front: it does not tell a port that the system chose.
+    port = free_port() if listener == "--http" else 0
     found = server.run(
-        [Path(sys.executable).with_name("uwsgi"), listener, "127.0.0.1:0",
-         "--virtualenv", sys.prefix, "--pythonpath", HOME, "--module",
-         "tests.wire.app:app", "--need-app", "--master", "--die-on-term",
-         "--processes", "2", "--worker-reload-mercy", "3"],
-        r"bound to TCP address (\S+)[\s\S]*spawned uWSGI worker 2",
+        [Path(sys.executable).with_name("uwsgi"), listener, f"127.0.0.1:{port}",
+         "--virtualenv", sys.prefix, "--pythonpath", HOME, *app, "--need-app",
+         "--master", "--die-on-term", "--processes", "2", "--worker-reload-mercy", "3",
+         *options],
+        r"bound (?:to TCP address|on) (\S+)[\s\S]*spawned uWSGI worker 2",
     )  # fmt: skip
     server.listens_at(found.group(1))
 
@@ -373,6 +376,7 @@ MOD_WSGI = ("bin:apache2", "/usr/lib/apache2/modules/mod_wsgi.so")
 SYNC = partial(gunicorn, worker="sync")
 UNIX = partial(gunicorn, worker="sync", over="unix")
 GTHREAD = partial(gunicorn, worker="gthread")
+GEVENT = partial(gunicorn, worker="gevent")
 
 SETUPS = {
     **dict(gunicorns()),
@@ -395,9 +399,34 @@ SETUPS = {
         ("bin:nginx", "wsgi_defer.gunicorn"),
         ours=True,
     ),
+    "nginx-1.0-gevent": Setup(nginx(GEVENT), ("bin:nginx", "gevent")),
+    "nginx-1.1-gevent": Setup(nginx(GEVENT, "1.1"), ("bin:nginx", "gevent")),
+    "nginx-1.1-gevent-ours": Setup(
+        nginx(partial(GEVENT, ours=True), "1.1"),
+        ("bin:nginx", "gevent", "wsgi_defer.gunicorn"),
+        ours=True,
+    ),
     "uwsgi-http": Setup(uwsgi, ("bin:uwsgi",), sendfile="c"),
     "uwsgi-http11": Setup(
         partial(uwsgi, listener="--http11-socket"), ("bin:uwsgi",), sendfile="c"
+    ),
+    "uwsgi-threads": Setup(
+        partial(uwsgi, options=["--enable-threads", "--threads", "2"]),
+        ("bin:uwsgi",),
+        sendfile="c",
+    ),
+    "uwsgi-mount": Setup(
+        partial(uwsgi, app=["--mount", "/=tests.wire.app:app"]),
+        ("bin:uwsgi",),
+        sendfile="c",
+    ),
+    "uwsgi-router": Setup(
+        partial(uwsgi, listener="--http"), ("bin:uwsgi",), sendfile="c"
+    ),
+    "uwsgi-router-keepalive": Setup(
+        partial(uwsgi, listener="--http", options=["--http-keepalive"]),
+        ("bin:uwsgi",),
+        sendfile="c",
     ),
     "nginx-uwsgi": Setup(start_uwsgi_pass, ("bin:uwsgi", "bin:nginx"), sendfile="c"),
     "werkzeug": Setup(partial(in_python, name="werkzeug"), ("werkzeug",)),

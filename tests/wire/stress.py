@@ -22,7 +22,7 @@ CALL = 0.002  # seconds that a call takes
 DEFAULT = ["gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent", "gunicorn-*-ours",
            "nginx-*-ours", "uwsgi-http", "werkzeug"]  # fmt: skip
 # They never say that they close: whoever sends at once may be too late.
-SILENT = ["uwsgi-http"]
+SILENT = ["uwsgi-http", "uwsgi-threads", "uwsgi-mount", "uwsgi-router"]
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""Our worker classes as gunicorn's: recycled, preloaded, stopped, and with an app that
-raises. Each call of a request runs once, whatever becomes of its worker."""
+"""Our worker classes as gunicorn's: recycled, reloaded, preloaded, stopped, and with an
+app that raises. Each call of a request runs once, whatever becomes of its worker."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 
 import pytest
@@ -47,6 +48,21 @@ def wait_for(server, keys):
             break
         time.sleep(0.02)
     assert {key: ticks(server, key) for key in keys} == dict.fromkeys(keys, 1)
+
+
+def until(condition):
+    """Wait until it holds."""
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def events(server, key):
+    """What the app has written to the log of that request."""
+    path = server.root / f"{key}.log"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["event"] for line in lines if line.endswith("}")]
 
 
 @pytest.fixture
@@ -117,3 +133,94 @@ def test_lost_calls_are_named(server, worker):
             break
         time.sleep(0.05)
     assert ticks(server, "long") or "tick cut off" in server.output.read_text()
+
+
+RELOADED = """
+from tests.wire import app as wire
+from wsgi_defer import DeferMiddleware
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/version":
+        start_response("200 OK", [])
+        return [b"{}"]
+    return wire.application(environ, start_response)
+
+app = DeferMiddleware(application)
+"""
+
+
+def test_reloaded(server, worker):
+    """Its source is changed while a call runs and another one is still to run."""
+    module = server.root / "reloaded.py"
+    module.write_text(RELOADED.format("old"))
+    servers.gunicorn(
+        server, worker, ours=True, app="reloaded:app",
+        options=["--pythonpath", str(server.root), "--reload", "--reload-engine",
+                 "poll", "--graceful-timeout", "10"],
+    )  # fmt: skip
+    with Connection(server) as connection:
+        connection.send("GET", "/list?key=held", "HTTP/1.0")
+        assert connection.read_to_eof().endswith(b"hello")
+    until(lambda: events(server, "held") == ["begun"])
+    assert get(server, "version", "old").endswith(b"old")
+    module.write_text(RELOADED.format("newer"))
+    until(lambda: "reloaded.py modified" in server.output.read_text())
+    (server.root / "held.gate").touch()
+    until(lambda: get(server, "version", "newer").endswith(b"newer"))
+    until(lambda: events(server, "held") == ["begun", "done", "outcome"])
+
+
+MEETING = """
+import time
+from urllib.parse import parse_qs
+from tests.wire.app import ROOT, log
+from wsgi_defer import DeferMiddleware, defer
+
+def wait(key, step):
+    log(key, step)
+    while not (ROOT / f"{key}.{step}").exists():
+        time.sleep(0.005)
+
+def body(key):
+    for step in ("first", "second"):
+        wait(key, step)
+        defer(log, key, f"after {step}")
+        yield f"{key} {step};".encode()
+
+def application(environ, start_response):
+    key = parse_qs(environ["QUERY_STRING"])["key"][0]
+    defer(log, key, "before")
+    wait(key, "view")
+    defer(log, key, "after view")
+    start_response("200 OK", [])
+    return body(key)
+
+app = DeferMiddleware(application)
+"""
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_two_requests_at_once(server, worker, ours):
+    """Each keeps its own calls, step by step, and they run when it has ended."""
+    (server.root / "meeting.py").write_text(MEETING)
+    options = ["--pythonpath", str(server.root)]
+    servers.gunicorn(server, worker, ours=ours, app="meeting:app", options=options)
+    steps, calls = ["view", "first", "second"], ["before", "after view", "after first",
+                                                 "after second"]  # fmt: skip
+    with Connection(server) as one, Connection(server) as two:
+        one.send("GET", "/?key=one", "HTTP/1.0")
+        two.send("GET", "/?key=two", "HTTP/1.0")
+        for step in steps:
+            until(lambda step=step: events(server, "one")[-1:] == [step])
+            until(lambda step=step: events(server, "two")[-1:] == [step])
+            if step != steps[-1]:
+                (server.root / f"one.{step}").touch()
+                (server.root / f"two.{step}").touch()
+        (server.root / "two.second").touch()
+        assert two.read_to_eof().endswith(b"two first;two second;")
+        until(lambda: events(server, "two") == steps + calls)
+        assert events(server, "one") == steps
+        (server.root / "one.second").touch()
+        assert one.read_to_eof().endswith(b"one first;one second;")
+        until(lambda: events(server, "one") == steps + calls)
+    assert events(server, "two") == steps + calls
