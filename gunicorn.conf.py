@@ -15,8 +15,8 @@ bind = "127.0.0.1:8000"
 worker_class = "wsgi_defer.gunicorn.SyncWorker"
 workers = 4
 
-# A request may take this many seconds, and each deferred call as long again. After that,
-# gunicorn takes the worker for stuck and kills it.
+# A request may take this many seconds, and each deferred call as many again. After
+# that, gunicorn takes the worker for stuck and kills it.
 timeout = 60
 
 # On TERM, a worker has this many seconds to finish its request and its calls. After

@@ -87,13 +87,11 @@ def test_middleware_options_and_an_observer(capsys):
     """All of the options are there, and the observer prints its line."""
     namespace = {}
     exec(block("class Timings"), namespace)
-    namespace |= {
-        "DeferMiddleware": DeferMiddleware,
-        "app": text_app(lambda: defer(int)),
-    }
+    namespace["app"] = text_app(lambda: defer(int))
+    namespace["DeferMiddleware"] = DeferMiddleware
     exec(block("when_full"), namespace)
     get(namespace["app"])
-    assert capsys.readouterr().out.startswith("builtins.int 0.0")
+    assert capsys.readouterr().out.startswith("builtins.int ")
     documented = set(re.findall(r"    (\w+)=", block("when_full")))
     real = set(inspect.signature(DeferMiddleware).parameters) - {"app"}
     assert real - documented == {"around", "inline"}

@@ -129,10 +129,10 @@ def test_lost_calls_are_named(server, worker):
     assert get(server, "list", "long", 6).endswith(b"hello")
     deadline = time.monotonic() + 12
     while time.monotonic() < deadline:
-        if ticks(server, "long") or "cut off" in server.output.read_text():
+        if ticks(server, "long") or "tick lost" in server.output.read_text():
             break
         time.sleep(0.05)
-    assert ticks(server, "long") or "tick cut off" in server.output.read_text()
+    assert ticks(server, "long") or "tick lost" in server.output.read_text()
 
 
 RELOADED = """
