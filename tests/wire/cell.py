@@ -12,6 +12,7 @@ eof-late  the message was, but the end of the stream was not, where the server c
 blocked   a second request on the connection had no answer while the call waited
 lost      the call never ran
 twice     the call ran more than once
+receipt   outcome.delivered is not what became of the response
 broken    wrong bytes, a cut response, two of them, or a connection that was kept
           alive by the server's word and ended all the same
 ========  ==========================================================================
@@ -219,10 +220,14 @@ class _Probe:
     def count_calls(self):
         """The call must run, and once."""
         deadline = time.monotonic() + 6  # after an error, it may follow up to 3 s later
-        while not self.log("done") and time.monotonic() < deadline:
+        while not self.log("outcome") and time.monotonic() < deadline:
             time.sleep(0.003)
         self.cell.begun = self.log("begun")
         if not self.log("done"):
             self.cell.fault("lost")
         if len(self.cell.begun) > 1:
             self.cell.fault("twice")
+        whole = self.shape not in RAISING and self.shape != "big_reset"
+        for outcome in self.log("outcome"):
+            if outcome["delivered"] is not whole:
+                self.cell.fault("receipt")
