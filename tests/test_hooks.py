@@ -5,6 +5,7 @@ What real workers do with them is in tests/life.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -106,6 +107,25 @@ def test_somebody_waits(attached, listener):
             assert time.monotonic() < deadline
 
 
+def test_many_threads_ask(attached):
+    """At the same time, as the threads of a ThreadWorker do."""
+    errors = []
+
+    def ask():
+        try:
+            for _ in range(2000):
+                attached.client_waiting()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
 @pytest.mark.parametrize("when_busy", ["inline", "thread"])
 def test_when_busy(attached, listener, ran, when_busy):
     """The rest goes to the background thread, or is finished first, by choice."""
@@ -135,12 +155,10 @@ def test_when_busy(attached, listener, ran, when_busy):
 def test_the_time_that_is_left(attached, worker):
     """From TERM on, what graceful_timeout says; gunicorn's own handler is called."""
     assert attached.time_left() is None
-    assert not attached.stopping
     assert time_for_calls() == 0
     os.kill(os.getpid(), signal.SIGTERM)
-    assert attached.stopping
     left = attached.time_left()
-    assert 25 < left <= 30
+    assert 25 < left <= 29.5
     os.kill(os.getpid(), signal.SIGTERM)
     assert attached.time_left() <= left  # not from the second one
     assert 25 < time_for_calls() < 30
@@ -149,7 +167,7 @@ def test_the_time_that_is_left(attached, worker):
 def test_the_time_that_is_left_without_a_signal(attached, worker):
     """As after max_requests: from when it is first asked for."""
     worker.alive = False
-    assert 29 < attached.time_left() <= 30
+    assert 29 < attached.time_left() <= 29.5
 
 
 def test_no_handler_for_term(worker):
@@ -168,6 +186,8 @@ def test_timeout_is_named(attached, worker):
     assert attached.why == "the worker was told to stop"
     gunicorn.worker_abort(worker)
     assert attached.why == "gunicorn's timeout of 60 s ended the worker"
+    worker.alive = False
+    assert time_for_calls() < 0
 
 
 def test_hooks_without_a_host(worker):
@@ -234,7 +254,7 @@ def test_what_a_dead_worker_left(server, worker, caplog):
     assert caplog.text.count("deferred call of worker 7 lost while it waited") == 1
     assert f"worker {worker.pid} ended after gunicorn's timeout" in caplog.text
     gunicorn.on_exit(server)
-    assert "deferred calls lost, in all: 1" in caplog.text
+    assert "lost with their workers, in all: 1" in caplog.text
 
 
 def test_workers_that_gunicorn_forgets(server, worker, caplog):
@@ -331,6 +351,7 @@ def test_install():
     with pytest.raises(ValueError):
         namespace["child_exit"](server, "worker")
     assert calls == [(server, "worker")]
+    assert len(inspect.signature(namespace["child_exit"]).parameters) == 2
     with pytest.raises(ImportError):
         gunicorn.install({"pre_fork": "no.such.module"})
 

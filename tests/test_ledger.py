@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import signal
 import warnings
+from pathlib import Path
 
 import pytest
 
-from wsgi_defer import current_scope, defer, deferring, ledger
+from wsgi_defer import DeferMiddleware, current_scope, defer, deferring, ledger
 from wsgi_defer._drain import report_lost
 from wsgi_defer._observer import observe_process, stop_observing
 from wsgi_defer.ledger import ENTRIES, ENTRY, Ledger
+
+from .client import make_environ, text_app
 
 
 @pytest.fixture
@@ -160,3 +164,65 @@ def test_calls_without_an_entry_that_never_run(book, recorded):
         defer(int).on_failure()
         assert recorded._numbers[recorded._count] == 2
     assert left(book) == ([], 0)
+
+
+def test_a_cancelled_call_is_not_left(book, recorded):
+    """Even if the process dies before it comes to it."""
+    with deferring():
+        defer(int).cancel()
+        defer(float)
+        calls, _ = book.close_slot(0)
+        book.take_slot()
+    assert [call.name for call in calls] == ["builtins.float"]
+    assert len(recorded._free) == ENTRIES
+
+
+def test_a_child_of_a_worker(book, recorded):
+    """It has its parent's calls, and must not write where they are."""
+    with deferring() as scope:
+        call = defer(int)
+        recorded.forget()
+        call.named("renamed in the child")
+        assert left(book) == ([("builtins.int", False)], 0)
+        report_lost(scope, "the test has seen enough")
+
+
+def test_names_that_are_no_text(book, recorded):
+    """With the hooks as without."""
+    with deferring() as scope:
+        defer(int).named(42)
+        assert left(book) == ([("42", False)], 0)
+        report_lost(scope, "the test has seen enough")
+
+
+def test_the_longest_request_id(book):
+    """It stays inside its field."""
+    observe_process(recorder := book.recorder(book.take_slot()))
+    try:
+        app = DeferMiddleware(text_app(lambda: [defer(int), defer(float)]))
+        environ = make_environ(HTTP_X_REQUEST_ID="x" * 63)
+        body = app(environ, lambda status, headers: None)
+        calls, _ = book.close_slot(0)
+        body.close()
+    finally:
+        stop_observing(recorder)
+    assert [call.request_id for call in calls] == ["x" * 63] * 2
+    recorder._put(0, "y" * 99, 64)
+    assert book._memory[:65] == b"y" * 63 + b"\0\0"
+
+
+def shared_memory():
+    """Kilobytes of it that this process has."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssShmem:\s+(\d+) kB", status)[1])
+
+
+def test_memory_that_was_not_used_is_not_read():
+    """It would be allocated by that: a page for each slot, and not all of it."""
+    book = Ledger(slots=64)
+    before = shared_memory()
+    for _ in range(64):
+        book.take_slot()
+    for slot in range(64):
+        assert book.close_slot(slot) == ([], 0)
+    assert shared_memory() - before <= 64 * 4

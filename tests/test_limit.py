@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import logging
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -183,9 +186,83 @@ def test_an_alarm_without_a_handler(seen):
     assert isinstance(seen.errors[0], TimeLimitError)
 
 
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *args: None])
+def test_a_handler_that_replaces_ours(seen, theirs):
+    """Without an alarm of its own. Ours is not left armed, to hit it later."""
+
+    def replace():
+        signal.signal(signal.SIGALRM, theirs)
+
+    with deferring(observers=[seen]):
+        defer(replace).time_limit(5)
+        defer(lambda: timers.append(signal.getitimer(signal.ITIMER_REAL)))
+        timers = []
+    assert signal.signal(signal.SIGALRM, signal.SIG_DFL) is theirs
+    assert timers == [(0, 0)]
+
+
+def test_an_alarm_that_cannot_be_had(seen, ran, monkeypatch):
+    """mod_wsgi ignores signal.signal(); an alarm would then end the process."""
+    monkeypatch.setattr(signal, "signal", lambda number, handler: signal.SIG_DFL)
+    with deferring(observers=[seen]):
+        defer(ran.append, 1).time_limit(5)
+    assert ran == [1]
+    assert seen.errors == []
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_no_limit(seen, ran, seconds):
+    """Infinity takes back the limit of the middleware; a long one is no error."""
+    with deferring(observers=[seen], time_limit=0.1):
+        defer(sleep_on, 0.3).time_limit(seconds)
+        defer(ran.append, 1)
+    assert ran == [1]
+    assert seen.errors == []
+
+
+def test_the_arguments_are_let_go(seen, monkeypatch):
+    """A call that was ended is in no cycle, once its error is gone."""
+
+    class Thing:
+        def wait(self):
+            sleep_on()
+
+    monkeypatch.setattr(
+        logging.getLogger("wsgi_defer"), "disabled", True
+    )  # it keeps it
+    gc.disable()
+    try:
+        thing = Thing()
+        alive = weakref.ref(thing)
+        with deferring(observers=[seen]):
+            defer(thing.wait).time_limit(0.05)
+        del thing
+        seen.errors.clear()
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_the_stack_of_a_call_around_another(seen):
+    """Each is shown from its own begin on."""
+
+    def inner():
+        time.sleep(0.5)
+
+    def outer():
+        with deferring():
+            defer(inner)
+
+    with deferring(observers=[seen], slow_after=0.1):
+        defer(outer)
+    ((_, _, stack),) = seen.slow_ones
+    assert stack.index("in outer") < stack.index("in inner")
+    assert stack.count("in outer") == 1
+
+
 def test_the_alarm_that_comes_too_late():
     """Between the end of the call and ours: nothing is raised."""
-    alarm = _limit._Alarm()
+    alarm = _limit._Alarm(_host.TimeUp())
     alarm(signal.SIGALRM, None)
 
 
@@ -225,7 +302,7 @@ def test_on_another_thread_it_is_reported(seen, caplog, monkeypatch):
     assert seconds >= 0.05
     assert "in long" in stack
     assert "_drain.py" not in stack
-    assert "runs longer than its time limit" in caplog.text
+    assert "runs on past its time limit" in caplog.text
     assert label in caplog.text
 
 
@@ -266,7 +343,7 @@ def test_a_host_with_limits_of_its_own(monkeypatch, ran):
     """gevent's, for one, is asked first."""
 
     class Gevent(_host.Host):
-        def call_within(self, seconds, run):
+        def call_within(self, seconds, up, run):
             ran.append(seconds)
             run()
             return True
@@ -294,6 +371,22 @@ def test_the_watch_waits_when_there_is_nothing(monkeypatch, seen):
         gone = _watch.Watched(defer(int), scope, 1)
     watch._tell(scope.options.observers.overran, gone, 1)
     assert seen.over == []
+
+
+def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
+    """As when there were too many threads for a moment."""
+    monkeypatch.setattr(_watch, "_made", {})
+    start = threading.Thread.start
+
+    def fail(self):
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    for _ in range(2):
+        with deferring(slow_after=0.05, observers=[seen]):
+            defer(time.sleep, 0.3)
+    assert len(seen.slow_ones) == 1
 
 
 def test_no_watch_in_a_process_that_ends(monkeypatch, ran):
@@ -335,7 +428,7 @@ def test_the_stack_of_a_greenlet(monkeypatch):
     """Of one that waits, gevent knows it; the thread's stack is another one's."""
 
     class Greenlet:
-        gr_frame = sys._getframe()
+        gr_frame = sys._getframe()  # of this class
 
     class Module:
         getcurrent = staticmethod(Greenlet)
@@ -343,7 +436,7 @@ def test_the_stack_of_a_greenlet(monkeypatch):
     monkeypatch.setitem(sys.modules, "greenlet", Module)
     with deferring() as scope:
         watched = _watch.Watched(defer(int), scope, None)
-    assert watched.stack() == ""  # this frame is not inside a call
+    assert "gr_frame = sys._getframe()" in watched.stack()
     Greenlet.gr_frame = None
     watched.thread = -1  # it has ended
     assert watched.stack() == ""
@@ -352,7 +445,8 @@ def test_the_stack_of_a_greenlet(monkeypatch):
 def test_end_without_a_watch(monkeypatch):
     """A call that forks: its child has begun nothing."""
     monkeypatch.setattr(_watch, "_made", {})
-    _watch.end(None)
+    with deferring() as scope:
+        _watch.end(_watch.Watched(defer(int), scope, None))
 
 
 def test_the_watch_looks_for_what_came_just_before(monkeypatch, seen):

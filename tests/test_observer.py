@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import sys
+import time
 
 import pytest
 
 from wsgi_defer import (
     DeferMiddleware,
     Observer,
+    Outcome,
+    Scope,
     ScopeClosedError,
+    _host,
+    background,
     before_response,
     current_scope,
     defer,
     deferring,
     forget,
 )
-from wsgi_defer._drain import report_lost
-from wsgi_defer._observer import EVENTS, observe_process, stop_observing
+from wsgi_defer._drain import drain, report_lost
+from wsgi_defer._observer import EVENTS, Observers, observe_process, stop_observing
+from wsgi_defer._scope import Options, enter, leave
 
 from .client import get, make_environ, text_app
 
@@ -144,8 +152,6 @@ def test_what_can_be_read(heard):
         def queued(self, call, scope):
             seen.append((call.ran, scope.outcome))
 
-    import time
-
     app = DeferMiddleware(
         text_app(lambda: defer(time.sleep, 0.02)), observers=[Reader()]
     )
@@ -153,7 +159,7 @@ def test_what_can_be_read(heard):
     assert seen == [(None, None), (True, True, 200), (True, True, True), "abc-1"]
 
 
-@pytest.mark.parametrize("given", ["two\nlines", "", "x" * 65, "ünicode", "a b"])
+@pytest.mark.parametrize("given", ["two\nlines", "", "x" * 64, "ünicode", "a b"])
 def test_a_request_id_that_is_none(given):
     """What cannot be trusted in a log is replaced by a number of our own."""
     scopes = []
@@ -293,3 +299,126 @@ def test_too_late(heard, monkeypatch):
             defer(int)
         scope.closed = False
     assert heard.ends() == [("skipped", "builtins.int")]
+
+
+def order_to_stop():
+    """What gunicorn's signal handlers raise, even from a hook of the user's."""
+    module = {"__name__": "gunicorn.workers.base"}
+    exec("def handle_abort(hook): hook()", module)
+    module["handle_abort"](sys.exit)
+
+
+def test_a_cancelled_call_is_not_lost(heard):
+    """Whatever becomes of the others."""
+    with deferring(observers=[heard]) as scope:
+        defer(int).named("waits")
+        defer(int).named("cancelled").cancel()
+        report_lost(scope, "the end")
+    scope = Scope(Options(observers=Observers([heard])))
+    token = enter(scope)
+    defer(float).cancel()
+    leave(token)
+    del scope, token
+    gc.collect()
+    assert heard.ends() == [
+        ("lost", "waits"),
+        ("skipped", "cancelled"),
+        ("skipped", "builtins.float"),
+    ]
+
+
+def test_a_held_call_that_is_cut_off(heard):
+    """It is lost, with those after it, held or not."""
+
+    def view():
+        before_response(order_to_stop).named("cut off")
+        before_response(int).named("held")
+        defer(int).named("deferred")
+
+    with pytest.raises(SystemExit):
+        get(DeferMiddleware(text_app(view), observers=[heard]))
+    assert background.join(10)
+    with pytest.raises(SystemExit), deferring(observers=[heard]):
+        view()
+    ends = [("lost", "cut off"), ("lost", "held"), ("lost", "deferred")]
+    assert sorted(heard.ends()) == sorted(2 * ends)
+
+
+def test_stopped_while_an_end_is_told(heard, caplog):
+    """A failure that may not have reached the log is named as lost; an end that the
+    ledger has not heard of stays in it."""
+
+    class Blocked(Observer):
+        def failed(self, call, scope, error):
+            order_to_stop()
+
+    observe_process(heard)
+    try:
+        with pytest.raises(SystemExit), deferring(observers=[Blocked()]):  # noqa: PT012
+            defer(fail)
+            defer(int)
+    finally:
+        stop_observing(heard)
+    assert heard.ends() == [("lost", f"{__name__}.fail"), ("lost", "builtins.int")]
+    assert "fail lost while it ran" in caplog.text
+
+
+def test_lost_before_it_began(heard, ran):
+    """By another thread, between the two lines that take it and begin it."""
+
+    class Dropping(Scope):
+        def take(self):
+            call = super().take()
+            if call is not None:
+                self.lose(call, "dropped")
+            return call
+
+    scope = Dropping(Options(observers=Observers([heard])))
+    token = enter(scope)
+    defer(ran.append, 1)
+    leave(token)
+    drain(scope, Outcome(200))
+    assert ran == []
+    assert [event[0] for event in heard.events] == ["queued", "lost"]
+
+
+def test_the_outcome_of_lost_calls_and_the_duration():
+    """Known from the end of the response on; the app's close() is not part of it."""
+    seen = []
+
+    class Reader(Observer):
+        def lost(self, call, scope, why):
+            seen.append(scope.outcome)
+
+    class Body:
+        def __iter__(self):
+            return iter([b"x"])
+
+        def close(self):
+            time.sleep(0.3)
+
+    def app(environ, start_response):
+        defer(order_to_stop).named("stops")
+        start_response("200 OK", [])
+        return Body()
+
+    with pytest.raises(SystemExit):
+        get(DeferMiddleware(app, observers=[Reader()], inline=True))
+    (outcome,) = seen
+    assert outcome.status == 200
+    assert outcome.duration < 0.3
+    assert outcome.error is None
+
+
+def test_a_failure_of_our_own(caplog, monkeypatch):
+    """It is no order to stop; what is lost by it is named all the same."""
+
+    class Broken(_host.Host):
+        def client_waiting(self):
+            raise OSError
+
+    monkeypatch.setattr(_host, "current", Broken())
+    app = DeferMiddleware(text_app(lambda: defer(int)), inline=True, when_busy="thread")
+    with pytest.raises(OSError):
+        get(app)
+    assert "builtins.int lost: wsgi_defer failed with OSError" in caplog.text

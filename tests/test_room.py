@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from wsgi_defer import DeferMiddleware, TooManyWaitingError, defer
+from wsgi_defer import DeferMiddleware, TooManyWaitingError, background, defer
 from wsgi_defer._room import WaitingRoom
 
 from .client import get, make_environ, text_app
@@ -80,8 +80,6 @@ def test_every_end_makes_room(ran):
     body = app(make_environ(), lambda status, headers: None)
     del body
     gc.collect()
-    from wsgi_defer import background
-
     assert background.join(10)
     assert room_of(app) == {}
 
@@ -117,3 +115,22 @@ def test_options_that_make_no_sense(options, message):
     """They are refused when the app is wrapped."""
     with pytest.raises(ValueError, match=message):
         DeferMiddleware(text_app(int), **options)
+
+
+def test_a_dropped_stream_makes_room(ran):
+    """Its calls run, as without a limit, and its place is free."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(ran.append, 1).always()
+        yield b"x"
+
+    app = DeferMiddleware(app, max_waiting=2)
+    for _ in range(5):
+        body = iter(app(make_environ(), lambda status, headers: None))
+        next(body)
+        del body
+        gc.collect()
+        assert background.join(10)
+    assert ran == [1] * 5
+    assert room_of(app) == {}

@@ -28,10 +28,10 @@ class Call:
 
     kind = "before_response"  # the function that registers such calls
     _name: str | None = None
-    _renamed: Callable[[Call], object] | None = None  # who wants to hear of that
+    _changed: Callable[[Call], object] | None = None  # who hears of name and cancel()
     _started_at: float | None = None
     _ended_at: float | None = None
-    _told = False  # the observers know its end
+    _open = False  # the observers do not know its end
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Call:
         self._code: CodeType = registered_by.f_code
         self._instruction: int = registered_by.f_lasti
         self._queued_at = monotonic()
+        self._open = True
 
     @property
     def name(self) -> str | None:
@@ -91,15 +92,25 @@ class Call:
     def named(self: C, name: str) -> C:
         """Give it a name. Of the pending calls of one name, only the last runs."""
         self._name = name
-        if self._renamed is not None:
-            self._renamed(self)
+        if self._changed is not None:
+            self._changed(self)
         return self
 
     def cancel(self: C) -> C:
         """Do not run it. No effect once it has begun."""
+        if self._context is not None:
+            self._let_go()
+            if self._changed is not None:
+                self._changed(self)
+        return self
+
+    def _let_go(self) -> None:
         # A handle that the app keeps must not keep the request alive.
         self._context, self._args, self._kwargs = None, (), _NO_KWARGS
-        return self
+
+    def _claim_end(self) -> bool:
+        """True for the first who asks, of any thread: it is to tell the end."""
+        return self.__dict__.pop("_open", False) is True
 
     def run(self, around: Around | None) -> None:
         """Run it now, in its own context, and let go of its arguments.
@@ -107,7 +118,7 @@ class Call:
         Raises what the function raises. A coroutine runs to its end.
         """
         context, fn, args, kwargs = self._context, self._fn, self._args, self._kwargs
-        self.cancel()
+        self._let_go()
         if context is None:
             return
         if around is not None:
@@ -156,7 +167,7 @@ class DeferredCall(Call):
         Not inside C code, not if the app uses ``SIGALRM`` itself, and not on other
         threads: there the log says that it runs on. The limit holds in place of the
         one of the middleware. Up to the limit, gunicorn does not take the worker for
-        stuck, even if it is longer than gunicorn's ``timeout``.
+        stuck, even if it is longer than gunicorn's ``timeout``. ``math.inf`` is none.
         """
         self._limit = check_seconds("time_limit", seconds)
         return self

@@ -13,7 +13,7 @@ The rules, in one place:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -39,7 +39,7 @@ def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
         return True
     try:
         while True:
-            if give_way and scope.pending and _host.current.client_waiting():
+            if give_way and scope._deferred and _host.current.client_waiting():
                 return False
             if (call := scope.take()) is None:
                 break
@@ -52,7 +52,8 @@ def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
         report_lost(scope, _reason(error))
         raise
     finally:
-        scope.outcome = None  # its error leads back to here, and to the scope
+        if outcome.error is not None:  # which leads back to here, and to the scope
+            scope.outcome = outcome._replace(error=None)
     return True
 
 
@@ -70,21 +71,25 @@ def run_held(scope: Scope) -> Exception | None:
             call.run(scope.options.around)
         except BaseException as error:
             if is_order_to_stop(error):
+                scope.lose(call, _reason(error))
                 raise
-            if _end(call, scope, heard.failed, error):
-                scope.failed += 1
+            _fail(call, scope, error)
             if not isinstance(error, Exception):
                 raise
             discard_held(scope, "one before it failed")
             return error
-        if _end(call, scope, heard.finished):
-            scope.finished += 1
+        _finish(call, scope)
     return None
 
 
-def discard_held(scope: Scope, why: str) -> None:
-    """Drop the calls that were held for a response, and let it start."""
+def discard_held(scope: Scope, why: str, error: BaseException | None = None) -> None:
+    """Drop the calls that were held for a response, and let it start.
+
+    If ``error`` is an order to stop, they stay, and are lost with the others.
+    """
     scope.started = True
+    if error is not None and is_order_to_stop(error):
+        return
     while (call := scope.take_held()) is not None:
         scope.skip(call, why)
 
@@ -97,8 +102,7 @@ def report_lost(scope: Scope, why: str, *, running: bool = True) -> None:
     scope.closed = True
     if running and scope.running is not None:
         scope.lose(scope.running, why)
-    for call in scope.pending:
-        scope.lose(call, why)
+    scope.lose_rest(why)
 
 
 @contextmanager
@@ -118,10 +122,11 @@ def deferring(
     are those of ``DeferMiddleware``.
     """
     options = Options(
-        max_calls, around, observers=Observers(observers),
-        time_limit=time_limit, slow_after=slow_after,
-    )  # fmt: skip
-    scope = Scope(options.checked())
+        max_calls, around, time_limit=time_limit, slow_after=slow_after
+    ).checked()
+    if observers := tuple(observers):
+        options = options._replace(observers=Observers(observers))
+    scope = Scope(options)
     token = enter(scope)
     error: BaseException | None = None
     try:
@@ -143,7 +148,7 @@ def _end_block(scope: Scope, error: BaseException | None) -> None:
             error = refusal = run_held(scope)
         except BaseException as raised:
             error = refusal = raised
-    discard_held(scope, "the block raised")
+    discard_held(scope, "the block raised", error)
     drain(scope, Outcome(status=None, error=error))
     if refusal is not None:
         raise refusal
@@ -152,7 +157,9 @@ def _end_block(scope: Scope, error: BaseException | None) -> None:
 def _reason(order: BaseException) -> str:
     if isinstance(order, TimeUp):
         return "the call that waits for it was ended at its time limit"
-    return _host.current.why
+    if is_order_to_stop(order):
+        return _host.current.why
+    return f"wsgi_defer failed with {type(order).__name__}"
 
 
 def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
@@ -162,6 +169,8 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
     try:
         if not call.wants(outcome):
             scope.skip(call, "it waits for another outcome")
+            return
+        if not call._open:  # another thread has lost it, this very moment
             return
         call._started_at = monotonic()
         if heard.started:
@@ -174,26 +183,30 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
     except BaseException as error:
         if is_order_to_stop(error):
             raise
-        if _end(call, scope, heard.failed, error):
-            scope.failed += 1
-        call.cancel()
+        _fail(call, scope, error)
+        call._let_go()
     else:
-        if _end(call, scope, heard.finished):
-            scope.finished += 1
+        _finish(call, scope)
 
 
-def _end(
-    call: Call,
-    scope: Scope,
-    listeners: tuple[Callable[..., object], ...],
-    *what: object,
-) -> bool:
-    """Note its end, and tell the observers. False if it was lost before."""
+def _finish(call: Call, scope: Scope) -> None:
     call._ended_at = monotonic()
+    if call._claim_end():  # else it was lost meanwhile
+        scope.finished += 1
+        heard = scope.options.observers
+        if heard.finished:
+            heard.tell(heard.finished, call, scope)
     scope.running = None
-    if call._told:
-        return False
-    call._told = True
-    if listeners:
-        scope.options.observers.tell(listeners, call, scope, *what)
-    return True
+
+
+def _fail(call: Call, scope: Scope, error: BaseException) -> None:
+    call._ended_at = monotonic()
+    if call._claim_end():
+        scope.failed += 1
+        heard = scope.options.observers
+        try:
+            heard.tell(heard.failed, call, scope, error)
+        except BaseException:  # an order to stop, maybe before it was in the log
+            call._open = True
+            raise
+    scope.running = None

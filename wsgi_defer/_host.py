@@ -12,7 +12,6 @@ class Host:
     called from any thread.
     """
 
-    stopping = False  # the process has been told to end
     why = "the worker was told to stop"  # what is said of calls that this cut off
     # Something outlives the process, and names the call that was running in it.
     recorded = False
@@ -25,11 +24,16 @@ class Host:
         return False
 
     def time_left(self) -> float | None:
-        """Seconds until a process that stops is killed. None if nobody says so."""
+        """Seconds that a process which stops still has for calls, before it is killed.
+
+        None if it does not stop, or if nobody says so.
+        """
         return None
 
-    def call_within(self, seconds: float, run: Callable[[], object]) -> bool:
-        """Run it with a limit of the server's own, which raises ``TimeUp`` inside it.
+    def call_within(
+        self, seconds: float, up: TimeUp, run: Callable[[], object]
+    ) -> bool:
+        """Run it with a limit of the server's own, which raises ``up`` inside it.
 
         Returns False, and has not run it, where the server has no such thing.
         """
@@ -39,7 +43,8 @@ class Host:
 class TimeUp(BaseException):
     """Raised inside a call that has reached its time limit.
 
-    Not an ``Exception``, so that ``except Exception`` in the call lets it through.
+    Not an ``Exception``, so that ``except Exception`` in the call lets it through. Each
+    limit has an instance of its own, by which it knows it again.
     """
 
 
@@ -61,9 +66,11 @@ def is_order_to_stop(error: BaseException) -> bool:
     """
     if isinstance(error, TimeUp):
         return True
-    trace = error.__traceback__
-    if not isinstance(error, SystemExit) or trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__")).startswith("gunicorn.")
+    if isinstance(error, SystemExit):
+        trace = error.__traceback__
+        while trace is not None:
+            # Not the last frame only: a hook of the user's may call sys.exit(), too.
+            if str(trace.tb_frame.f_globals.get("__name__")).startswith("gunicorn."):
+                return True
+            trace = trace.tb_next
+    return False

@@ -7,6 +7,7 @@ handler while it is inside C code. On other threads nothing reliable exists, see
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable
@@ -20,7 +21,10 @@ from ._host import TimeUp
 from ._scope import Scope
 from .errors import TimeLimitError
 
-AGAIN = 1.0  # seconds; for code that catches even BaseException and goes on
+# Seconds, for code that catches even BaseException and goes on. An odd number, by which
+# our timer is known again when somebody has replaced its handler.
+AGAIN = 1.000017
+LONGEST = 1e6  # seconds that a timer can surely take
 
 
 def run(call: Call, scope: Scope, limit: float | None) -> None:
@@ -28,26 +32,34 @@ def run(call: Call, scope: Scope, limit: float | None) -> None:
 
     Raises what the call raises, and ``TimeLimitError`` if the limit ended it.
     """
+    if limit == math.inf:
+        limit = None
+    up = TimeUp()
     watched = _watch.begin(call, scope, limit)
     try:
         if limit is None:
             call.run(scope.options.around)
         else:
-            _run_within(limit, partial(call.run, scope.options.around))
-    except TimeUp as up:
-        if limit is None or monotonic() - watched.began < limit:
+            _run_within(limit, up, partial(call.run, scope.options.around))
+    except TimeUp as caught:
+        if caught is not up:
             raise  # the limit of a call around this one
-        error = TimeLimitError(call.label, limit)
-        raise error.with_traceback(up.__traceback__) from None
+        raise _as_error(call, limit, up) from None
     finally:
         _watch.end(watched)
 
 
-def _run_within(seconds: float, run: Callable[[], object]) -> None:
-    if _host.current.call_within(seconds, run):
+def _as_error(call: Call, limit: float | None, up: TimeUp) -> TimeLimitError:
+    error = TimeLimitError(call.label, limit or 0).with_traceback(up.__traceback__)
+    up.__traceback__ = None  # its frames hold it
+    return error
+
+
+def _run_within(seconds: float, up: TimeUp, run: Callable[[], object]) -> None:
+    if _host.current.call_within(seconds, up, run):
         return
     if threading.current_thread() is threading.main_thread() and _alarm_is_free():
-        _Alarm().run(seconds, run)
+        _Alarm(up).run(seconds, run)
     else:
         run()
 
@@ -62,7 +74,8 @@ def _alarm_is_free() -> bool:
 class _Alarm:
     """SIGALRM's handler, while one call runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, up: TimeUp) -> None:
+        self._up = up
         self._until: float | None = None
         self._before: Any = signal.SIG_DFL
 
@@ -71,26 +84,36 @@ class _Alarm:
             return
         left = self._until - monotonic()
         if left > 0:  # the call has set an alarm of its own, without a handler
-            signal.setitimer(signal.ITIMER_REAL, left, AGAIN)
+            self._arm(left)
             return
-        raise TimeUp
+        raise self._up
 
     def run(self, seconds: float, run: Callable[[], object]) -> None:
-        """Run it, and raise ``TimeUp`` inside it after so many seconds."""
+        """Run it, and raise the ``TimeUp`` inside it after so many seconds."""
         self._before = signal.signal(signal.SIGALRM, self)
+        if not self._is_installed():  # mod_wsgi ignores signal.signal(), for one
+            run()
+            return
         self._until = monotonic() + seconds
         try:
             try:
-                signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+                self._arm(seconds)
                 run()
             finally:
                 self._end()
         finally:  # once more, because the alarm may have come just before it
             self._end()
 
+    def _arm(self, seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, LONGEST), AGAIN)
+
+    def _is_installed(self) -> bool:
+        handler: Any = signal.getsignal(signal.SIGALRM)
+        return handler is self
+
     def _end(self) -> None:
         self._until = None  # from here on, nothing is raised
-        installed: Any = signal.getsignal(signal.SIGALRM)
-        if installed is self:
+        if abs(signal.getitimer(signal.ITIMER_REAL)[1] - AGAIN) < 1e-6:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._is_installed():
             signal.signal(signal.SIGALRM, self._before)

@@ -52,13 +52,15 @@ class DeferMiddleware:
         would have to wait for them.
     :param when_busy: "thread" looks before each call whether a client waits for this
         process, and then leaves the rest to the background thread, which the app must
-        be safe with. "inline" finishes them first. Known of gunicorn's sync worker
-        only, and with the hooks of ``wsgi_defer.gunicorn``, or its worker class.
+        be safe with. "inline" finishes them first. Known under gunicorn only, with
+        the hooks of ``wsgi_defer.gunicorn``, or its worker classes.
     :param observers: each hears of every call, besides the log; see ``Observer``.
-    :param time_limit: seconds for each call that has no limit of its own; see
+    :param time_limit: seconds for each deferred call that has no limit of its own; see
         ``DeferredCall.time_limit()`` for where a call can be ended.
     :param slow_after: seconds after which the stack of a running call is logged, once.
-    :param max_waiting: how many calls may wait in this process, of all requests.
+        Under gevent, of one that waits for something, not of one that computes.
+    :param max_waiting: how many deferred calls may wait in this process, of all
+        requests to this middleware.
     :param when_full: what a call over that does: "raise" raises
         ``TooManyWaitingError``; "drop" drops the oldest, which is then lost.
     """
@@ -141,6 +143,7 @@ class _Exchange(ResponseScope):
     _refusal: list[bytes] | None = None  # the body of a 503
     _given_id: str | None = None  # by a proxy, or anybody
     _request_id: str | None = None
+    _sent_at: float | None = None  # when the server was done with the body
 
     def __init__(
         self,
@@ -299,10 +302,15 @@ class _Exchange(ResponseScope):
     def finish(self, close: Callable[[], object] | None) -> None:
         """Close the app's body, tell the client that was all, and run the calls."""
         if self._dropped and self.registered:
-            background.submit(*self._job(False, partial(self._close_body, close)))
+            # Not in here, where the collector of garbage may be at work.
+            job = self._job(False, partial(self._close_body, close))
+            background.submit(*job, limited=False)
             return
         # Set where the server closes in a finally, because sending failed.
-        sending = sys.exc_info()[1] if self.registered else None
+        sending = None
+        if self.registered:
+            sending = sys.exc_info()[1]
+            self._sent_at = monotonic()
         sent = sending is None or sending is self.handled
         try:
             self._close_body(close)
@@ -362,14 +370,15 @@ class _Exchange(ResponseScope):
         code, error = self._code(), self._error
         if code is None and error is None:
             error = DeferError("the app never called start_response() with a status")
-        duration = monotonic() - self._began
+        duration = (self._sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.
         self._given_id = self._environ.get("HTTP_X_REQUEST_ID")
         self._environ = self._respond = self._write = None
         self._error = self.handled = None
         if self._held:
-            discard_held(self, "the response never started")
-        return self, Outcome(code, error, delivered, duration), ready
+            discard_held(self, "the response never started", error)
+        self.outcome = outcome = Outcome(code, error, delivered, duration)
+        return self, outcome, ready
 
     def _code(self) -> int | None:
         try:
@@ -379,7 +388,7 @@ class _Exchange(ResponseScope):
 
 
 # No line break that would fake a line of the log, and nothing too long for the ledger.
-_REQUEST_ID = re.compile(r"[\w.:+/=@-]{1,64}", re.ASCII).fullmatch
+_REQUEST_ID = re.compile(r"[\w.:+/=@-]{1,63}", re.ASCII).fullmatch
 _request_numbers = itertools.count(1)
 
 

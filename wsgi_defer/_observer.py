@@ -20,13 +20,15 @@ class Observer:
     """Hears what becomes of each call. Override what you want to hear.
 
     Every call is ``queued``, and has one end: ``finished``, ``failed``, ``skipped`` or
-    ``lost``. A method is called where it happens, in that thread, and should be quick;
-    one that raises is logged, the first time. Calls of ``before_response()`` are heard
-    of, too.
+    ``lost``; none if the process is killed first, and then gunicorn's master names it.
+    A method is called where it happens, in that thread, and should be quick; one that
+    raises is logged, the first time. If a server drops a response, that may be inside
+    the collector of garbage, so a lock of yours should be an ``RLock``. Calls of
+    ``before_response()`` are heard of, too.
 
     The scope tells of the request: ``scope.request_id``, and from the end of the
-    response on ``scope.outcome``, with the status, ``delivered``, and ``duration``. The
-    call has ``label``, ``origin``, ``waited`` and ``ran``.
+    response on ``scope.outcome``, with the status, ``delivered``, and ``duration``; it
+    is None before. The call has ``label``, ``origin``, ``waited`` and ``ran``.
     """
 
     def queued(self, call: Call, scope: Scope) -> None:
@@ -51,7 +53,7 @@ class Observer:
         """It has run for ``seconds``, more than ``slow_after``, and runs on."""
 
     def overran(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
-        """It has run longer than its time limit, and here nothing can end it."""
+        """It runs on past its time limit: nothing could end it, or not yet."""
 
 
 EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_"))
@@ -93,8 +95,7 @@ class LoggingObserver(Observer):
 
     def overran(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
         logger.warning(
-            "%s call %s runs longer than its time limit, %.1f s so far, and cannot be "
-            "ended here; %s\n%s",
+            "%s call %s runs on past its time limit, %.1f s so far; %s\n%s",
             call.kind, call.label, seconds, _where(call, scope), stack,
         )  # fmt: skip
 
@@ -136,8 +137,13 @@ class Observers:
         _all_groups.add(self)
 
     def _sort(self) -> None:
-        everyone = [*_of_process, *self._own]
         for event in EVENTS:
+            # The ledger first hears of a call, and last of its end: what stops us in
+            # between leaves an entry in it, and not a call that nobody knows of.
+            begins = event in ("queued", "started")
+            everyone = (
+                [*_of_process, *self._own] if begins else [*self._own, *_of_process]
+            )
             heard_by = [each for each in everyone if _hears(each, event)]
             setattr(self, event, tuple(getattr(each, event) for each in heard_by))
 

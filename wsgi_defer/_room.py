@@ -20,8 +20,9 @@ class WaitingRoom(Observer):
     def __init__(self, limit: int, drop_oldest: bool) -> None:
         self.limit = limit
         self.drop_oldest = drop_oldest
-        # Not the scope itself: one that is dropped is to say so.
-        self._waiting: dict[int, tuple[Call, ref[Scope]]] = {}
+        # Not the calls themselves, whose contexts hold the scope: one that a server
+        # drops is to be noticed.
+        self._waiting: dict[int, tuple[ref[Call], ref[Scope]]] = {}
 
     def admit(self, call: Call, scope: Scope) -> None:
         """Let one more wait. Raises ``TooManyWaitingError``."""
@@ -29,15 +30,15 @@ class WaitingRoom(Observer):
             if not self.drop_oldest:
                 raise TooManyWaitingError(self.limit)
             self._drop_oldest()
-        self._waiting[id(call)] = (call, ref(scope))
+        self._waiting[id(call)] = (ref(call), ref(scope))
 
     def _drop_oldest(self) -> None:
         try:
-            oldest, scope_of = self._waiting.pop(next(iter(self._waiting)))
+            oldest_of, scope_of = self._waiting.pop(next(iter(self._waiting)))
         except (StopIteration, KeyError, RuntimeError):  # another thread was quicker
             return
-        scope = scope_of()
-        if scope is not None and oldest.pending:
+        oldest, scope = oldest_of(), scope_of()
+        if scope is not None and oldest is not None and oldest.pending:
             scope.lose(oldest, f"dropped, as the oldest of {self.limit} that wait")
 
     def started(self, call: Call, scope: Scope) -> None:

@@ -128,29 +128,36 @@ class Scope:
 
     def dropped(self) -> None:
         """Nobody is left to run the calls."""
-        for call in self.pending:
-            self.lose(call, "its scope was dropped")
+        self.lose_rest("its scope was dropped")
 
     def skip(self, call: Call, why: str) -> None:
-        """Do not run it, which is as it should be."""
-        if call._told:  # lost before, see lose()
-            return
-        self.skipped += 1
-        self._tell_skipped(call, why)
+        """Do not run it, which is as it should be. No effect if its end was told."""
+        if self._tell_skipped(call, why):
+            self.skipped += 1
 
-    def _tell_skipped(self, call: Call, why: str) -> None:
-        call.cancel()
-        call._told = True
-        self.options.observers.tell(self.options.observers.skipped, call, self, why)
+    def _tell_skipped(self, call: Call, why: str) -> bool:
+        call._let_go()
+        if not call._claim_end():
+            return False
+        heard = self.options.observers
+        heard.tell(heard.skipped, call, self, why)
+        return True
 
     def lose(self, call: Call, why: str) -> None:
-        """Do not run it, which somebody should know."""
-        if call._told:
-            return
-        self.lost += 1
-        call.cancel()
-        call._told = True
-        self.options.observers.tell(self.options.observers.lost, call, self, why)
+        """Do not run it, which somebody should know. No effect if its end was told."""
+        call._let_go()
+        if call._claim_end():
+            self.lost += 1
+            heard = self.options.observers
+            heard.tell(heard.lost, call, self, why)
+
+    def lose_rest(self, why: str) -> None:
+        """Nobody is left to run what waits."""
+        for call in (*self._held, *self._deferred):
+            if call.pending:
+                self.lose(call, why)
+            else:
+                self.skip(call, "it was cancelled")
 
     def forget(self, name: str) -> None:
         """Cancel every call of that name that has not begun."""

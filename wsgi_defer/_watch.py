@@ -14,9 +14,10 @@ import threading
 import time
 import traceback
 from time import monotonic
+from types import FrameType
 from typing import Any
 
-from . import _call, _host
+from . import _host
 from ._call import Call
 from ._scope import Scope
 
@@ -35,20 +36,24 @@ class Watched:
         self.slow_after = scope.options.slow_after
         self.began = monotonic()
         self.thread = threading.get_ident()
-        # Set by gevent; the stack of a greenlet that waits is not its thread's.
+        # That of _limit.run(), until the call has ended.
+        self.frame: FrameType | None = sys._getframe(2)
+        # The stack of a greenlet that waits is not its thread's.
         greenlet = sys.modules.get("greenlet")
         self.greenlet: Any = None if greenlet is None else greenlet.getcurrent()
 
     def stack(self) -> str:
-        """Where the call is just now, without the frames of the server below it."""
+        """Where the call is just now, without the server's frames and ours."""
         frame = getattr(self.greenlet, "gr_frame", None)
         if frame is None:
             frame = sys._current_frames().get(self.thread)
-        entries = traceback.extract_stack(frame) if frame is not None else []
-        ours = [
-            n for n, entry in enumerate(entries) if entry.filename == _call.__file__
-        ]
-        return "".join(traceback.format_list(entries[ours[-1] + 1 :] if ours else []))
+        frames = []
+        while frame is not None and frame is not self.frame:
+            frames.append((frame, frame.f_lineno))
+            frame = frame.f_back
+        while frames and frames[-1][0].f_globals.get("__package__") == __package__:
+            frames.pop()
+        return "".join(traceback.StackSummary.extract(reversed(frames)).format())
 
 
 class _Watch:
@@ -70,8 +75,9 @@ class _Watch:
         )
         try:
             self._thread.start()
-        except RuntimeError:  # the interpreter is shutting down
+        except RuntimeError:  # too many threads, or the interpreter is shutting down
             self._thread = None
+            self._wanted.clear()
 
     def end(self, watched: Watched) -> None:
         self._calls.pop(id(watched), None)
@@ -123,6 +129,7 @@ def begin(call: Call, scope: Scope, limit: float | None) -> Watched:
 
 def end(watched: Watched) -> None:
     """The call has ended."""
+    watched.frame = None  # which holds this object
     if (watch := _made.get("watch")) is not None:
         watch.end(watched)
 

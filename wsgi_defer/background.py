@@ -26,7 +26,6 @@ logger = logging.getLogger("wsgi_defer")
 
 EXIT_WAIT = 20.0  # seconds; gunicorn kills a worker 30 s (graceful_timeout) after TERM
 BEAT = 0.2  # seconds between two signs of life while the process waits for its end
-MARGIN = 0.5  # seconds before the process is killed, to name what is lost
 MAX_WAITING = 1000  # scopes
 
 Job = tuple[Scope, Outcome, Callable[[], object]]
@@ -39,12 +38,12 @@ class _Background:
         self._running: Scope | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, job: Job) -> bool:
+    def submit(self, job: Job, limited: bool) -> bool:
         if sys.is_finalizing():
             # Threads are frozen now, and one that is started hangs (up to 3.11).
             return False
         with self._changed:
-            if len(self._waiting) >= MAX_WAITING:
+            if limited and len(self._waiting) >= MAX_WAITING:
                 return False
             thread = None
             if self._thread is None:
@@ -100,8 +99,12 @@ class _Background:
                 _host.current.beat()
         finally:  # gunicorn's timeout may end the waiting, too
             if not done:
+                # Other threads may hold the process up, so that the one that runs
+                # ends after all; and if it does not, who records it names it.
                 for scope in self._unfinished():
-                    report_lost(scope, "the process exits")
+                    report_lost(
+                        scope, "the process exits", running=not _host.current.recorded
+                    )
 
     def _unfinished(self) -> list[Scope]:
         running = [] if self._running is None else [self._running]
@@ -124,7 +127,7 @@ def _wait_for(ready: Callable[[], object]) -> None:
 
 def _time_to_finish() -> float:
     left = _host.current.time_left()
-    return EXIT_WAIT if left is None else left - MARGIN
+    return EXIT_WAIT if left is None else left
 
 
 _made: dict[str, _Background] = {}
@@ -146,13 +149,15 @@ def _start_anew() -> None:
 os.register_at_fork(after_in_child=_start_anew)
 
 
-def submit(scope: Scope, outcome: Outcome, ready: Callable[[], object]) -> None:
+def submit(
+    scope: Scope, outcome: Outcome, ready: Callable[[], object], *, limited: bool = True
+) -> None:
     """Drain the scope on the background thread, once ``ready()`` has returned.
 
-    Where the thread cannot take it (``MAX_WAITING`` scopes wait already, or the
-    interpreter is shutting down), it is drained here and now instead.
+    Where the thread cannot take it (``MAX_WAITING`` scopes wait already, and it is
+    ``limited``, or the interpreter is shutting down), it is drained here and now.
     """
-    if not _background().submit((scope, outcome, ready)):
+    if not _background().submit((scope, outcome, ready), limited):
         drain(scope, outcome)
 
 

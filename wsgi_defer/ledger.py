@@ -22,7 +22,9 @@ ENTRY = 256  # bytes
 NAME = 168  # bytes, of them
 REQUEST = 64
 _HEAD = 24  # state, and two times
-_SLOT = (ENTRIES + 1) * ENTRY  # the first is for the count of those without an entry
+# The first is for the number of calls without an entry, and for the place of the last
+# entry that was ever used: to read memory that was never written would allocate it.
+_SLOT = (ENTRIES + 1) * ENTRY
 
 _FREE, _WAITING, _RUNNING = 0, 1, 2
 
@@ -69,9 +71,9 @@ class Ledger:
         numbers = memoryview(self._memory).cast("Q")
         times = memoryview(self._memory).cast("d")
         begin = slot * _SLOT
-        unnamed = numbers[begin // 8]
+        unnamed, last = numbers[begin // 8], numbers[begin // 8 + 1]
         now = time.monotonic()  # one clock for all processes of a machine
-        for entry in range(begin + ENTRY, begin + _SLOT, ENTRY):
+        for entry in range(begin + ENTRY, last + 1, ENTRY):
             state = numbers[entry // 8]
             if state == _FREE:
                 continue
@@ -81,7 +83,8 @@ class Ledger:
             request = self._text(entry + _HEAD + NAME, REQUEST)
             left.append(Left(name, request, running, since))
             numbers[entry // 8] = _FREE
-        numbers[begin // 8] = 0
+        if unnamed:
+            numbers[begin // 8] = 0
         self._free.append(slot)
         self._free.sort(reverse=True)
         left.sort(key=lambda call: (not call.running, -call.since))
@@ -100,6 +103,7 @@ class Recorder(Observer):
         self._numbers = memoryview(memory).cast("Q")
         self._times = memoryview(memory).cast("d")
         self._count = slot * _SLOT // 8
+        self._last = self._numbers[self._count + 1]
         first = slot * _SLOT + ENTRY
         # What is done with these lists, dicts and sets is atomic.
         self._free = list(range(first, first + ENTRIES * ENTRY, ENTRY))[::-1]
@@ -142,24 +146,35 @@ class Recorder(Observer):
             self._unnamed.add(id(call))
             self._numbers[self._count] = len(self._unnamed)
             return
+        if entry > self._last:
+            self._last = self._numbers[self._count + 1] = entry
         self._entries[id(call)] = entry
         self._write_name(entry, call)
-        request = scope.request_id.encode() + b"\0"
-        begin = entry + _HEAD + NAME
-        self._memory[begin : begin + len(request)] = request
+        self._put(entry + _HEAD + NAME, scope.request_id, REQUEST)
         self._times[entry // 8 + 1] = call._queued_at
         self._times[entry // 8 + 2] = call._started_at or 0
         self._numbers[entry // 8] = state  # last, so that no half of it is ever read
-        call._renamed = self._rename
+        call._changed = self._change
 
-    def _rename(self, call: Call) -> None:
-        if (entry := self._entries.get(id(call))) is not None:
+    def _change(self, call: Call) -> None:
+        entry = self._entries.get(id(call))
+        if entry is None:
+            return
+        if call.pending:
             self._write_name(entry, call)
+        else:  # cancelled, and so not lost
+            self._numbers[entry // 8] = _FREE
+
+    def forget(self) -> None:
+        """In a child process: the slot is not its own."""
+        self._entries.clear()
 
     def _write_name(self, entry: int, call: Call) -> None:
-        name = call.label.encode(errors="replace")[: NAME - 1] + b"\0"
-        begin = entry + _HEAD
-        self._memory[begin : begin + len(name)] = name
+        self._put(entry + _HEAD, str(call.label), NAME)
+
+    def _put(self, begin: int, text: str, size: int) -> None:
+        data = text.encode(errors="replace")[: size - 1] + b"\0"
+        self._memory[begin : begin + len(data)] = data
 
     def _drop_unnamed(self, call: Call) -> None:
         self._unnamed.discard(id(call))

@@ -34,17 +34,21 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
     def _run(self, jobs: list[Job]) -> None:
         for _, _, ready in jobs:
             ready()
-        run_jobs(list(jobs))
-        self._unfinished.remove(jobs)
+        try:
+            run_jobs(list(jobs))
+        finally:
+            self._unfinished.remove(jobs)
 
     def run(self) -> None:
         attach(self)
         try:
-            super().run()
-            deadline = time.monotonic() + time_for_calls()
-            while len(self._calls) and time.monotonic() < deadline:
-                _host.current.beat()
-                self._calls.join(0.1)
+            try:
+                super().run()
+            finally:  # also on INT and QUIT, which raise SystemExit in here
+                deadline = time.monotonic() + time_for_calls()
+                while len(self._calls) and time.monotonic() < deadline:
+                    _host.current.beat()
+                    self._calls.join(0.1)
         finally:
             for jobs in self._unfinished:
                 # One that runs may still come to its end while the process exits, and

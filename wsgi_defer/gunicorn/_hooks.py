@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import _host, background
-from .._observer import Observer, observe_process, stop_observing
-from ..ledger import Ledger, Left
+from .._observer import observe_process, stop_observing
+from ..ledger import Ledger, Left, Recorder
 from ._host import GunicornHost, host_for
 
 KILLED_WAIT = 2.0  # seconds for the kernel to end a worker that was sent SIGKILL
@@ -69,7 +69,7 @@ def _sentence(call: Left, who: str, why: str) -> str:
 
 
 _masters: dict[int, _Master] = {}  # one at most, by process
-_recorders: list[Observer] = []  # one at most, in a worker
+_recorders: list[Recorder] = []  # one at most, in a worker
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -126,7 +126,10 @@ def on_exit(server: Any) -> None:
         for age in list(master.slots):
             master.read(server, age, "a worker")
         if master.lost:
-            server.log.error("wsgi_defer: deferred calls lost, in all: %d", master.lost)
+            server.log.error(
+                "wsgi_defer: deferred calls that were lost with their workers, in all: "
+                "%d", master.lost,
+            )  # fmt: skip
 
 
 def attach(worker: Any) -> None:
@@ -151,7 +154,9 @@ def _detach() -> None:
         host.close()
         _host.install(_host.Host())
     while _recorders:
-        stop_observing(_recorders.pop())
+        recorder = _recorders.pop()
+        recorder.forget()
+        stop_observing(recorder)
 
 
 os.register_at_fork(after_in_child=_detach)
@@ -163,6 +168,9 @@ HOOKS: dict[str, Callable[..., None]] = {
         pre_fork, post_worker_init, worker_abort, worker_exit, child_exit, on_exit,
     )
 }  # fmt: skip
+
+
+_CHAINED = "_wsgi_defer_chained"
 
 
 def install(namespace: dict[str, Any]) -> None:
@@ -178,19 +186,20 @@ def install(namespace: dict[str, Any]) -> None:
             theirs = pkgutil.resolve_name(theirs)
         if theirs is None:
             namespace[name] = ours
-        elif ours not in (theirs, getattr(theirs, "__wrapped__", None)):
+        elif theirs is not ours and not hasattr(theirs, _CHAINED):
             namespace[name] = _chain(theirs, ours)
 
 
 def _chain(theirs: Callable[..., object], ours: Callable[..., None]) -> Any:
-    # gunicorn counts the parameters of a hook, and wraps() shows it those of ours.
-    @functools.wraps(ours)
+    # gunicorn counts the parameters of a hook, and wraps() shows it those of theirs.
+    @functools.wraps(theirs)
     def both(*args: Any) -> None:
         try:
             theirs(*args)
         finally:
             ours(*args)
 
+    setattr(both, _CHAINED, True)
     return both
 
 

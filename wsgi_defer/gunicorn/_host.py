@@ -24,20 +24,15 @@ class GunicornHost(_host.Host):
     def __init__(self, worker: Any) -> None:
         self.worker = worker
         self._grace = float(worker.cfg.graceful_timeout)
+        self._margin = min(MARGIN, self._grace / 5)
         self._main = threading.get_ident()
         self._stopped_at: float | None = None
         self._next_beat = 0.0
         # A file descriptor of its own: gunicorn closes its one before worker_exit,
         # and Worker.notify() raises from then on.
         self._heart = os.dup(worker.tmp.fileno())
-        self._listeners = select.poll()
-        for listener in worker.sockets:
-            self._listeners.register(listener.fileno(), select.POLLIN)
+        self._listeners = [listener.fileno() for listener in worker.sockets]
         self._note_the_order_to_stop()
-
-    @property
-    def stopping(self) -> bool:  # type: ignore[override]
-        return not self.worker.alive
 
     def _note_the_order_to_stop(self) -> None:
         # On TERM, gunicorn's handler sets alive = False, and the master kills the
@@ -76,18 +71,22 @@ class GunicornHost(_host.Host):
         return thread == self._main
 
     def client_waiting(self) -> bool:
-        return any(event & select.POLLIN for _, event in self._listeners.poll(0))
+        poll = select.poll()  # one of many threads would get an error
+        for listener in self._listeners:
+            poll.register(listener, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll(0))
 
     def time_left(self) -> float | None:
         if self.worker.alive:
             return None
         if self._stopped_at is None:  # max_requests, or INT: nobody has told us when
             self._stopped_at = monotonic()
-        return self._stopped_at + self._grace - monotonic()
+        return self._stopped_at + self._grace - self._margin - monotonic()
 
     def note_timeout(self) -> None:
         """gunicorn's timeout has struck, and ends what the main thread does."""
         self.why = f"gunicorn's timeout of {self.worker.cfg.timeout} s ended the worker"
+        self._stopped_at = monotonic() - self._grace  # it is killed in a second
 
     def close(self) -> None:
         """In a child process: the worker's heart is not its own."""
@@ -100,10 +99,12 @@ class GeventHost(GunicornHost):
     def _is_heart(self, thread: int) -> bool:
         return True  # if one greenlet runs, none hangs
 
-    def call_within(self, seconds: float, run: Callable[[], object]) -> bool:
+    def call_within(
+        self, seconds: float, up: TimeUp, run: Callable[[], object]
+    ) -> bool:
         import gevent  # only in a process that has it, and has patched all it patches
 
-        with gevent.Timeout(seconds, TimeUp):
+        with gevent.Timeout(seconds, up):
             run()
         return True
 
@@ -118,5 +119,4 @@ def host_for(worker: Any) -> GunicornHost:
 
 def time_for_calls() -> float:
     """Seconds that a worker which stops may still wait for its calls."""
-    left = _host.current.time_left()
-    return 0 if left is None else left - MARGIN
+    return _host.current.time_left() or 0

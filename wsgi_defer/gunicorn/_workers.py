@@ -51,13 +51,15 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         attach(self)
         try:
-            super().run()
-            # gunicorn's own loop has ended, and so have the responses. Calls may still
-            # run: keep the master from taking this worker for stuck.
-            deadline = time.monotonic() + time_for_calls()
-            while self.tpool.draining and time.monotonic() < deadline:
-                _host.current.beat()
-                time.sleep(0.1)
+            try:
+                super().run()
+            finally:  # also on INT and QUIT, which raise SystemExit in here
+                # The responses have ended, but calls may still run: keep the master
+                # from taking this worker for stuck.
+                deadline = time.monotonic() + time_for_calls()
+                while self.tpool.draining and time.monotonic() < deadline:
+                    _host.current.beat()
+                    time.sleep(0.1)
         finally:
             for jobs in list(self.tpool.draining.values()):
                 # The process waits for its threads, so one that runs may yet end; and
