@@ -1,0 +1,174 @@
+"""One cell of the table: three calls, one event, and what then is known of each call.
+
+The words for what is wrong:
+
+=======  ===========================================================================
+silent   a call has neither finished nor been named as lost: nobody knows of it
+both     a call has finished, and was named as lost
+cut      a call did not finish that could have
+late     a loss was named only when the master ended, which it does once a year
+extra    the client got a byte after its complete response, or another response
+stuck    the worker or the master did not end, or the connection was never closed
+=======  ===========================================================================
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from subprocess import TimeoutExpired
+
+from ..wire import servers
+from . import BODY, CALLS
+from .faults import could_finish
+from .gunicorns import INSTALL, configuration, is_alive, running
+
+REPORT = 5.0  # seconds until the master must have named what a dead worker has lost
+TIMEOUT = 3  # seconds; a worker may take this long to boot, too, on a busy machine
+LONG = 8  # seconds, more than the timeout and the second until gunicorn's SIGKILL
+
+# gunicorn's releases, worker classes, and whose they are.
+ROWS = {
+    f"{version.split('.')[0] if version else '27'}-{worker}{'-ours' if ours else ''}": (
+        version, worker, ours,
+    )
+    for version in ("23.0.0", None)
+    for worker in ("sync", "gthread", "gevent")
+    for ours in (False, True)
+}  # fmt: skip
+
+
+def nothing(gunicorn):
+    """It happens by itself."""
+
+
+def to_master(number, *, ends=True):
+    """A function that sends this signal to the master, when the first call runs."""
+
+    def happen(gunicorn):
+        gunicorn.begun(CALLS[0])
+        gunicorn.stop(number) if ends else gunicorn.send(number)
+
+    return happen
+
+
+def kill_worker(gunicorn):
+    """Kill the worker, when the second call runs."""
+    os.kill(gunicorn.begun(CALLS[1]), signal.SIGKILL)
+
+
+@dataclass
+class Event:
+    """Something that happens to a worker: how, and with which settings and calls."""
+
+    happen: Callable[..., object] = nothing
+    settings: dict[str, int] = field(default_factory=dict)
+    query: str = ""
+
+
+LIMIT = {"timeout": TIMEOUT}
+EVENTS = {
+    "TERM": Event(to_master(signal.SIGTERM)),
+    "TERM-short": Event(to_master(signal.SIGTERM), {"graceful_timeout": 2}),
+    "HUP": Event(to_master(signal.SIGHUP, ends=False)),
+    "HUP-short": Event(to_master(signal.SIGHUP, ends=False), {"graceful_timeout": 1}),
+    "QUIT": Event(to_master(signal.SIGQUIT)),
+    "INT": Event(to_master(signal.SIGINT)),
+    "SIGKILL": Event(kill_worker),
+    "SIGSEGV": Event(query="second=crash"),
+    "timeout": Event(settings=LIMIT, query=f"second=block&long={LONG}"),
+    "timeout-C": Event(settings=LIMIT, query=f"second=hold&long={LONG}"),
+    "max": Event(settings={"max_requests": 1}),
+    "max-short": Event(settings={"max_requests": 1, "graceful_timeout": 1}),
+}
+
+
+def missing(row):
+    """What is not installed for that row, or None."""
+    version, worker, _ = ROWS[row]
+    if version and not (servers.GUNICORNS / version / "gunicorn").exists():
+        return f"gunicorn {version}"
+    if worker == "gevent" and not importlib.util.find_spec("gevent"):
+        return "gevent"
+    return None
+
+
+@dataclass
+class Cell:
+    """What was seen: the faults, and a few words on each for the reader."""
+
+    finished: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    log: str = field(default="", repr=False)
+
+    def fault(self, word, note=""):
+        """Add a fault, once."""
+        if word not in self.faults:
+            self.faults.append(word)
+        if note:
+            self.notes.append(note)
+
+    def judge(self, row, event):
+        """Compare the calls that finished with those that were named."""
+        if silent := set(CALLS) - self.finished - self.named:
+            self.fault("silent", f"nobody knows of {', '.join(sorted(silent))}")
+        if both := self.finished & self.named:
+            self.fault("both", f"finished, but named: {', '.join(sorted(both))}")
+        if len(self.finished) < (least := could_finish(row, event)):
+            self.fault("cut", f"{least} could have finished")
+
+    def __str__(self):
+        """How many finished, how many were named, and the faults."""
+        sums = f"{len(self.finished)}+{len(self.named)}"
+        return " ".join([sums, *self.faults])
+
+
+def measure(row, event, *, hooks=INSTALL):
+    """Start a gunicorn, send one request, let the event happen, and judge it."""
+    version, worker, ours = ROWS[row]
+    what = EVENTS[event]
+    settings = {"timeout": 60, "graceful_timeout": 30, **what.settings}
+    conf = configuration(worker, ours=ours, hooks=hooks, **settings)
+    cell = Cell()
+    with running(conf, version=version) as gunicorn:
+        began = time.monotonic()
+        client = gunicorn.request(f"/calls?{what.query}")
+        if client.response != BODY:
+            cell.fault("extra", f"the response is {client.response!r}")
+        worker = gunicorn.begun(CALLS[0])
+        try:
+            what.happen(gunicorn)
+            if gunicorn.master.poll() is None:
+                await_end(gunicorn, worker, cell)
+            gunicorn.until(lambda: not is_alive(worker), "the worker to end")
+            if surplus := client.surplus():
+                cell.fault("extra", f"after the response: {surplus!r}")
+        except (TimeoutError, TimeoutExpired) as error:
+            cell.fault("stuck", str(error).partition("\n")[0])
+        cell.finished, cell.named = gunicorn.finished, gunicorn.named
+        cell.seconds, cell.log = time.monotonic() - began, gunicorn.log
+    cell.judge(row, event)
+    return cell
+
+
+def await_end(gunicorn, worker, cell):
+    """Wait until the worker has done its work or died, then stop the master."""
+    every = set(CALLS)
+    gunicorn.until(
+        lambda: not is_alive(worker) or gunicorn.finished == every, "the worker to end"
+    )
+    try:
+        gunicorn.until(lambda: gunicorn.accounted == every, "a word on each", REPORT)
+        known = every
+    except TimeoutError:
+        known = gunicorn.accounted
+    gunicorn.stop()
+    if late := gunicorn.accounted - known:
+        cell.fault("late", f"named at the end only: {', '.join(sorted(late))}")

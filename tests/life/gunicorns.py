@@ -1,0 +1,193 @@
+"""A gunicorn that serves ``tests.life.app``, and what can be seen of its calls."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+from ..wire import servers
+from ..wire.client import Connection, Message
+from . import CALLS
+
+PATIENCE = 40.0  # seconds for what should come; a machine may be busy
+# To start one is work for the processor, and most of what these tests do is not.
+STARTS = threading.BoundedSemaphore(3)
+
+INSTALL = "from wsgi_defer.gunicorn import install\ninstall(globals())\n"
+
+
+def configuration(worker="sync", *, ours=False, hooks=INSTALL, **settings):
+    """The text of a gunicorn.conf.py: those settings, and the hooks as its end."""
+    settings = {
+        "bind": "127.0.0.1:0",
+        "worker_class": servers.OURS[worker] if ours else worker,
+        "threads": 2 if worker == "gthread" else 1,
+        "keepalive": 5,
+        **settings,
+    }
+    lines = [f"{name} = {value!r}" for name, value in settings.items()]
+    return "\n".join([*lines, hooks])
+
+
+class Gunicorn:
+    """One gunicorn, by its ``Server``: its notes, its log, and its end."""
+
+    def __init__(self, server):
+        self.server = server
+
+    @property
+    def root(self):
+        """The directory that it shares with us."""
+        return self.server.root
+
+    @property
+    def master(self):
+        """The process that we have started."""
+        return self.server.processes[0]
+
+    @property
+    def log(self):
+        """What the master and the workers have written, so far."""
+        return self.server.output.read_text(errors="replace")
+
+    def notes(self, event):
+        """The calls that this happened to: a dict of process id and time."""
+        path, found = self.root / "notes", {}
+        lines = path.read_text().splitlines() if path.exists() else []
+        for happened, name, pid, at in map(str.split, lines):
+            if happened == event:
+                found[name] = int(pid), float(at)
+        return found
+
+    @property
+    def finished(self):
+        """The calls that have finished."""
+        return set(self.notes("finished"))
+
+    @property
+    def named(self):
+        """The calls that the log says are lost."""
+        return lost_in(self.log)
+
+    @property
+    def accounted(self):
+        """The calls of which it is known what became of them."""
+        return self.finished | self.named
+
+    def begun(self, name):
+        """Wait until that call runs; returns the id of its worker."""
+        self.until(lambda: name in self.notes("begun"), f"{name} to begin")
+        return self.notes("begun")[name][0]
+
+    def until(self, condition, what, patience=PATIENCE):
+        """Wait until that is true."""
+        deadline = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited in vain for {what}\n{self.log}")
+            time.sleep(0.02)
+
+    def send(self, number):
+        """Send a signal to the master."""
+        self.master.send_signal(number)
+
+    def stop(self, number=signal.SIGTERM):
+        """Send a signal to the master, and wait until it has ended."""
+        self.send(number)
+        self.master.wait(PATIENCE)
+
+    def request(self, target):
+        """Send one request, and wait for its response: a ``Client``."""
+        return Client(self.server, target)
+
+
+def lost_in(log, names=CALLS):
+    """Those of the names that stand in a line on lost calls."""
+    lines = [line for line in log.splitlines() if is_loss(line)]
+    words = set(re.findall(r"[\w.-]+", "\n".join(lines)))
+    return {name for name in names if name in words}
+
+
+def is_loss(line):
+    """Whether that line of a log is ours, and tells of lost calls."""
+    return "deferred call" in line and re.search(r"\blost\b", line) is not None
+
+
+def is_alive(pid):
+    """Whether there is such a process, if only as a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Client:
+    """It reads its response, and goes on reading until the stream ends."""
+
+    def __init__(self, server, target):
+        self.connection = Connection(server, timeout=PATIENCE)
+        self.message = Message("GET")
+        self.connection.send("GET", target)
+        self.connection.read(self.message, time.monotonic() + PATIENCE)
+        if not self.message.complete:
+            raise ConnectionError(f"cut response: {bytes(self.message.data)!r}")
+        # At once: gunicorn 26+ waits for us to close the connection.
+        self.thread = threading.Thread(target=self.go_on)
+        self.thread.start()
+
+    def go_on(self):
+        """Read to the end of the stream, and close."""
+        deadline = time.monotonic() + 2 * PATIENCE
+        self.connection.read(self.message, deadline, to_eof=True)
+        self.connection.socket.close()
+
+    @property
+    def response(self):
+        """The body of the response."""
+        return bytes(self.message.data[self.message.start : self.message.end])
+
+    def surplus(self):
+        """What came after the response, when the stream has ended."""
+        self.thread.join()
+        if not self.message.eof:
+            raise TimeoutError("the connection was never closed")
+        return bytes(self.message.data[self.message.end :])
+
+
+@contextmanager
+def running(conf="", *options, version=None, app="tests.life.app:app", env=None):
+    """A gunicorn with that text as its gunicorn.conf.py, or with none.
+
+    ``version``: one of the releases of ``.gunicorns``.
+    """
+    server = servers.Server()
+    try:
+        if conf:
+            (server.root / "conf.py").write_text(conf)
+            options = ("--config", str(server.root / "conf.py"), *options)
+        path = [str(servers.HOME), str(server.root)]
+        if version is not None:
+            path.insert(0, str(servers.GUNICORNS / version))
+        if version is None or int(version.split(".")[0]) >= 25:
+            # The control socket of newer releases has one path for all on a machine.
+            options += ("--no-control-socket",)
+        with STARTS:
+            found = server.run(
+                # -W: gunicorn 20.1 imports pkg_resources
+                [sys.executable, "-W", "ignore", "-m", "gunicorn", *options, app],
+                r"Listening at: (\S+)",
+                {"PYTHONPATH": os.pathsep.join(path), "LIFE_ROOT": str(server.root),
+                 **(env or {})},
+            )  # fmt: skip
+            server.listens_at(found.group(1).split(",")[0])
+            gunicorn = Gunicorn(server)
+            gunicorn.until(lambda: gunicorn.notes("loaded"), "the app to be loaded")
+        yield gunicorn
+    finally:
+        server.stop()
