@@ -4,11 +4,13 @@
 #   make serve     the same app, for your own requests, on http://127.0.0.1:8000
 #   make test      all tests, with this Python; needs no service
 #   make unit      the unit tests alone, in seconds, and their coverage
-#   make test-all  all tests but the table, with each Python from 3.10 on that is here
+#   make test-all  all tests but the tables, with each Python from 3.10 on that is here
 #   make lint      ruff and mypy --strict
 #   make bench     what it costs, beside what it is compared with
 #   make services  the servers that the wire tests use if they are there (Debian, root)
 #   make wire      the table: what the client sees on each server
+#   make life      the table: what becomes of calls when gunicorn's workers end
+#   make soak      many requests while workers are killed: the calls are counted
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -17,7 +19,7 @@ DEBS = nginx apache2-bin libapache2-mod-wsgi-py3 libev-dev curl
 
 comma := ,
 space := $(subst ,, )
-.PHONY: demo serve unit test test-all lint bench services wire clean
+.PHONY: demo serve unit test test-all lint bench services wire life soak clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: setup.cfg pyproject.toml
@@ -33,14 +35,14 @@ serve: .venv/installed
 	$(BIN)/gunicorn
 
 test: unit .venv/installed
-	$(BIN)/python -m pytest tests/wire
+	$(BIN)/python -m pytest tests/wire tests/life
 
 # Every branch of the heart has a test; what only a fork or an exit reaches, not all.
 HEART = _call _drain _host _limit _middleware _observer _outcome _response _room _scope \
   _transport _watch ledger
 
 unit: .venv/installed
-	$(BIN)/python -m pytest --ignore tests/wire --cov --cov-report=
+	$(BIN)/python -m pytest --ignore tests/wire --ignore tests/life --cov --cov-report=
 	@$(BIN)/coverage report
 	@$(BIN)/coverage report --fail-under 100 \
 	  --include "$(subst $(space),$(comma),$(HEART:%=wsgi_defer/%.py))" >/dev/null
@@ -78,6 +80,14 @@ services: .venv/installed .venv/wire
 wire: .venv/installed
 	$(BIN)/python -m tests.wire.table $(WIRE)
 
+# Patterns of rows, and more: make life LIFE="'27-*' --event SIGKILL"
+life: .venv/installed
+	$(BIN)/python -m tests.life.table $(LIFE)
+
+# A row of that table, and more: make soak SOAK="27-sync --requests 20000"
+soak: .venv/installed
+	$(BIN)/python -m tests.life.soak $(SOAK)
+
 test-all:
 	@done=; for python in python3.10 python3.11 python3.12 python3.13 python3.14 \
 	    $(wildcard $(HOME)/.pyenv/versions/3.1*/bin/python); do \
@@ -89,7 +99,8 @@ test-all:
 	    .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check \
 	      --editable '.[test]' && touch .venv-$$version/installed; } || exit 1; \
 	  .venv-$$version/bin/python -m pytest --quiet --ignore tests/wire/test_table.py \
-	    --ignore tests/wire/test_stress.py || exit 1; \
+	    --ignore tests/wire/test_stress.py --ignore tests/life/test_table.py \
+	    --ignore tests/life/test_soak.py --ignore tests/life/test_limits.py || exit 1; \
 	done
 
 clean:

@@ -83,14 +83,16 @@ def work(name, how, seconds):
 
 def calls(query):
     """Defer three calls. ``second`` says what the second one does, ``long`` for how
-    many seconds; the others sleep for ``seconds``."""
+    many seconds; the others sleep for ``seconds``. ``prefix`` is one of their names.
+    """
     seconds = float(query.get("seconds", 1))
     for name in CALLS:
         how, length = sleep, seconds
         if name == CALLS[1]:
             how = globals()[query.get("second", "sleep")]
             length = float(query.get("long", seconds))
-        defer(work, name, how, length).named(name)
+        full = query.get("prefix", "") + name
+        defer(work, full, how, length).named(full)
 
 
 def limited(query):

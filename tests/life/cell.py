@@ -31,15 +31,18 @@ REPORT = 5.0  # seconds until the master must have named what a dead worker has 
 TIMEOUT = 3  # seconds; a worker may take this long to boot, too, on a busy machine
 LONG = 8  # seconds, more than the timeout and the second until gunicorn's SIGKILL
 
-# gunicorn's releases, worker classes, and whose they are.
-ROWS = {
-    f"{version.split('.')[0] if version else '27'}-{worker}{'-ours' if ours else ''}": (
-        version, worker, ours,
-    )
-    for version in ("23.0.0", None)
-    for worker in ("sync", "gthread", "gevent")
-    for ours in (False, True)
-}  # fmt: skip
+
+def rows():
+    """gunicorn's releases, worker classes, whose they are, and the app."""
+    for version in ("23.0.0", None):
+        number = version.split(".")[0] if version else "27"
+        for worker in ("sync", "gthread", "gevent"):
+            yield f"{number}-{worker}", (version, worker, False, "app")
+            yield f"{number}-{worker}-ours", (version, worker, True, "app")
+        yield f"{number}-background", (version, "sync", False, "elsewhere")
+
+
+ROWS = dict(rows())
 
 
 def nothing(gunicorn):
@@ -89,7 +92,7 @@ EVENTS = {
 
 def missing(row):
     """What is not installed for that row, or None."""
-    version, worker, _ = ROWS[row]
+    version, worker, _, _ = ROWS[row]
     if version and not (servers.GUNICORNS / version / "gunicorn").exists():
         return f"gunicorn {version}"
     if worker == "gevent" and not importlib.util.find_spec("gevent"):
@@ -132,22 +135,23 @@ class Cell:
 
 def measure(row, event, *, hooks=INSTALL):
     """Start a gunicorn, send one request, let the event happen, and judge it."""
-    version, worker, ours = ROWS[row]
+    version, worker, ours, app = ROWS[row]
     what = EVENTS[event]
     settings = {"timeout": 60, "graceful_timeout": 30, **what.settings}
     conf = configuration(worker, ours=ours, hooks=hooks, **settings)
     cell = Cell()
-    with running(conf, version=version) as gunicorn:
+    app = f"tests.life.app:{app}"
+    with running(conf, version=version, app=app) as gunicorn:
         began = time.monotonic()
         client = gunicorn.request(f"/calls?{what.query}")
         if client.response != BODY:
             cell.fault("extra", f"the response is {client.response!r}")
-        worker = gunicorn.begun(CALLS[0])
+        pid = gunicorn.begun(CALLS[0])
         try:
             what.happen(gunicorn)
             if gunicorn.master.poll() is None:
-                await_end(gunicorn, worker, cell)
-            gunicorn.until(lambda: not is_alive(worker), "the worker to end")
+                await_end(gunicorn, pid, cell)
+            gunicorn.until(lambda: not is_alive(pid), "the worker to end")
             if surplus := client.surplus():
                 cell.fault("extra", f"after the response: {surplus!r}")
         except (TimeoutError, TimeoutExpired) as error:
@@ -158,11 +162,11 @@ def measure(row, event, *, hooks=INSTALL):
     return cell
 
 
-def await_end(gunicorn, worker, cell):
+def await_end(gunicorn, pid, cell):
     """Wait until the worker has done its work or died, then stop the master."""
     every = set(CALLS)
     gunicorn.until(
-        lambda: not is_alive(worker) or gunicorn.finished == every, "the worker to end"
+        lambda: not is_alive(pid) or gunicorn.finished == every, "the worker to end"
     )
     try:
         gunicorn.until(lambda: gunicorn.accounted == every, "a word on each", REPORT)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..wire.faults import find, matches
 
-__all__ = ["CAN_FINISH", "could_finish", "matches"]
+__all__ = ["CAN_FINISH", "OWN", "could_finish", "matches", "own"]
 
 # How many of the three calls can finish, at least, and why not all of them. In every
 # cell that is not here, all three can.
@@ -20,13 +20,18 @@ CAN_FINISH = {
     ),
     ("*", "timeout-C"): (1, "the second call holds the GIL, so no thread can tell"),
     ("*", "QUIT INT"): (0, "gunicorn's quick shutdown waits for nothing"),
-    ("*-gevent*", "HUP-short max-short"): (
+    ("*-gevent* *-gthread* *-background", "HUP-short max-short"): (
         0,
-        "gunicorn's gevent worker stops its greenlets after graceful_timeout",
+        "the worker waits for its threads and greenlets for graceful_timeout",
     ),
-    ("*-gthread*", "HUP-short max-short"): (
-        0,
-        "gunicorn's gthread worker ends after graceful_timeout",
+}
+
+# Faults that gunicorn has with nothing deferred, too, as a test proves.
+OWN = {
+    ("*-gevent*", "HUP-short"): (
+        "extra",
+        "gunicorn's gevent worker sends an error page on connections that are kept "
+        "alive and idle when graceful_timeout ends",
     ),
 }
 
@@ -35,3 +40,9 @@ def could_finish(row, event):
     """How many of the three calls can finish in that cell."""
     number, _ = find(CAN_FINISH, row, event) or (3, "")
     return number
+
+
+def own(row, event):
+    """The fault that is gunicorn's own in that cell, or the empty word."""
+    word, _ = find(OWN, row, event) or ("", "")
+    return word

@@ -37,8 +37,9 @@ def configuration(worker="sync", *, ours=False, hooks=INSTALL, **settings):
 class Gunicorn:
     """One gunicorn, by its ``Server``: its notes, its log, and its end."""
 
-    def __init__(self, server):
+    def __init__(self, server, listeners):
         self.server = server
+        self.listeners = listeners
 
     @property
     def root(self):
@@ -101,8 +102,9 @@ class Gunicorn:
         self.send(number)
         self.master.wait(PATIENCE)
 
-    def request(self, target):
+    def request(self, target, listener=0):
         """Send one request, and wait for its response: a ``Client``."""
+        self.server.listens_at(self.listeners[listener])
         return Client(self.server, target)
 
 
@@ -161,13 +163,16 @@ class Client:
 
 
 @contextmanager
-def running(conf="", *options, version=None, app="tests.life.app:app", env=None):
+def running(conf="", *options, version=None, app="tests.life.app:app", files=()):
     """A gunicorn with that text as its gunicorn.conf.py, or with none.
 
-    ``version``: one of the releases of ``.gunicorns``.
+    ``version``: one of the releases of ``.gunicorns``. ``files``: the code of modules
+    that the app may import, by their names.
     """
     server = servers.Server()
     try:
+        for name, code in dict(files).items():
+            (server.root / name).write_text(code)
         if conf:
             (server.root / "conf.py").write_text(conf)
             options = ("--config", str(server.root / "conf.py"), *options)
@@ -182,11 +187,10 @@ def running(conf="", *options, version=None, app="tests.life.app:app", env=None)
                 # -W: gunicorn 20.1 imports pkg_resources
                 [sys.executable, "-W", "ignore", "-m", "gunicorn", *options, app],
                 r"Listening at: (\S+)",
-                {"PYTHONPATH": os.pathsep.join(path), "LIFE_ROOT": str(server.root),
-                 **(env or {})},
+                {"PYTHONPATH": os.pathsep.join(path), "LIFE_ROOT": str(server.root)},
             )  # fmt: skip
-            server.listens_at(found.group(1).split(",")[0])
-            gunicorn = Gunicorn(server)
+            gunicorn = Gunicorn(server, found.group(1).split(","))
+            server.listens_at(gunicorn.listeners[0])
             gunicorn.until(lambda: gunicorn.notes("loaded"), "the app to be loaded")
         yield gunicorn
     finally:

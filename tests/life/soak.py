@@ -1,0 +1,259 @@
+"""Many requests while workers are killed: what became of every call?
+
+``python -m tests.life.soak`` prints it; ``make soak`` does that. A call must have
+finished, or been skipped as its response was no success, or be named as lost. The
+master must not grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import BODY
+from .cell import ROWS
+from .gunicorns import INSTALL, configuration, is_loss, running
+
+CLIENTS = 8
+EVERY = 10  # each request of this many is answered with 404, and its calls skipped
+WARM_UP = 200  # requests, before the master is measured
+GROWTH = 2048  # kB that the master may grow by
+# Not on a port: so many connections would use them all up.
+HOOKS = f"""
+import os
+bind = f"unix:{{os.environ['LIFE_ROOT']}}/socket"
+{INSTALL}
+"""
+
+
+@dataclass
+class Master:
+    """What the master process uses."""
+
+    kilobytes: int
+    descriptors: int
+
+    @classmethod
+    def of(cls, pid):
+        """Ask the kernel."""
+        status = Path(f"/proc/{pid}/status").read_text()
+        kilobytes = int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+        return cls(kilobytes, len(os.listdir(f"/proc/{pid}/fd")))
+
+
+@dataclass
+class Result:
+    """What became of the calls; sets of names."""
+
+    requests: int
+    answered: int
+    kills: int
+    seconds: float
+    deferred: set[str]
+    finished: set[str]
+    named: set[str]
+    skipped: set[str]
+    twice: set[str]
+    silent: set[str]
+    before: Master
+    after: Master
+
+    def wrong(self):
+        """A sentence for each thing that is not as it must be."""
+        if self.silent:
+            some = ", ".join(sorted(self.silent)[:5])
+            yield f"nobody knows of {len(self.silent)} calls: {some}"
+        if self.twice:
+            yield f"{len(self.twice)} calls ran twice"
+        if ran := self.skipped & self.finished:
+            yield f"{len(ran)} calls ran that should have been skipped"
+        # A call may note that it has finished, and be killed before it has ended.
+        if len(self.finished & self.named) > self.kills:
+            yield f"{len(self.finished & self.named)} calls finished, but were named"
+        if self.after.descriptors > self.before.descriptors:
+            yield "the master has more files open than before"
+        if self.after.kilobytes > self.before.kilobytes + GROWTH:
+            yield "the master has grown"
+
+    def report(self):
+        """The numbers, for people."""
+        return "\n".join([
+            f"{self.requests} requests in {self.seconds:.0f} s, {self.answered} "
+            f"answered; {self.kills} workers killed",
+            f"{len(self.deferred)} calls: {len(self.finished)} finished, "
+            f"{len(self.skipped)} skipped, {len(self.named)} named as lost "
+            f"({len(self.finished & self.named)} of them at their very end), "
+            f"{len(self.silent)} unknown, {len(self.twice)} twice",
+            f"master: {self.before.kilobytes} kB and {self.before.descriptors} files "
+            f"before, {self.after.kilobytes} kB and {self.after.descriptors} after",
+            *(f"WRONG: {each}" for each in self.wrong()),
+        ])  # fmt: skip
+
+
+def names_of(number):
+    """The calls of that request: one or two."""
+    return [f"r{number}.{each}" for each in range(1, 2 + number % 2)]
+
+
+def is_skipped(name):
+    """Whether that call belongs to a request that is no success."""
+    return int(name[1:].partition(".")[0]) % EVERY == 0
+
+
+class Soak:
+    """The clients and the killer of one run."""
+
+    def __init__(self, gunicorn, requests, workers, kills, pause):
+        self.gunicorn = gunicorn
+        self.requests, self.workers = requests, workers
+        self.left, self.pause = kills, pause
+        self.numbers = itertools.count()
+        self.kills = 0
+        self.sent, self.answered = [], []  # numbers of requests
+        self.warm = threading.Event()
+
+    def run(self):
+        """Send the requests, and kill the workers; returns how long it took."""
+        began = time.monotonic()
+        threads = [threading.Thread(target=self.client) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        self.warm.wait()
+        self.before = self.measure()
+        self.kill()
+        for thread in threads:
+            thread.join()
+        return time.monotonic() - began
+
+    def client(self):
+        """Send one request after the other, on a connection each, whatever happens."""
+        while True:
+            number = next(self.numbers)
+            if number >= self.requests and not self.left:
+                return
+            if number >= WARM_UP:
+                self.warm.set()
+            self.sent.append(number)
+            try:
+                if self.request(number):
+                    self.answered.append(number)
+            except OSError:
+                pass  # the next one has a new connection
+
+    def request(self, number):
+        """Send that request; whether the whole response came."""
+        status = "404%20Not%20Found" if number % EVERY == 0 else "200%20OK"
+        target = f"/quick?names={','.join(names_of(number))}&status={status}"
+        data = b""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            sock.connect(self.gunicorn.server.address)
+            sock.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
+            while not data.endswith(BODY):
+                if not (chunk := sock.recv(4096)):
+                    return False
+                data += chunk
+        return True
+
+    def kill(self):
+        """Kill a worker at random, again and again."""
+        while self.left:
+            time.sleep(self.pause)
+            if pids := self.children():
+                os.kill(random.choice(pids), signal.SIGKILL)
+                self.kills += 1
+                self.left -= 1
+
+    def children(self):
+        """The ids of the processes that the master has started."""
+        pid = self.gunicorn.master.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        return list(map(int, children.read_text().split()))
+
+    def measure(self):
+        """What the master uses when it has all its workers."""
+        self.gunicorn.until(
+            lambda: len(self.children()) == self.workers, "all workers to be there"
+        )
+        return Master.of(self.gunicorn.master.pid)
+
+    def notes(self):
+        """How often each thing is noted of each call: a Counter of its lines."""
+        lines = Counter()
+        for path in self.gunicorn.root.glob("soak-*"):
+            lines.update(path.read_text().splitlines())
+        return lines
+
+    def result(self, seconds):
+        """Count what became of the calls."""
+        lines = self.notes()
+        noted = {
+            event: {
+                line.partition(" ")[2] for line in lines if line.startswith(event)
+            }
+            for event in ("deferred", "finished")
+        }  # fmt: skip
+        deferred = noted["deferred"].union(*map(names_of, self.answered))
+        named = set()
+        for line in self.gunicorn.log.splitlines():
+            if is_loss(line):
+                named.update(re.findall(r"\br\d+\.\d\b", line))
+        skipped = set(filter(is_skipped, deferred)) - named
+        finished = noted["finished"]
+        return Result(
+            requests=len(self.sent),
+            answered=len(self.answered),
+            kills=self.kills,
+            seconds=seconds,
+            deferred=deferred,
+            finished=finished,
+            named=named,
+            skipped=skipped,
+            twice={line for line, times in lines.items() if times > 1},
+            silent=deferred - finished - skipped - named,
+            before=self.before,
+            after=self.measure(),
+        )
+
+
+def soak(row, requests, workers, kills, pause, hooks=HOOKS):
+    """Run it, and return the ``Result`` when it is settled."""
+    version, worker, ours, app = ROWS[row]
+    conf = configuration(worker, ours=ours, hooks=hooks, workers=workers, timeout=60)
+    with running(conf, version=version, app=f"tests.life.app:{app}") as gunicorn:
+        run = Soak(gunicorn, requests, workers, kills, pause)
+        seconds = run.run()
+        deadline = time.monotonic() + 10  # the last calls, and the master's word
+        while (result := run.result(seconds)).silent and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return result
+
+
+def main():
+    """Run it, print what came of it, and end with 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.life.soak")
+    parser.add_argument("row", nargs="?", default="27-sync-ours", choices=ROWS)
+    parser.add_argument("--requests", type=int, default=200_000)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--kill-seconds", type=int, default=60)
+    options = parser.parse_args()
+    result = soak(
+        options.row, options.requests, options.workers, options.kill_seconds, 1.0
+    )
+    print(result.report())
+    sys.exit(any(result.wrong()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Calls that take long, on a real sync worker: gunicorn's timeout and our own limit."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import CALLS
+from .gunicorns import configuration, running
+
+OURS = pytest.mark.parametrize("ours", [False, True])
+
+
+@pytest.mark.ahead
+@OURS
+@pytest.mark.parametrize("version", ["23.0.0", None])
+def test_each_call_has_the_whole_timeout(version, ours):
+    """Three calls of two seconds finish with a timeout of three, in one worker."""
+    conf = configuration(ours=ours, timeout=3)
+    with running(conf, version=version) as gunicorn:
+        gunicorn.request("/calls?seconds=2")
+        pids = {gunicorn.begun(name) for name in CALLS}
+        gunicorn.until(lambda: gunicorn.accounted == set(CALLS), "all to finish")
+        assert gunicorn.finished == set(CALLS)
+        assert len(pids) == 1
+        assert "WORKER TIMEOUT" not in gunicorn.log
+
+
+@pytest.mark.ahead
+@OURS
+def test_time_limit(ours):
+    """A call that never ends is over after its limit, and the next one runs."""
+    with running(configuration(ours=ours)) as gunicorn:
+        gunicorn.request("/limited")
+        pid = gunicorn.begun(CALLS[0])
+        assert gunicorn.begun(CALLS[1]) == pid
+        gunicorn.until(lambda: CALLS[1] in gunicorn.finished, "the next one to finish")
+        begun = gunicorn.notes("begun")
+        assert 1.0 <= begun[CALLS[1]][1] - begun[CALLS[0]][1] < 1.5
+        assert CALLS[0] not in gunicorn.finished
+        assert f"call {CALLS[0]} " in gunicorn.log  # and why, in the library's words
+        assert gunicorn.named == set()
+        client = gunicorn.request("/")
+        assert client.surplus() == b""
