@@ -5,6 +5,7 @@ The words for what is wrong:
 =======  ===========================================================================
 silent   a call has neither finished nor been named as lost: nobody knows of it
 both     a call has finished, and was named as lost
+again    a call was named as lost twice
 cut      a call did not finish that could have
 late     a loss was named only when the master ended, which it does once a year
 extra    the client got a byte after its complete response, or another response
@@ -25,7 +26,7 @@ from subprocess import TimeoutExpired
 from ..wire import servers
 from . import BODY, CALLS
 from .faults import could_finish
-from .gunicorns import INSTALL, configuration, is_alive, running
+from .gunicorns import INSTALL, configuration, is_alive, losses, running
 
 REPORT = 5.0  # seconds until the master must have named what a dead worker has lost
 TIMEOUT = 3  # seconds; a worker may take this long to boot, too, on a busy machine
@@ -150,29 +151,39 @@ def measure(row, event, *, hooks=INSTALL):
         try:
             what.happen(gunicorn)
             if gunicorn.master.poll() is None:
-                await_end(gunicorn, pid, cell)
+                await_end(gunicorn, pid, cell, unhurt=event == "timeout")
             gunicorn.until(lambda: not is_alive(pid), "the worker to end")
             if surplus := client.surplus():
                 cell.fault("extra", f"after the response: {surplus!r}")
         except (TimeoutError, TimeoutExpired) as error:
             cell.fault("stuck", str(error).partition("\n")[0])
         cell.finished, cell.named = gunicorn.finished, gunicorn.named
+        for name in CALLS:
+            if len(lines := losses(gunicorn.log, name)) > 1:
+                cell.fault("again", f"{name}: {lines}")
         cell.seconds, cell.log = time.monotonic() - began, gunicorn.log
     cell.judge(row, event)
     return cell
 
 
-def await_end(gunicorn, pid, cell):
-    """Wait until the worker has done its work or died, then stop the master."""
+def await_end(gunicorn, pid, cell, unhurt):
+    """Wait until the worker has ended, and stop the master.
+
+    ``unhurt``: the worker may live on, so do not wait longer than for its calls.
+    """
     every = set(CALLS)
     gunicorn.until(
-        lambda: not is_alive(pid) or gunicorn.finished == every, "the worker to end"
+        lambda: not is_alive(pid) or (unhurt and gunicorn.finished == every),
+        "the worker to end",
     )
     try:
         gunicorn.until(lambda: gunicorn.accounted == every, "a word on each", REPORT)
         known = every
     except TimeoutError:
         known = gunicorn.accounted
+    if not is_alive(pid):
+        # gunicorn's gevent worker does not hear TERM while it boots.
+        gunicorn.until(lambda: gunicorn.last_loaded != pid, "the next worker")
     gunicorn.stop()
     if late := gunicorn.accounted - known:
         cell.fault("late", f"named at the end only: {', '.join(sorted(late))}")

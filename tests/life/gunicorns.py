@@ -66,6 +66,11 @@ class Gunicorn:
         return found
 
     @property
+    def last_loaded(self):
+        """The id of the process that was the last to load the app."""
+        return self.notes("loaded")["app"][0]
+
+    @property
     def finished(self):
         """The calls that have finished."""
         return set(self.notes("finished"))
@@ -110,9 +115,13 @@ class Gunicorn:
 
 def lost_in(log, names=CALLS):
     """Those of the names that stand in a line on lost calls."""
-    lines = [line for line in log.splitlines() if is_loss(line)]
-    words = set(re.findall(r"[\w.-]+", "\n".join(lines)))
-    return {name for name in names if name in words}
+    return {name for name in names if losses(log, name)}
+
+
+def losses(log, name):
+    """The lines that say that the call of that name is lost."""
+    word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
+    return [line for line in log.splitlines() if is_loss(line) and word.search(line)]
 
 
 def is_loss(line):

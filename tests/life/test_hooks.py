@@ -16,9 +16,10 @@ from .gunicorns import INSTALL, configuration, is_alive, is_loss, lost_in, runni
 EVERY = set(CALLS)
 IMPORT = """
 from wsgi_defer.gunicorn import (
-    child_exit, on_exit, post_worker_init, pre_fork, worker_exit
+    child_exit, on_exit, post_worker_init, pre_fork, worker_abort, worker_exit
 )
 """
+STAR = "from wsgi_defer.gunicorn import *"
 # The user's own hooks, in front of ours. They say when they run.
 CHAINED = f"""
 def pre_fork(server, worker):
@@ -77,7 +78,9 @@ def finish_all(gunicorn, target, listener=0):
 
 @pytest.mark.ahead
 @pytest.mark.parametrize("ours", [False, True])
-@pytest.mark.parametrize("hooks", [IMPORT, INSTALL], ids=["import", "install"])
+@pytest.mark.parametrize(
+    "hooks", [IMPORT, STAR, INSTALL], ids=["import", "star", "install"]
+)
 def test_adopted_in_a_file(hooks, ours):
     """With the names imported, and with install() as the last line."""
     with running(configuration(ours=ours, hooks=hooks)) as gunicorn:
