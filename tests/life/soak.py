@@ -28,9 +28,9 @@ from .gunicorns import INSTALL, configuration, is_loss, running
 CLIENTS = 8
 EVERY = 10  # each request of this many is answered with 404, and its calls skipped
 WARM_UP = 200  # requests, before the first signal
-# kB that the master may grow by, from a third of the signals on: the ledger takes
-# 256 kB for each worker that dies while all others live.
-GROWTH = 1024
+# kB that the master may grow by, from a third of the signals on. The ledger has 256
+# for each worker that lives at a time, and while gunicorn reloads, twice as many do.
+GROWTH = 3072
 KILL = [signal.SIGKILL]
 # To a worker each, and HUP to the master.
 MIXED = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGQUIT,
