@@ -11,7 +11,15 @@ import pytest
 from ..wire import servers
 from . import CALLS
 from .cell import missing
-from .gunicorns import INSTALL, configuration, is_alive, is_loss, lost_in, running
+from .gunicorns import (
+    INSTALL,
+    configuration,
+    is_alive,
+    is_loss,
+    losses,
+    lost_in,
+    running,
+)
 
 EVERY = set(CALLS)
 IMPORT = """
@@ -63,7 +71,11 @@ def lose_two(gunicorn):
     gunicorn.until(lambda: gunicorn.accounted >= EVERY, "all to be named")
     assert gunicorn.finished & EVERY == {CALLS[0]}
     assert gunicorn.named == {CALLS[1], CALLS[2]}
-    return pid
+    for name in CALLS[1:]:
+        (line,) = losses(gunicorn.log, name)
+        assert f"worker {pid}" in line
+        assert f"[{gunicorn.master.pid}] [ERROR]" in line
+    assert gunicorn.master.poll() is None
 
 
 def finish_all(gunicorn, target, listener=0):

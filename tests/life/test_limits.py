@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from . import CALLS
+from .cell import ROWS, missing
 from .gunicorns import configuration, running
 
 OURS = pytest.mark.parametrize("ours", [False, True])
@@ -22,6 +25,29 @@ def test_each_call_has_the_whole_timeout(version, ours):
         gunicorn.until(lambda: gunicorn.accounted == set(CALLS), "all to finish")
         assert gunicorn.finished == set(CALLS)
         assert len(pids) == 1
+        assert "WORKER TIMEOUT" not in gunicorn.log
+
+
+@pytest.mark.ahead
+@pytest.mark.parametrize("how", ["HUP", "max_requests"])
+@pytest.mark.parametrize("row", [row for row in ROWS if row.startswith("27-")])
+def test_the_master_is_told_while_a_worker_ends(row, how):
+    """Its loop is over, and its calls take longer than the timeout in all."""
+    if need := missing(row):
+        pytest.skip(f"{need} is not installed: make services")
+    version, worker, ours, app = ROWS[row]
+    # In a reload, gunicorn 24+ looks after no timeout, for as long as graceful_timeout.
+    settings = {"timeout": 3, "graceful_timeout": 8}
+    if how == "max_requests":
+        settings["max_requests"] = 1
+    conf = configuration(worker, ours=ours, **settings)
+    with running(conf, version=version, app=f"tests.life.app:{app}") as gunicorn:
+        gunicorn.request("/calls?seconds=2")
+        gunicorn.begun(CALLS[0])
+        if how == "HUP":
+            gunicorn.send(signal.SIGHUP)
+        gunicorn.until(lambda: gunicorn.accounted == set(CALLS), "all to finish")
+        assert gunicorn.finished == set(CALLS), gunicorn.log
         assert "WORKER TIMEOUT" not in gunicorn.log
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .soak import KILL, MIXED, soak
+from wsgi_defer.ledger import SLOTS
+
+from .soak import HOOKS, KILL, MIXED, soak
 
 
 @pytest.mark.ahead
@@ -17,3 +19,14 @@ def test_soak(row, signals):
     assert result.kills == 6
     assert result.answered > 1000
     assert result.finished
+
+
+@pytest.mark.ahead
+def test_more_deaths_than_the_ledger_has_places():
+    """They are used again. The app is preloaded, so that workers come quickly."""
+    result = soak(
+        "27-sync-ours", requests=0, workers=4, kills=SLOTS + 40, pause=0.05,
+        hooks=f"preload_app = True\n{HOOKS}",
+    )  # fmt: skip
+    assert list(result.wrong()) == [], result.report()
+    assert result.named
