@@ -132,4 +132,5 @@ def view(environ, start_response):
 
 
 app = DeferMiddleware(view)
+busy = DeferMiddleware(view, when_busy="thread")
 elsewhere = DeferMiddleware(view, inline=False)  # on the background thread

@@ -237,9 +237,15 @@ class Soak:
         )
 
 
-def soak(row, requests, workers, kills, pause, *, signals=KILL, hooks=HOOKS):
-    """Run it, and return the ``Result`` when it is settled."""
+def soak(
+    row, requests, workers, kills, pause, *, signals=KILL, hooks=HOOKS, busy=False
+):
+    """Run it, and return the ``Result`` when it is settled.
+
+    ``busy``: calls give way to clients that wait.
+    """
     version, worker, ours, app = ROWS[row]
+    app = "busy" if busy else app
     conf = configuration(worker, ours=ours, hooks=hooks, workers=workers, timeout=60)
     with running(conf, version=version, app=f"tests.life.app:{app}") as gunicorn:
         run = Soak(gunicorn, requests, workers, kills, pause, signals)

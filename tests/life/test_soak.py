@@ -22,6 +22,18 @@ def test_soak(row, signals):
 
 
 @pytest.mark.ahead
+def test_soak_with_calls_that_give_way():
+    """Calls that move to the background thread, because a client waits, are no worse
+    off."""
+    result = soak(
+        "27-sync-ours", requests=2000, workers=4, kills=6, pause=0.5, signals=MIXED,
+        busy=True,
+    )  # fmt: skip
+    assert list(result.wrong()) == [], result.report()
+    assert result.finished
+
+
+@pytest.mark.ahead
 def test_more_deaths_than_the_ledger_has_places():
     """They are used again. The app is preloaded, so that workers come quickly."""
     result = soak(
