@@ -69,26 +69,38 @@ def kill_worker(gunicorn):
 class Event:
     """Something that happens to a worker: how, and with which settings and calls."""
 
+    says: str
     happen: Callable[..., object] = nothing
     settings: dict[str, int] = field(default_factory=dict)
     query: str = ""
 
 
+TERM, HUP = to_master(signal.SIGTERM), to_master(signal.SIGHUP, ends=False)
 LIMIT = {"timeout": TIMEOUT}
 EVENTS = {
-    "TERM": Event(to_master(signal.SIGTERM)),
-    "TERM-short": Event(to_master(signal.SIGTERM), {"graceful_timeout": 2}),
-    "HUP": Event(to_master(signal.SIGHUP, ends=False)),
-    "HUP-short": Event(to_master(signal.SIGHUP, ends=False), {"graceful_timeout": 1}),
-    "QUIT": Event(to_master(signal.SIGQUIT)),
-    "INT": Event(to_master(signal.SIGINT)),
-    "SIGKILL": Event(kill_worker),
-    "SIGSEGV": Event(query="second=crash"),
-    "timeout": Event(settings=LIMIT, query=f"second=block&long={LONG}"),
-    "timeout-C": Event(settings=LIMIT, query=f"second=hold&long={LONG}"),
-    "max": Event(settings={"max_requests": 1}),
-    "max-short": Event(settings={"max_requests": 1, "graceful_timeout": 1}),
-}
+    "TERM": Event("the master gets TERM, with time enough", TERM),
+    "TERM-short": Event(
+        "graceful_timeout is 2 seconds", TERM, {"graceful_timeout": 2}
+    ),
+    "HUP": Event("the master gets HUP, with time enough", HUP),
+    "HUP-short": Event("graceful_timeout is 1 second", HUP, {"graceful_timeout": 1}),
+    "QUIT": Event("the master gets QUIT", to_master(signal.SIGQUIT)),
+    "INT": Event("the master gets INT", to_master(signal.SIGINT)),
+    "SIGKILL": Event("the worker is killed in the second call", kill_worker),
+    "SIGSEGV": Event("the second call reads address zero", query="second=crash"),
+    "timeout": Event(
+        f"the second call blocks in Python for {LONG} s, the timeout is {TIMEOUT}",
+        settings=LIMIT, query=f"second=block&long={LONG}",
+    ),
+    "timeout-C": Event(
+        "the same in C code, with the GIL", settings=LIMIT,
+        query=f"second=hold&long={LONG}",
+    ),
+    "max": Event("max_requests is 1", settings={"max_requests": 1}),
+    "max-short": Event(
+        "and graceful_timeout, too", settings={"max_requests": 1, "graceful_timeout": 1}
+    ),
+}  # fmt: skip
 
 
 def missing(row):

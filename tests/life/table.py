@@ -18,6 +18,13 @@ from .faults import CAN_FINISH, OWN, matches, own
 from .gunicorns import INSTALL
 
 AT_A_TIME = 12
+HEAD = """# What becomes of deferred calls when their worker ends
+
+Printed by `make life LIFE="--markdown FILE"`. A row is a release of gunicorn, its
+worker class, and `ours` if that is of `wsgi_defer.gunicorn`; `background` is
+`inline=False`. All have the hooks. `extra`: the client got more than its response.
+
+"""
 
 
 class Table:
@@ -47,9 +54,18 @@ class Table:
 def legend():
     """What the numbers say."""
     return (
-        "Three calls each: how many finished + how many the log names as lost.\n"
-        "It must be three in all. See tests/life/cell.py for the words of faults."
+        "Three calls of a second: how many finished + how many the log names as lost.\n"
+        "It must be three in all. The words for what is wrong are in cell.py."
     )
+
+
+def words(results):
+    """What the events are, and each reason of faults.py that has a cell."""
+    seen = {event for _, event in results}
+    events = [
+        f"- `{name}`: {event.says}" for name, event in EVENTS.items() if name in seen
+    ]
+    return "\n".join([*events, "", *reasons(results)])
 
 
 def by_row(results):
@@ -84,11 +100,10 @@ def as_markdown(results):
 
 def reasons(results):
     """A line for each reason of faults.py that has a cell in the table."""
-    return "\n".join(
-        f"- {events}, {rows}: {why}"
-        for (rows, events), (_, why) in [*CAN_FINISH.items(), *OWN.items()]
-        if any(matches(row, rows) and matches(event, events) for row, event in results)
-    )
+    for (rows, events), (what, why) in [*CAN_FINISH.items(), *OWN.items()]:
+        if any(matches(row, rows) and matches(event, events) for row, event in results):
+            least = f"at least {what} can finish" if isinstance(what, int) else what
+            yield f"- `{events}` in `{rows}`: {least}; {why}"
 
 
 def choose(patterns, rows_or_events):
@@ -125,7 +140,7 @@ def main():
                 results[row, event] = table.cell(row, event)
             except Exception as error:
                 broken.append(f"{row}, {event}: {error}")
-    print(f"{legend()}\n\n{as_text(results)}\n\n{reasons(results)}\n")
+    print(f"{legend()}\n\n{as_text(results)}\n\n{words(results)}\n")
     wrong = {
         key: cell for key, cell in results.items() if set(cell.faults) - {own(*key)}
     }
@@ -136,7 +151,8 @@ def main():
     print(f"{len(results)} cells, {len(wrong)} wrong; {took:.0f} s")
     if options.markdown:
         with open(options.markdown, "w") as file:
-            file.write(f"{legend()}\n\n{as_markdown(results)}\n\n{reasons(results)}\n")
+            file.write(f"{HEAD}{legend()}\n\n{as_markdown(results)}\n\n")
+            file.write(f"{words(results)}\n")
     if options.logs:
         with open(options.logs, "w") as file:
             for (row, event), cell in wrong.items():

@@ -12,7 +12,7 @@ import pytest
 from . import CALLS, faults
 from .cell import EVENTS, ROWS, Cell, measure, missing
 from .gunicorns import configuration, is_loss, lost_in, running
-from .table import as_markdown, as_text, reasons
+from .table import as_markdown, as_text, words
 
 CELLS = [(row, event) for row in ROWS for event in EVENTS]
 
@@ -94,4 +94,5 @@ def test_the_table_is_printed():
     }
     assert as_text(results).splitlines()[1] == "27-sync  3+0   1+0 silent"
     assert "| 27-sync | 3+0 | 1+0 silent |" in as_markdown(results)
-    assert "cut off" in reasons(results)
+    assert "the worker is killed" in words(results)
+    assert "cut off" in words(results)
