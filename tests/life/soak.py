@@ -8,6 +8,7 @@ master must not grow.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import random
@@ -128,6 +129,7 @@ class Soak:
         self.kills = 0
         self.sent, self.answered = [], []  # numbers of requests
         self.warm = threading.Event()
+        self.broken = threading.Event()
 
     def run(self):
         """Send the requests, and kill the workers; returns how long it took."""
@@ -135,17 +137,22 @@ class Soak:
         threads = [threading.Thread(target=self.client) for _ in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        self.warm.wait()
-        self.kill(self.left // 3)
-        self.before = self.measure()
-        self.kill(self.left)
-        for thread in threads:
-            thread.join()
+        try:
+            self.warm.wait()
+            self.kill(self.left // 3)
+            self.before = self.measure()
+            self.kill(self.left)
+        except BaseException:
+            self.broken.set()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
         return time.monotonic() - began
 
     def client(self):
         """Send one request after the other, on a connection each, whatever happens."""
-        while True:
+        while not self.broken.is_set():
             number = next(self.numbers)
             if number >= self.requests and not self.left:
                 return
@@ -181,7 +188,8 @@ class Soak:
             if number == signal.SIGHUP:
                 self.gunicorn.send(number)
             elif pids := self.children():
-                os.kill(random.choice(pids), number)
+                with contextlib.suppress(ProcessLookupError):  # dead meanwhile
+                    os.kill(random.choice(pids), number)
             self.kills += 1
             self.left -= 1
 
