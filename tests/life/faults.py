@@ -19,7 +19,10 @@ CAN_FINISH = {
         "the second call blocks the thread that would tell the master that it lives",
     ),
     ("*", "timeout-C"): (1, "the second call holds the GIL, so no thread can tell"),
-    ("*", "QUIT INT"): (0, "gunicorn's quick shutdown waits for nothing"),
+    ("*-sync*", "QUIT INT"): (
+        0,
+        "gunicorn's quick shutdown raises SystemExit in the main thread",
+    ),
     ("*-gevent* *-gthread* *-background", "HUP-short max-short"): (
         0,
         "the worker waits for its threads and greenlets for graceful_timeout",
