@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "wsgi_defer"
 
 # From the ground up. A module may import those named before it.
 FLOORS = [
-    "errors", "_outcome", "_coroutine", "_host", "_call",
+    "errors", "_outcome", "_coroutine", "_host", "_future", "_call",
     "_observer", "_scope", "_room", "_watch", "_limit", "_drain", "background",
     "_response", "_transport", "_middleware",
     "__init__",

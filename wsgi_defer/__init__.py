@@ -14,6 +14,7 @@ from .errors import (
     TimeLimitError,
     TooManyCallsError,
     TooManyWaitingError,
+    WaitsForItselfError,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "TimeLimitError",
     "TooManyCallsError",
     "TooManyWaitingError",
+    "WaitsForItselfError",
     "before_response",
     "current_scope",
     "defer",

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from time import monotonic
 
 from . import _host, _limit
-from ._call import Around, Call, DeferredCall
+from ._call import Around, Call, DeferredCall, run_job
+from ._future import RAISED, RETURNED
 from ._host import TimeUp, is_order_to_stop
 from ._observer import Observer, Observers
 from ._outcome import Outcome
@@ -68,7 +69,8 @@ def run_held(scope: Scope) -> Exception | None:
         call._started_at = monotonic()
         heard.tell(heard.started, call, scope)
         try:
-            call.run(scope.options.around)
+            job = call.take()
+            value = None if job is None else run_job(job, scope.options.around)
         except BaseException as error:
             if is_order_to_stop(error):
                 scope.lose(call, _reason(error))
@@ -78,7 +80,7 @@ def run_held(scope: Scope) -> Exception | None:
                 raise
             discard_held(scope, "one before it failed")
             return error
-        _finish(call, scope)
+        _finish(call, scope, value)
     return None
 
 
@@ -163,36 +165,59 @@ def _reason(order: BaseException) -> str:
 
 
 def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
-    options = scope.options
-    heard = options.observers
     _host.current.beat()
     try:
-        if not call.wants(outcome):
-            scope.skip(call, "it waits for another outcome")
-            return
-        if not call._open:  # another thread has lost it, this very moment
-            return
+        wanted = call.wants(outcome)
+    except BaseException as error:
+        if is_order_to_stop(error):
+            raise
+        call._let_go()
+        _fail(call, scope, error)
+        return
+    if not wanted:
+        scope.skip(call, "it waits for another outcome")
+    elif call._before is not None and call._before.cancelled():
+        scope.skip(call, "the call that it follows did not run")
+    else:
+        _run_now(call, scope)
+    # The call keeps what it raised, and that leads back to all these frames; so none of
+    # them keeps the call.
+    del call
+
+
+def _run_now(call: DeferredCall, scope: Scope) -> None:
+    job = call.take()
+    if job is None or not call._open:  # another thread has run or lost it, just now
+        return
+    options = scope.options
+    heard = options.observers
+    try:
         call._started_at = monotonic()
         if heard.started:
             heard.tell(heard.started, call, scope)
         limit = options.time_limit if call._limit is None else call._limit
         if limit is None and options.slow_after is None:
-            call.run(options.around)
+            value = run_job(job, options.around)
         else:
-            _limit.run(call, scope, limit)
+            value = _limit.run(job, call, scope, limit)
     except BaseException as error:
         if is_order_to_stop(error):
+            scope.lose(call, _reason(error))
             raise
         _fail(call, scope, error)
-        call._let_go()
     else:
-        _finish(call, scope)
+        _finish(call, scope, value)
+    del call  # see above
 
 
-def _finish(call: Call, scope: Scope) -> None:
+Scope.run_call = staticmethod(_run_now)
+
+
+def _finish(call: Call, scope: Scope, value: object) -> None:
     call._ended_at = monotonic()
     if call._claim_end():  # else it was lost meanwhile
         scope.finished += 1
+        call._settle(RETURNED, value)
         heard = scope.options.observers
         if heard.finished:
             heard.tell(heard.finished, call, scope)
@@ -203,6 +228,7 @@ def _fail(call: Call, scope: Scope, error: BaseException) -> None:
     call._ended_at = monotonic()
     if call._claim_end():
         scope.failed += 1
+        call._settle(RAISED, error=error)
         heard = scope.options.observers
         try:
             heard.tell(heard.failed, call, scope, error)

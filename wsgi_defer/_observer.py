@@ -68,12 +68,28 @@ class LoggingObserver(Observer):
     """
 
     def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
-        logger.error(
-            "%s call %s failed; %s", call.kind, call.label, _where(call, scope),
-            exc_info=error,
-        )  # fmt: skip
+        if not call.handled:
+            self._log_failure(call, scope, error)
+
+    def _log_failure(self, call: Call, scope: Scope, error: BaseException) -> None:
+        # Once for each failure, however many calls it runs down through.
+        first: Call = call
+        while first._before is not None and first._before._error is error:
+            first = first._before
+        if not first._logged:
+            first._logged = True
+            logger.error(
+                "%s call %s failed; %s", call.kind, call.chain, _where(first, scope),
+                exc_info=error,
+            )  # fmt: skip
+
+    def _log_what_it_would_have_handled(self, call: Call, scope: Scope) -> None:
+        before = call._before
+        if before is not None and before._error is not None and not before._awaited:
+            self._log_failure(before, scope, before._error)
 
     def skipped(self, call: Call, scope: Scope, why: str) -> None:
+        self._log_what_it_would_have_handled(call, scope)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
                 "%s call %s skipped: %s; %s",
@@ -81,6 +97,7 @@ class LoggingObserver(Observer):
             )  # fmt: skip
 
     def lost(self, call: Call, scope: Scope, why: str) -> None:
+        self._log_what_it_would_have_handled(call, scope)
         ran = "" if call.ran is None else f" while it ran ({call.ran:.1f} s)"
         logger.error(
             "%s call %s lost%s: %s; %s",

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from ._call import Around, Call, DeferredCall, check_seconds
+from ._future import CANCELLED
 from ._observer import Observers
 from ._outcome import Outcome
 from .errors import (
@@ -111,6 +112,7 @@ class Scope:
         self.registered += 1
         if options.observers.queued:
             options.observers.tell(options.observers.queued, call, self)
+        call._home = self
         calls: list[Call] = self.__dict__.setdefault(kind, [])
         calls.append(call)
         late = self.closed or (self.started and kind == "_held")
@@ -119,6 +121,34 @@ class Scope:
             self.registered -= 1
             self._tell_skipped(call, "it came too late")
             raise ScopeClosedError(function) if self.closed else ResponseStartedError
+
+    def add(self, call: Call, function: str) -> None:
+        """Take a call that is deferred by ``function``; raises as ``defer()``."""
+        self._append(call, "_deferred", function)
+
+    def run_early(self, call: DeferredCall) -> None:
+        """Run a call that waits, now, if this is inside its request.
+
+        No effect in other places, or if it has begun.
+        """
+        if get_current() is not self:
+            return
+        try:
+            self._deferred.remove(call)  # atomic: one of many threads has it
+        except (ValueError, AttributeError):
+            return
+        if not call.pending:
+            self.skip(call, "it was cancelled")
+            return
+        before, self.running = self.running, call
+        try:
+            self.run_call(call, self)
+        finally:
+            self.running = before
+            del call  # it keeps what it raised, which leads back to here
+
+    # How a call is run is on the floor above, which puts it here.
+    run_call: Callable[[DeferredCall, Scope], None]
 
     def __del__(self) -> None:
         # The last net: a server that drops the response leads here. A child process
@@ -139,6 +169,7 @@ class Scope:
         call._let_go()
         if not call._claim_end():
             return False
+        call._settle(CANCELLED)
         heard = self.options.observers
         heard.tell(heard.skipped, call, self, why)
         return True
@@ -148,6 +179,7 @@ class Scope:
         call._let_go()
         if call._claim_end():
             self.lost += 1
+            call._settle(CANCELLED)
             heard = self.options.observers
             heard.tell(heard.lost, call, self, why)
 
@@ -177,7 +209,10 @@ class Scope:
         while calls:
             # Always either here or there: an order to stop may come at any line.
             self.running = call = calls[0]
-            del calls[0]
+            try:
+                calls.remove(call)
+            except ValueError:  # run by another thread, see run_early()
+                continue
             if call._context is None:
                 self.skip(call, "it was cancelled")
             elif call._name is not None and _is_renewed(call, calls):
