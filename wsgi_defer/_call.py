@@ -53,6 +53,8 @@ class Call:
     _home: Home | None = None
     _error: BaseException | None = None
     _before: DeferredCall | None = None  # the call that it follows
+    _how = ""
+    _thread = 0  # where it runs
     _awaited = False  # somebody waits for its result, and gets its error
     _logged = False  # what it raised
 
@@ -140,8 +142,14 @@ class Call:
     def take(self) -> Job | None:
         """What is to be run, for the first who asks; None for all others."""
         fn, args, kwargs = self._fn, self._args, self._kwargs
-        context = self._let_go()
-        return None if context is None else (context, fn, args, kwargs)
+        context: Context | None = self.__dict__.pop("_context", None)
+        if context is None:
+            return None
+        self._args, self._kwargs = (), _NO_KWARGS
+        self._thread = get_ident()
+        if self._before is not None:
+            return context, _continue, ([self._before], self._how, fn), kwargs
+        return context, fn, args, kwargs
 
     def _let_go(self) -> Context | None:
         # A handle that the app keeps must not keep the request alive. Atomic, for
@@ -187,8 +195,6 @@ class DeferredCall(Call, LazyFuture):
     kind = "deferred"
     _limit: float | None = None
     _predicate: Callable[[Outcome], object] | None = None
-    _thread = 0  # where it runs
-    _how = ""  # it follows another one
     _followed = False
 
     def always(self) -> DeferredCall:
@@ -278,13 +284,6 @@ class DeferredCall(Call, LazyFuture):
     def handled(self) -> bool:
         return self._followed or self._awaited
 
-    def take(self) -> Job | None:
-        job = super().take()
-        self._thread = get_ident()
-        if job is None or self._before is None:
-            return job
-        return job[0], _continue, ([self._before], self._how, job[1]), _NO_KWARGS
-
     def cancel(self) -> DeferredCall | Literal[False]:  # type: ignore[override]
         """Do not run it. Returns the call, and False if it has begun."""
         if Call.cancel(self):
@@ -330,10 +329,7 @@ class DeferredCall(Call, LazyFuture):
             raise WaitsForItselfError(self.chain)
         del self  # its error leads back to here
 
-    def _settle(
-        self, end: int, value: object = None, error: BaseException | None = None
-    ) -> None:
-        LazyFuture._settle(self, end, value, error)
+    _settle = LazyFuture._settle
 
     def __repr__(self) -> str:
         state = ("pending", "finished", "failed", "cancelled")[self._end]
