@@ -67,6 +67,22 @@ def test_deferring(ran):
     assert ran == ["orders.csv"]
 
 
+def test_promises(ran, capsys):
+    """The price is there early, and the invoice is sent afterwards."""
+    names = {
+        "load": lambda order: ran.append("load") or 10,
+        "add_tax": lambda price: price + 2,
+        "send_invoice": ran.append,
+        "apologize": ran.append,
+        "release": lambda: ran.append("released"),
+    }
+    with deferring():
+        exec(block("price.result()"), {**names, "defer": defer, "order": 1})
+        assert ran == ["load"]
+    assert ran == ["load", 12, "released"]
+    assert capsys.readouterr().out == "12\n"
+
+
 def test_flask(ran):
     """The app answers and sends."""
     namespace = {"__name__": "app", "send_mail": ran.append}
@@ -100,7 +116,7 @@ def test_middleware_options_and_an_observer(capsys):
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
-               "worker_class", "when_full", "class Timings"]  # fmt: skip
+               "worker_class", "price.result()", "when_full", "class Timings"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 
