@@ -116,7 +116,8 @@ def test_middleware_options_and_an_observer(capsys):
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
-               "worker_class", "price.result()", "when_full", "class Timings"]  # fmt: skip
+               "worker_class", "price.result()", "when_full",
+               "class Timings"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 
