@@ -9,9 +9,9 @@ threads, and whose memory may be large: both starts are ``posix_spawn()``.
 from __future__ import annotations
 
 import errno
-import fcntl
 import marshal
 import os
+import posix
 import signal
 import socket
 import sys
@@ -210,12 +210,13 @@ def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
 
 
 def _spawn_starter(stdin: int, output: int) -> int:
-    # Above the standard ones, which are closed in some daemons: else one of the three
-    # could be overwritten before it is copied.
-    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (stdin, output)]
+    # In a daemon without standard streams, these two have numbers of those, and one
+    # would overwrite the other. All three are taken by now, so copies are above them.
+    fds = [os.dup(stdin), os.dup(output)]
     try:
         interpreter = _interpreter()
-        return os.posix_spawn(
+        # Not os.posix_spawn(), which gevent patches, and which then fails in threads.
+        return posix.posix_spawn(
             interpreter,
             [interpreter, "-I", "-S", "-c", STARTER],
             os.environ,
@@ -225,8 +226,6 @@ def _spawn_starter(stdin: int, output: int) -> int:
                 (os.POSIX_SPAWN_DUP2, fds[1], 2),
             ],
             setsid=True,  # control-C on the terminal is for the server
-            setsigmask=(),
-            setsigdef=_catchable(),
         )
     finally:
         for fd in fds:
@@ -235,7 +234,7 @@ def _spawn_starter(stdin: int, output: int) -> int:
 
 def _reap(starter: int) -> None:
     try:
-        os.waitpid(starter, 0)
+        posix.waitpid(starter, 0)
     except ChildProcessError:
         pass  # SIGCHLD is ignored, or somebody waits for any child: libev does
 

@@ -57,7 +57,7 @@ SHORT = 12
 @contextmanager
 def commanding(worker="sync", ours=False):
     """A gunicorn with that app, and a list of commands, which are killed at the end."""
-    conf = configuration(worker, ours=ours, graceful_timeout=30)
+    conf = configuration(worker, ours=ours, graceful_timeout=30, keepalive=1)
     with running(conf, app="commands:app", files={"commands.py": APP}) as gunicorn:
         try:
             yield gunicorn
@@ -70,9 +70,7 @@ def reports(gunicorn):
     """What the commands have said of themselves, those that stay."""
     path = gunicorn.root / "stays"
     said = path.read_text() if path.exists() else ""
-    return [
-        json.loads(line) for line in said.splitlines(keepends=True) if "}\n" in line
-    ]
+    return [json.loads(line) for line in said.splitlines(True) if line[-1] == "\n"]
 
 
 def start(gunicorn, count):
@@ -167,10 +165,11 @@ def turn():
 gevent.spawn(turn)
 gevent.sleep(0.01)
 begin = time.monotonic()
-detach(["true"])
+detach(["true", *["x" * 10_000] * 100])  # more than a socket holds
 end = time.monotonic()
 print(sum(begin < each < end for each in turns))
-pids = gevent.get_hub().threadpool.map(detach, [["true"]] * 5)  # real threads
+# Real threads, in which gevent cannot watch a child.
+pids = gevent.get_hub().threadpool.map(detach, [["true"]] * 5)
 print(len(set(pids)))
 """
     done = subprocess.run(
