@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import posix
 import signal
 import socket
 import subprocess
@@ -188,8 +189,10 @@ def test_the_program_is_looked_for_in_the_path_of_its_environment(tmp_path, log)
     path = ":".join(str(tmp_path / name) for name in ("no", "file", "first", "second"))
     detach(["program"], env={"PATH": path}, log=log)
     assert lines(log) == ["ran"]
-    with pytest.raises(PermissionError):
-        detach(["program"], env={"PATH": f"{tmp_path}/first:{tmp_path}/no"})
+    for names in (("first", "no"), ("no", "first")):
+        path = ":".join(str(tmp_path / name) for name in names)
+        with pytest.raises(PermissionError):
+            detach(["program"], env={"PATH": path})
     with pytest.raises(FileNotFoundError):
         detach(["program"], env={})
 
@@ -354,6 +357,27 @@ def test_a_time_limit_on_sockets_is_not_ours():
         detach(["true"])
     finally:
         socket.setdefaulttimeout(None)
+
+
+def test_a_socket_that_does_not_block_does(monkeypatch):
+    """As those of gevent: the interpreter between waits for all of its request."""
+    blocking = []
+
+    def socketpair():
+        sockets = pair()
+        for each in sockets:
+            os.set_blocking(each.fileno(), False)
+        return sockets
+
+    def posix_spawn(*arguments, file_actions, **options):
+        blocking.append(os.get_blocking(file_actions[0][1]))
+        return spawn(*arguments, file_actions=file_actions, **options)
+
+    pair, spawn = socket.socketpair, posix.posix_spawn
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    monkeypatch.setattr(posix, "posix_spawn", posix_spawn)
+    detach(["true"])
+    assert blocking == [True]
 
 
 @pytest.mark.parametrize("method", ["sendall", "shutdown", "recv"])
