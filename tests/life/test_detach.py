@@ -57,7 +57,9 @@ SHORT = 12
 @contextmanager
 def commanding(worker="sync", ours=False):
     """A gunicorn with that app, and a list of commands, which are killed at the end."""
-    conf = configuration(worker, ours=ours, graceful_timeout=30, keepalive=1)
+    conf = configuration(
+        worker, ours=ours, graceful_timeout=30, keepalive=1, loglevel="debug"
+    )
     with running(conf, app="commands:app", files={"commands.py": APP}) as gunicorn:
         try:
             yield gunicorn
