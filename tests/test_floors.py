@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "wsgi_defer"
 FLOORS = [
     "errors", "_outcome", "_coroutine", "_host", "_future", "_call",
     "_observer", "_scope", "_room", "_watch", "_limit", "_drain", "background",
-    "_response", "_transport", "_middleware",
+    "_response", "_transport", "_middleware", "process",
     "__init__",
     "flask", "ledger",
     "gunicorn._host", "gunicorn._hooks", "gunicorn._workers", "gunicorn._gevent",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +85,25 @@ def test_promises(ran, capsys):
     assert capsys.readouterr().out == "12\n"
 
 
+def test_detach(tmp_path, monkeypatch):
+    """The command runs where it should, and its output is in the log."""
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "bin" / "convert"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable} -IS\nimport os, sys\n"
+                       "print(os.getcwd(), sys.argv[1:], flush=True)")  # fmt: skip
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    with deferring():
+        exec(block("detach"), {"source": "a.png", "folder": str(program.parent)})
+    said = f"{program.parent} {['a.png', 'preview.png']}\n"
+    log = tmp_path / "convert.log"
+    deadline = time.monotonic() + 20
+    while log.read_text() != said:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
 def test_flask(ran):
     """The app answers and sends."""
     namespace = {"__name__": "app", "send_mail": ran.append}
@@ -116,8 +137,8 @@ def test_middleware_options_and_an_observer(capsys):
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
-               "worker_class", "price.result()", "when_full",
-               "class Timings"]  # fmt: skip
+               "worker_class", "price.result()", "when_full", "class Timings",
+               "detach"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 
