@@ -6,6 +6,8 @@ import asyncio
 import gc
 import inspect
 import logging
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -457,6 +459,220 @@ def test_a_failed_call_is_in_no_cycle(monkeypatch):
         assert [thing() for thing in alive] == [None] * 3
     finally:
         gc.enable()
+
+
+def stop(hook=None):
+    """What gunicorn's signal handlers raise."""
+    module = {"__name__": "gunicorn.workers.base"}
+    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
+    module["handle_abort"]()
+
+
+@pytest.mark.parametrize("how", ["catch", "finally_"])
+def test_an_order_to_stop_is_not_caught(ran, caplog, how):
+    """It is not the failure of a call."""
+    with pytest.raises(SystemExit), deferring():  # noqa: PT012
+        first = defer(stop).named("stopped")
+        handler = getattr(first, how)(lambda *error: ran.append(1)).named("handler")
+        handler.result()
+    assert ran == []
+    assert "stopped lost while it ran" in caplog.text
+    assert "handler lost" in caplog.text
+
+
+def test_a_limit_around_an_early_chain(heard):
+    """That of a handler is not that of what it handles."""
+    with deferring(observers=[heard]):
+        slow = defer(time.sleep, 0.3).named("slow")
+        handler = slow.then(ignore).named("handler").time_limit(0.1)
+        assert handler.result() is None
+    assert heard.ends == [("finished", "slow"), ("finished", "handler")]
+
+
+def test_followed_from_a_thread_without_the_request():
+    """And asked for inside it."""
+    calls = []
+    with deferring():
+        first = defer(double, 1)
+        thread = threading.Thread(target=lambda: calls.append(first.then(double)))
+        thread.start()
+        thread.join()
+        assert calls[0].result(timeout=5) == 4
+
+
+def test_asked_for_in_an_inner_block():
+    """The outer scope's call runs; it is still inside its request."""
+    with deferring():
+        outer = defer(double, 1)
+        with deferring():
+            assert outer.result(timeout=5) == 2
+
+
+def test_a_long_early_chain():
+    """It is no recursion."""
+    with deferring():
+        call = defer(double, 1)
+        for _ in range(900):
+            call = call.then(lambda value: value + 1)
+        assert call.result() == 902
+
+
+def test_a_long_chain_whose_first_call_asks(ran):
+    """Whether it runs is asked once, for all that follow."""
+    with deferring():
+        call = defer(double, 1).when(lambda outcome: ran.append(1) or True)
+        for _ in range(900):
+            call = call.then(lambda value: value + 1)
+    assert call.result() == 902
+    assert ran == [1]
+
+
+def test_an_early_run_after_a_cancelled_call(heard):
+    """Is none: as in the drain, it is skipped."""
+    with deferring(observers=[heard]):
+        first = defer(int)
+        second = first.then(ignore)
+        first.cancel()
+        with pytest.raises(CancelledError):
+            second.result()
+    assert [end for end, _ in heard.ends] == ["skipped", "skipped"]
+
+
+def test_an_early_run_is_followed_whatever_the_status(ran):
+    """What follows a call runs if that one did."""
+
+    def view():
+        call = defer(double, 1)
+        call.then(ran.append)
+        call.result()
+
+    get(DeferMiddleware(text_app(view, status="404 No")))
+    assert ran == [2]
+
+
+def test_the_last_of_a_name_runs_early(ran):
+    """Those before it do not run any more."""
+    with deferring():
+        defer(ran.append, "old").named("x")
+        new = defer(ran.append, "new").named("x")
+        new.result()
+    assert ran == ["new"]
+
+
+def test_a_waiter_that_gives_up_is_no_handler(caplog):
+    """The failure is logged."""
+
+    def look():
+        with pytest.raises(FutureTimeout):
+            call.result(timeout=0)
+
+    with deferring():
+        call = defer(fail).named("failing")
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    assert "call failing failed" in caplog.text
+
+
+def test_a_cancelled_error_of_the_function(ran):
+    """Is a failure like any other."""
+
+    def cancelled():
+        raise CancelledError
+
+    with deferring():
+        defer(cancelled).catch(lambda error: ran.append(type(error)))
+    assert ran == [CancelledError]
+
+
+def test_a_callback_that_exits(ran, caplog):
+    """It harms no call; and an order to stop in one goes on, after all was told."""
+    with deferring():
+        defer(double, 1).add_done_callback(lambda call: sys.exit())
+        defer(ran.append, 1)
+    assert ran == [1]
+    assert "a callback of the deferred call" in caplog.text
+    with pytest.raises(SystemExit), deferring():  # noqa: PT012
+        defer(fail).named("told").add_done_callback(stop)
+        defer(ran.append, 2)
+    assert ran == [1]
+    assert "call told failed" in caplog.text
+
+
+def test_no_noise_of_cancelled_calls(caplog):
+    """Looked at before and after."""
+    with deferring():
+        call = defer(int).cancel()
+        call.add_done_callback(ignore)
+        other = defer(int)
+        other.add_done_callback(ignore)
+        other.cancel()
+    assert caplog.text == ""
+
+
+def test_a_caught_failure_stays_caught(caplog):
+    """Also for those that follow it later, and do not run."""
+    with deferring():
+        call = defer(fail)
+        call.catch(ignore).result()
+        call.finally_(ignore).cancel()
+    with pytest.raises(ScopeClosedError):
+        call.then(ignore)
+    assert caplog.text == ""
+
+
+def test_interrupted_early(heard, monkeypatch):
+    """Whatever it is, the call has an end."""
+
+    class Broken(Observer):
+        def started(self, call, scope):
+            stop()
+
+    stopped = pytest.raises(SystemExit)
+    with stopped, deferring(observers=[heard, Broken()]) as scope:
+        scope.run_call = lambda call, scope: 1 / 0
+        call = defer(int)
+        with pytest.raises(ZeroDivisionError):
+            call.result()
+        del scope.run_call
+        assert call.cancelled()
+        defer(float).result()
+
+
+def test_a_child_process_runs_nothing_early():
+    """Its calls are its parent's."""
+    code = """
+import os
+from wsgi_defer import deferring, defer
+with deferring():
+    call = defer(print, "ran", flush=True)
+    if os.fork() == 0:
+        try:
+            call.result(timeout=0)
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+        os._exit(0)
+    os.wait()
+    call.result()
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert result.stdout == "TimeoutError\nran\n"
+
+
+def test_all_that_run_are_lost_together(caplog):
+    """One that runs, and one that it has made to run early."""
+
+    def inner():
+        report_lost(scope, "the process exits")
+
+    with deferring() as scope:
+        defer(lambda: late.result()).named("outer")
+        late = defer(inner).named("inner")
+    assert "outer lost while it ran" in caplog.text
+    assert "inner lost while it ran" in caplog.text
 
 
 def test_published_by_another_thread():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
-from threading import get_ident
 from time import monotonic
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, Literal, Protocol, TypeVar
 
-from ._future import CANCELLED, PENDING, RAISED, RETURNED, LazyFuture
+from ._future import CANCELLED, PENDING, RETURNED, LazyFuture
 from ._outcome import Outcome
 from .errors import WaitsForItselfError
 
@@ -31,7 +32,7 @@ class Home(Protocol):
     def add(self, call: Call, function: str) -> None:
         """Take a call; raises what ``defer()`` raises."""
 
-    def run_early(self, call: DeferredCall) -> None:
+    def bring_about(self, call: DeferredCall) -> None:
         """Run a call that waits, if this is inside its request."""
 
 
@@ -146,7 +147,7 @@ class Call:
         if context is None:
             return None
         self._args, self._kwargs = (), _NO_KWARGS
-        self._thread = get_ident()
+        self._thread = threading.get_ident()
         if self._before is not None:
             return context, _continue, ([self._before], self._how, fn), kwargs
         return context, fn, args, kwargs
@@ -167,6 +168,9 @@ class Call:
     ) -> None:
         """Its end; here, nobody waits for it."""
 
+    def _publish(self) -> None:
+        """Tell who waits for it."""
+
 
 def run_job(job: Job, around: Around | None) -> object:
     """Run what ``Call.take()`` has returned; raises and returns what that does.
@@ -175,10 +179,14 @@ def run_job(job: Job, around: Around | None) -> object:
     back to this frame, and the call may keep what it raises.
     """
     context, fn, args, kwargs = job
-    if around is not None:
-        return context.run(_complete_within, around, fn, args, kwargs)
-    result = context.run(fn, *args, **kwargs)
-    return result if result is None else context.run(_complete, result)
+    try:
+        if around is not None:
+            return context.run(_complete_within, around, fn, args, kwargs)
+        result = context.run(fn, *args, **kwargs)
+        return result if result is None else context.run(_complete, result)
+    except BaseException:
+        del job, context, args, kwargs  # the error leads here, and may be kept
+        raise
 
 
 class DeferredCall(Call, LazyFuture):
@@ -187,9 +195,11 @@ class DeferredCall(Call, LazyFuture):
     By default that is a status below 400 from an app that did not raise. What counts
     is the option that holds at the end, not when the call was registered.
 
-    It is a ``concurrent.futures.Future``, too, for ``wait()`` and ``as_completed()``.
-    One that never runs, because it was cancelled, skipped or lost, is cancelled. Its
-    methods as a future are safe from any thread.
+    It is a ``concurrent.futures.Future``, too. One that never runs, because it was
+    cancelled, skipped or lost, is cancelled. Its methods as a future are safe from any
+    thread. Only ``result()`` and ``exception()`` run it early; ``wait()`` and
+    ``as_completed()`` of ``concurrent.futures`` wait for it, and so are of use in other
+    threads, and after the request.
     """
 
     kind = "deferred"
@@ -225,6 +235,7 @@ class DeferredCall(Call, LazyFuture):
         threads: there the log says that it runs on. The limit holds in place of the
         one of the middleware. Up to the limit, gunicorn does not take the worker for
         stuck, even if it is longer than gunicorn's ``timeout``. ``math.inf`` is none.
+        A call that runs early inside another one that has a limit is ended with that.
         """
         self._limit = check_seconds("time_limit", seconds)
         return self
@@ -234,9 +245,12 @@ class DeferredCall(Call, LazyFuture):
 
         One that follows another is to run if that one was, unless it says otherwise.
         """
-        if self._predicate is not None:
-            return bool(self._predicate(outcome))
-        return outcome.ok if self._before is None else self._before.wants(outcome)
+        call: DeferredCall = self
+        while call._predicate is None and call._before is not None:
+            call = call._before
+            if call.done():
+                return not call.cancelled()
+        return outcome.ok if call._predicate is None else bool(call._predicate(outcome))
 
     def then(self, fn: Callable[[Any], object]) -> DeferredCall:
         """Defer ``fn(result)`` of this call; returns the new call.
@@ -271,8 +285,12 @@ class DeferredCall(Call, LazyFuture):
             raise RuntimeError(f"{how}() is for calls that defer() has returned")
         call = DeferredCall(fn, (), _NO_KWARGS, registered_by)
         call._before, call._how = self, how
-        self._home.add(call, how)
-        self._followed = True
+        followed, self._followed = self._followed, True
+        try:
+            self._home.add(call, how)
+        except BaseException:
+            self._followed = followed
+            raise
         return call
 
     @property
@@ -288,6 +306,7 @@ class DeferredCall(Call, LazyFuture):
         """Do not run it. Returns the call, and False if it has begun."""
         if Call.cancel(self):
             self._settle(CANCELLED)
+            self._publish()
             return self
         return self if self.cancelled() else False
 
@@ -301,35 +320,54 @@ class DeferredCall(Call, LazyFuture):
         Inside its request, a call that waits is run here and now, once and for all,
         and those that it follows before it; the outcome of the response is not asked.
         Elsewhere, this waits for it, for ``timeout`` seconds at most; then
-        ``TimeoutError`` is raised. Raises ``CancelledError`` if it will never run, and
-        ``WaitsForItselfError`` inside the call itself.
+        ``concurrent.futures.TimeoutError`` is raised. Raises ``CancelledError`` if it
+        will never run, and ``WaitsForItselfError`` inside the call itself.
         """
         try:
-            self._bring_about()
+            self._await(timeout)
             if self._end == RETURNED:
                 return self._value
-            if self._end == RAISED and self._error is not None:
+            if self._error is not None:
                 raise self._error
-            return Future.result(self, timeout)
+            raise CancelledError
         finally:
             self = None  # type: ignore[assignment]  # the error leads back to here
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What it raised, or None if it returned; else as ``result()``."""
-        self._bring_about()
-        return Future.exception(self, timeout)
+        self._await(timeout)
+        if self._end == CANCELLED:
+            raise CancelledError
+        return self._error
 
-    def _bring_about(self) -> None:
+    def _await(self, timeout: float | None) -> None:
         if self._end != PENDING:
             return
-        self._awaited = True
-        if self._home is not None:
-            self._home.run_early(self)
-        if self.running() and self._thread == get_ident():
-            raise WaitsForItselfError(self.chain)
-        del self  # its error leads back to here
+        awaited, self._awaited = self._awaited, True  # so that its error is not logged
+        try:
+            if self._home is not None:
+                self._home.bring_about(self)
+            if self._end == PENDING:
+                if self.running() and self._thread == threading.get_ident():
+                    raise WaitsForItselfError(self.chain)
+                Future.exception(self, timeout)
+        except CancelledError:
+            pass
+        except (FutureTimeout, WaitsForItselfError):
+            self._awaited = awaited
+            raise
+        finally:
+            del self  # its error leads back to here
 
     _settle = LazyFuture._settle
+    _publish = LazyFuture._publish
+
+    def _note_caught(self) -> None:
+        """Its failure is dealt with: nobody is to log it any more."""
+        first: DeferredCall = self
+        while first._before is not None and first._before._error is self._error:
+            first = first._before
+        first._logged = True
 
     def __repr__(self) -> str:
         state = ("pending", "finished", "failed", "cancelled")[self._end]
@@ -338,22 +376,25 @@ class DeferredCall(Call, LazyFuture):
 
 def _continue(box: list[DeferredCall], how: str, fn: Callable[..., object]) -> object:
     """What a call runs that follows another one, which is in the box."""
-    # What that raised leads to this frame and those around it: none is to hold it.
-    try:
-        value = box.pop().result()
-    except CancelledError:
-        raise
-    except BaseException as error:
-        if how == "then":
-            raise
-        if how == "catch":
-            return fn(error)
-        _complete(fn())
-        raise
-    if how == "then":
-        return fn(value)
+    before = box.pop()
+    if not before.done():  # another thread runs it
+        wait([before])
+    value, error, end = before._value, before._error, before._end
+    if error is not None and how == "catch":
+        before._note_caught()
+    # What was raised leads to this frame and those around it: none is to hold it.
+    del before
+    if end == CANCELLED:
+        raise CancelledError
     if how == "finally_":
         _complete(fn())
+    elif (how == "catch") == (error is not None):
+        return fn(value if error is None else error)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error
     return value
 
 

@@ -13,6 +13,7 @@ The rules, in one place:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -23,7 +24,9 @@ from ._future import RAISED, RETURNED
 from ._host import TimeUp, is_order_to_stop
 from ._observer import Observer, Observers
 from ._outcome import Outcome
-from ._scope import MAX_CALLS, Options, Scope, enter, leave
+from ._scope import MAX_CALLS, Options, Scope, enter, get_current, leave
+
+logger = logging.getLogger("wsgi_defer")
 
 
 def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
@@ -102,8 +105,9 @@ def report_lost(scope: Scope, why: str, *, running: bool = True) -> None:
     ``running`` is False where the one that runs may yet come to its end.
     """
     scope.closed = True
-    if running and scope.running is not None:
-        scope.lose(scope.running, why)
+    if running:
+        for call in scope.under_way():
+            scope.lose(call, why)
     scope.lose_rest(why)
 
 
@@ -129,6 +133,7 @@ def deferring(
     if observers := tuple(observers):
         options = options._replace(observers=Observers(observers))
     scope = Scope(options)
+    scope._outer = get_current()
     token = enter(scope)
     error: BaseException | None = None
     try:
@@ -207,7 +212,7 @@ def _run_now(call: DeferredCall, scope: Scope) -> None:
         _fail(call, scope, error)
     else:
         _finish(call, scope, value)
-    del call  # see above
+    del call, job  # see above
 
 
 Scope.run_call = staticmethod(_run_now)
@@ -221,7 +226,9 @@ def _finish(call: Call, scope: Scope, value: object) -> None:
         heard = scope.options.observers
         if heard.finished:
             heard.tell(heard.finished, call, scope)
-    scope.running = None
+        _wake(call)
+    if scope.running is call:
+        scope.running = None
 
 
 def _fail(call: Call, scope: Scope, error: BaseException) -> None:
@@ -230,9 +237,16 @@ def _fail(call: Call, scope: Scope, error: BaseException) -> None:
         scope.failed += 1
         call._settle(RAISED, error=error)
         heard = scope.options.observers
-        try:
-            heard.tell(heard.failed, call, scope, error)
-        except BaseException:  # an order to stop, maybe before it was in the log
-            call._open = True
+        heard.tell(heard.failed, call, scope, error)
+        _wake(call)
+    if scope.running is call:
+        scope.running = None
+
+
+def _wake(call: Call) -> None:
+    try:
+        call._publish()
+    except BaseException as error:  # of a callback of the app's
+        if is_order_to_stop(error):
             raise
-    scope.running = None
+        logger.exception("a callback of the deferred call %s failed", call.label)

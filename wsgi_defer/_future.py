@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import Any
 
-_making = threading.Lock()
 PENDING, RETURNED, RAISED, CANCELLED = range(4)
 
 
@@ -31,9 +29,13 @@ class LazyFuture(Future[Any]):
                         "_result", "_exception"):  # fmt: skip
             kind = type(self).__name__
             raise AttributeError(f"{kind!r} object has no attribute {name!r}")
-        with _making:
-            if "_condition" not in self.__dict__:
-                Future.__init__(self)
+        # Without a lock of ours, which the collector of garbage might find taken. Each
+        # has its value from the first thread; the condition, by which others see that
+        # all is there, comes last.
+        made = vars(Future())
+        made["_unpublished"] = True
+        for key in sorted(made, key="_condition".__eq__):
+            self.__dict__.setdefault(key, made[key])
         self._publish()
         return self.__dict__[name]
 
@@ -48,21 +50,18 @@ class LazyFuture(Future[Any]):
     def _settle(
         self, end: int, value: Any = None, error: BaseException | None = None
     ) -> None:
-        """Note how it ended, and wake who waits for it."""
-        self._value, self._error = value, error
-        self._end = end  # last: another thread may be making the future just now
-        if "_condition" in self.__dict__:
-            self._publish()
+        """Note how it ended; no effect if it has. ``_publish()`` tells who waits."""
+        if self._end == PENDING:
+            self._value, self._error = value, error
+            self._end = end  # last: another thread may be making the future just now
 
     def _publish(self) -> None:
-        if self._end == PENDING:
+        # The first one only, of the thread that ends it and those that look at it.
+        if self._end == PENDING or not self.__dict__.pop("_unpublished", False):
             return
-        try:
-            if self._end == RETURNED:
-                Future.set_result(self, self._value)
-            elif self._end == RAISED:
-                Future.set_exception(self, self._error)
-            elif Future.cancel(self):
-                self.set_running_or_notify_cancel()
-        except (InvalidStateError, RuntimeError):  # another thread was quicker
-            pass
+        if self._end == RETURNED:
+            Future.set_result(self, self._value)
+        elif self._end == RAISED:
+            Future.set_exception(self, self._error)
+        elif Future.cancel(self):
+            self.set_running_or_notify_cancel()

@@ -77,11 +77,11 @@ class LoggingObserver(Observer):
         while first._before is not None and first._before._error is error:
             first = first._before
         if not first._logged:
-            first._logged = True
             logger.error(
                 "%s call %s failed; %s", call.kind, call.chain, _where(first, scope),
                 exc_info=error,
             )  # fmt: skip
+            first._logged = True
 
     def _log_what_it_would_have_handled(self, call: Call, scope: Scope) -> None:
         before = call._before
@@ -165,14 +165,27 @@ class Observers:
             setattr(self, event, tuple(getattr(each, event) for each in heard_by))
 
     def tell(self, listeners: tuple[Callable[..., object], ...], *what: object) -> None:
-        """Tell all of them, whatever one of them raises."""
+        """Tell all of them, whatever one of them raises.
+
+        An order to stop is raised when all have heard, the log twice if it was
+        interrupted: better than not at all.
+        """
+        order: BaseException | None = None
         for listener in listeners:
             try:
                 listener(*what)
             except BaseException as error:
-                if is_order_to_stop(error):
-                    raise
-                self._log_once(listener, error)
+                if not is_order_to_stop(error):
+                    self._log_once(listener, error)
+                    continue
+                order = error
+                if getattr(listener, "__self__", None) in _OF_ALL:
+                    listener(*what)
+        if order is not None:
+            try:
+                raise order
+            finally:
+                del order  # its traceback leads to this frame
 
     def _log_once(self, listener: Any, error: BaseException) -> None:
         owner = getattr(listener, "__self__", listener)
