@@ -25,6 +25,7 @@ import pytest
 from wsgi_defer import (
     DeferMiddleware,
     Observer,
+    Outcome,
     ScopeClosedError,
     TimeLimitError,
     WaitsForItselfError,
@@ -684,3 +685,88 @@ def test_published_by_another_thread():
     call._publish()
     assert call._condition is condition
     assert call._state == "FINISHED"
+
+
+def test_what_another_thread_has_taken(ran, heard):
+    """At the same moment: the drain goes on with the next, and so does who asks."""
+
+    class Racing(list):
+        def remove(self, call):
+            super().remove(call)
+            raise ValueError
+
+        def __getitem__(self, index):
+            if not ran:
+                ran.append("raced")
+                del self[:]
+            return super().__getitem__(index)
+
+    with deferring(observers=[heard]) as scope:
+        call = defer(int)
+        scope._deferred = Racing(scope._deferred)
+        with pytest.raises(FutureTimeout):
+            call.result(timeout=0)
+        scope._deferred = Racing([defer(float)])
+        assert scope.take() is None
+        assert ran == ["raced"]
+        cancelled = defer(str).cancel()
+        scope._deferred = [cancelled]
+        scope._run_early(cancelled)
+    assert ("skipped", "builtins.str") in heard.ends
+
+
+def test_cancelled_while_somebody_waits(ran):
+    """It is told so."""
+
+    def ask():
+        call.add_done_callback(lambda done: None)  # the future is there
+        asked.set()
+        with pytest.raises(CancelledError):
+            call.result(timeout=10)
+        ran.append("told")
+
+    asked = threading.Event()
+    with deferring():
+        call = defer(int)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert asked.wait(10)
+        while not call._awaited:  # it is about to wait
+            time.sleep(0.001)
+        time.sleep(0.02)
+        call.cancel()
+        thread.join()
+    assert ran == ["told"]
+
+
+def test_wanted_as_the_first_one(ran):
+    """Before that has run; and an order to stop in the question is one."""
+    with deferring():
+        first = defer(int).on_failure()
+        second = first.then(ignore).then(ignore)
+        assert not second.wants(Outcome(200))
+        assert second.wants(Outcome(500))
+    with pytest.raises(SystemExit), deferring():  # noqa: PT012
+        defer(int).when(stop)
+        defer(ran.append, 1)
+    assert ran == []
+
+
+def test_left_to_who_records_it(heard):
+    """The one that runs may come to its end; those that wait do not begin."""
+    with deferring(observers=[heard]) as scope:
+        defer(lambda: report_lost(scope, "x", running=False)).named("runs")
+        defer(int)
+    assert heard.ends == [("finished", "runs")]
+    assert scope.lost == 1
+
+
+def test_the_calls_of_a_parent_process():
+    """They are not run early in the child."""
+    with deferring() as scope:
+        call = defer(int)
+        ours, scope._process = scope._process, -1
+        with pytest.raises(FutureTimeout):
+            call.result(timeout=0)
+        scope._process = ours
+    assert call.result() == 0

@@ -63,5 +63,6 @@ class LazyFuture(Future[Any]):
             Future.set_result(self, self._value)
         elif self._end == RAISED:
             Future.set_exception(self, self._error)
-        elif Future.cancel(self):
+        else:
+            Future.cancel(self)
             self.set_running_or_notify_cancel()
