@@ -1,0 +1,148 @@
+"""One job: what an engine is given, and what it tells of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from .errors import PayloadError
+
+State = Literal["queued", "scheduled", "running", "done", "failed"]
+
+# Ids are part of URLs, keys and command lines.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", re.ASCII)
+_LONGEST_NAME = 100
+# How often a job is begun again whose worker died. Without a bound, one that kills its
+# worker would do so for ever.
+MOST_CRASHES = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known of a job at this moment. Times are in UTC.
+
+    ``state`` is "queued"; "scheduled", if it waits for its delay or its next attempt;
+    "running"; "done"; or "failed", after its last attempt. ``attempts`` counts those
+    that have begun. ``error`` is what the last one raised: the exception's class and
+    text. ``result`` is what the handler returned, if that is JSON.
+    """
+
+    id: str
+    name: str
+    state: State
+    attempts: int = 0
+    error: str | None = None
+    enqueued_at: datetime | None = None
+    due_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    result: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON: times are ISO 8601."""
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in vars(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A function for the jobs of one name, and how often it is tried."""
+
+    name: str
+    fn: Callable[..., Any]
+    attempts: int
+    backoff: float
+    max_backoff: float
+    pass_job: bool
+
+    def wait_after(self, attempt: int) -> float:
+        """Seconds from the failure of that attempt, the first is 1, to the next."""
+        # The exponent is bounded, too: 2.0 ** 1024 is an OverflowError.
+        return min(self.backoff * 2.0 ** min(attempt - 1, 60), self.max_backoff)
+
+    @property
+    def waits(self) -> list[float]:
+        """All waits between its attempts, in order."""
+        return [self.wait_after(attempt) for attempt in range(1, self.attempts)]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job as an engine is to store it. ``payload`` is JSON, as text."""
+
+    id: str
+    handler: Handler
+    payload: str
+    delay: float
+
+    @property
+    def name(self) -> str:
+        return self.handler.name
+
+
+def to_json(name: str, payload: object, max_size: int) -> str:
+    """The payload as text. Raises ``PayloadError`` unless it comes back the same."""
+    try:
+        text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
+        same = json.loads(text) == payload
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PayloadError(name, f"is not JSON ({type(error).__name__})") from None
+    if not same:
+        raise PayloadError(
+            name, "is not JSON: it would come back changed (keys are strings, and "
+            "there are lists but no tuples)"
+        )  # fmt: skip
+    # Only ASCII: one character is one byte.
+    if len(text) > max_size:
+        raise PayloadError(name, f"has {len(text)} bytes, {max_size} are allowed")
+    return text
+
+
+def describe(error: BaseException) -> str:
+    """What ``Job.error`` says: the class and the text, not the traceback."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "its text cannot be had"
+    return f"{type(error).__name__}: {text}"[:1000]
+
+
+def utc(seconds: float | None) -> datetime | None:
+    """A Unix time as a ``datetime``."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def check_id(job_id: str) -> str:
+    """Refuse an id that could be more than one. Raises ``TypeError, ValueError``."""
+    if not isinstance(job_id, str):
+        raise TypeError(f"a job's id is a str, not {type(job_id).__name__}")
+    if not _ID.fullmatch(job_id):
+        raise ValueError(
+            "a job's id has 1 to 64 letters, digits, and . _ - and starts with one of "
+            f"the first two; not {job_id[:80]!r}"
+        )
+    return job_id
+
+
+def is_id(job_id: object) -> bool:
+    """Whether it could be the id of a job at all."""
+    return isinstance(job_id, str) and _ID.fullmatch(job_id) is not None
+
+
+def check_name(name: str) -> str:
+    """Refuse what is no name of a handler. Raises ``TypeError, ValueError``."""
+    if not isinstance(name, str):
+        raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ValueError(
+            'a handler is called like "mail.welcome", with at most '
+            f"{_LONGEST_NAME} letters, digits, _ and - ; not {name[:120]!r}"
+        )
+    return name

@@ -1,0 +1,281 @@
+"""Jobs: handlers by name, and work for them that an engine keeps until it is done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from .._coroutine import run_to_end
+from .._scope import before_response, current_scope
+from ..errors import ResponseStartedError, ScopeClosedError
+from ._engine import Engine, engine_for
+from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
+from ._memory import Captured, Capturing, Eager, InProcess
+from .errors import UnknownHandlerError, UnknownJobError
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+logger = logging.getLogger("wsgi_defer")
+F = TypeVar("F", bound=Callable[..., Any])
+LONGEST_DELAY = 366 * 24 * 3600.0  # seconds
+
+
+class Jobs:
+    """Handlers, and the engine that stores the work for them.
+
+    ::
+
+        jobs = Jobs("sqlite:///jobs.db")
+
+        @jobs.handler("mail.welcome", attempts=5, backoff=60)
+        def welcome(payload):
+            send_mail(payload["to"])
+
+        def view():
+            job_id = jobs.enqueue("mail.welcome", {"to": "ada@example.org"})
+
+    :param url: where the engine keeps jobs: ``sqlite:///file`` (DBOS, no server),
+        ``redis://`` (RQ), ``amqp://`` (Celery), ``postgresql://`` (Procrastinate),
+        ``dbos+postgresql://``; ``None`` runs them in this process, at most once.
+    :param max_payload: bytes of JSON that one job may have.
+    :param queue: the name of the queue; apps that share a server have one each.
+
+    Thread-safe. Nothing is opened before the first use, and each process of a
+    pre-fork server opens its own. Raises ``ValueError`` for a URL of no engine,
+    ``ImportError`` if its package is missing, and what the engine's ``check()`` says.
+    """
+
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        max_payload: int = 256 * 1024,
+        queue: str = "wsgi_defer",
+    ) -> None:
+        self.max_payload = max_payload
+        self.queue = check_name(queue)
+        self._url = url
+        self._make = None if url is None else engine_for(url)
+        if url is not None and self._make is not None:
+            self._make.check(url)
+        self._handlers: dict[str, Handler] = {}
+        self._engines: dict[int, Engine] = {}  # by process id
+        self._instead: Engine | None = None  # in tests
+        self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def handler(
+        self,
+        name: str,
+        *,
+        attempts: int = 1,
+        backoff: float = 60,
+        max_backoff: float = 3600,
+        pass_job: bool = False,
+    ) -> Callable[[F], F]:
+        """Let the decorated function do the jobs of that name.
+
+        It is called with the payload; what it returns is the job's result, if it is
+        JSON. A job may run more than once, when a worker was killed: make the function
+        harmless to repeat. Coroutine functions run to their end.
+
+        :param name: like "mail.welcome": a service, and its action.
+        :param attempts: how often it is tried, all in all, before it has failed.
+        :param backoff: seconds before the second attempt; then twice that, and so on.
+        :param max_backoff: seconds that no wait between attempts exceeds.
+        :param pass_job: call it with the payload and the ``Job``: its id, and which
+            attempt this is.
+
+        Raises ``ValueError`` for a name that is taken, and for what makes no sense.
+        """
+        check_name(name)
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+            raise ValueError(f"attempts takes a whole number from 1 on, not {attempts}")
+        for option, seconds in (("backoff", backoff), ("max_backoff", max_backoff)):
+            if not 0 <= seconds <= LONGEST_DELAY:
+                raise ValueError(
+                    f"{option} takes seconds, from 0 to a year, not {seconds}"
+                )
+
+        def register(fn: F) -> F:
+            if not callable(fn):
+                raise TypeError(f"handler() decorates functions, not {fn!r}")
+            if name in self._handlers:
+                raise ValueError(f"there are two handlers of the name {name!r}")
+            self._handlers[name] = Handler(
+                name, fn, attempts, backoff, max_backoff, pass_job
+            )
+            return fn
+
+        return register
+
+    def find(self, name: str) -> Handler:
+        """The handler of that name. Raises ``UnknownHandlerError``."""
+        try:
+            return self._handlers[name]
+        except (KeyError, TypeError):
+            raise UnknownHandlerError(str(name), tuple(self._handlers)) from None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process, or what a test has put in its place."""
+        if self._instead is not None:
+            return self._instead
+        process = os.getpid()
+        engine = self._engines.get(process)
+        if engine is None:
+            if self._make is None or self._url is None:
+                made: Engine = InProcess(self)
+            else:
+                made = self._make(self._url, self)
+            # Two threads may both be the first, so no lock that a fork could copy.
+            engine = self._engines.setdefault(process, made)
+            if engine is not made:
+                made.close()
+        return engine
+
+    def enqueue(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        job_id: str | None = None,
+        delay: float = 0,
+        hold: bool = True,
+    ) -> str:
+        """Have a job done, by another process, even if this one dies; return its id.
+
+        Inside a request, the engine gets it just before the response starts, and only
+        if its status is below 400; if the engine refuses, the client gets a 503. In all
+        other places, and with ``hold=False``, it gets it now.
+
+        :param payload: anything that is JSON, up to ``max_payload`` bytes.
+        :param job_id: names the job: the same id again changes nothing, and its job
+            runs once. At most 64 letters, digits and ``._-``.
+        :param delay: seconds before which it does not run.
+
+        Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError`` and
+        ``TypeError`` before anything is stored; ``JobsUnavailable`` if the engine does
+        not answer within about 2 seconds; ``NotSupported``.
+        """
+        handler = self.find(name)
+        if not 0 <= delay <= LONGEST_DELAY:
+            raise ValueError(f"delay takes seconds, from 0 to a year, not {delay}")
+        job_id = uuid4().hex if job_id is None else check_id(job_id)
+        text = to_json(name, payload, self.max_payload)
+        order = Order(job_id, handler, text, float(delay))
+        if not (hold and self.engine.holds and self._hold(order)):
+            self.engine.enqueue(order)
+        return job_id
+
+    def _hold(self, order: Order) -> bool:
+        """Leave it to the response. False where there is none to come."""
+        scope = current_scope()
+        if scope is None or scope.closed or scope.started:
+            return False
+        try:
+            before_response(self.engine.enqueue, order)
+        except (ResponseStartedError, ScopeClosedError):
+            return False  # another thread has started it, at this moment
+        return True
+
+    def status(self, job_id: str) -> Job | None:
+        """What is known of a job; ``None`` if there is none of that id.
+
+        Raises ``JobsUnavailable``, and ``NotSupported``.
+        """
+        return self.engine.status(job_id) if is_id(job_id) else None
+
+    def failed(self, limit: int = 50) -> list[Job]:
+        """The jobs whose last attempt has failed, the latest first.
+
+        Raises ``JobsUnavailable``, and ``NotSupported``.
+        """
+        return self.engine.failed(limit)
+
+    def recent(self, limit: int = 50) -> list[Job]:
+        """Jobs in any state, the latest first. Raises as ``failed()``."""
+        return self.engine.recent(limit)
+
+    def retry(self, job_id: str) -> str:
+        """Queue a failed job again, under the same id, as if it were new.
+
+        Raises ``UnknownJobError``, ``JobNotFailedError``, ``JobsUnavailable`` and
+        ``NotSupported``.
+        """
+        if not is_id(job_id):
+            raise UnknownJobError(str(job_id))
+        self.engine.retry(job_id)
+        return job_id
+
+    def init_app(self, app: Flask) -> None:
+        """Run handlers in the app context of a Flask app, with its teardown."""
+        app.extensions["wsgi_defer_jobs"] = self
+        self._around = app.app_context
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """For tests: inside the block, ``enqueue()`` runs the job and raises its error.
+
+        For all threads of this process. ``delay`` and further attempts are left out.
+        """
+        with self._use(Eager(self)):
+            yield
+
+    @contextmanager
+    def captured(self) -> Iterator[list[Captured]]:
+        """For tests: inside the block, jobs are put on the list that it gives.
+
+        For all threads of this process. In a request, they come to the list when the
+        response starts, if it is a success.
+        """
+        capturing = Capturing(self)
+        with self._use(capturing):
+            yield capturing.captured
+
+    @contextmanager
+    def _use(self, engine: Engine) -> Iterator[None]:
+        before, self._instead = self._instead, engine
+        try:
+            yield
+        finally:
+            self._instead = before
+
+    def run(
+        self, name: str, payload: str, job_id: str, attempt: int, *, last: bool
+    ) -> Any:
+        """Run a job's handler here, for its engine; return its result, or None.
+
+        ``payload`` is the text of the order. A failure is logged, and raised.
+        """
+        try:
+            handler = self.find(name)
+            args = [json.loads(payload)]
+            if handler.pass_job:
+                args.append(Job(job_id, name, "running", attempt))
+            with self._around():
+                result = handler.fn(*args)
+                if iscoroutinefunction(handler.fn):
+                    result = run_to_end(result)
+        except BaseException as error:
+            level = logging.ERROR if last else logging.WARNING
+            then = "and has failed" if last else "and is tried again"
+            logger.log(level, "job %s %s raised %s in attempt %d, %s", name, job_id,
+                       type(error).__name__, attempt, then, exc_info=True)  # fmt: skip
+            raise
+        return self._checked(result, name, job_id)
+
+    def _checked(self, result: Any, name: str, job_id: str) -> Any:
+        try:
+            to_json(name, result, self.max_payload)
+        except ValueError as error:
+            logger.warning("the result of job %s %s is not kept: %s", name, job_id,
+                           str(error).replace("payload", "result"))  # fmt: skip
+            return None
+        return result

@@ -1,0 +1,96 @@
+"""What can go wrong with a job before an engine has it, or when it is asked for."""
+
+from __future__ import annotations
+
+from ..errors import DeferError
+
+
+class JobsUnavailable(DeferError):  # noqa: N818 - the name that services use for it
+    """The engine does not answer, so nothing was stored, or can be told.
+
+    Carries ``engine``, its name, and ``doing``, what was tried. The cause says more.
+    """
+
+    def __init__(self, engine: str, doing: str) -> None:
+        super().__init__(engine, doing)
+        self.engine = engine
+        self.doing = doing
+
+    def __str__(self) -> str:
+        return (
+            f"the job engine {self.engine} is not available: {self.doing} failed. Is "
+            "its server running, and does the URL given to Jobs() lead there?"
+        )
+
+
+class NotSupported(DeferError):  # noqa: N818 - as above
+    """The engine cannot do that.
+
+    Carries ``engine``, its name, and ``what`` it cannot do.
+    """
+
+    def __init__(self, engine: str, what: str, hint: str = "") -> None:
+        super().__init__(engine, what, hint)
+        self.engine = engine
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.engine} cannot {self.what}. {self.hint}".rstrip()
+
+
+class UnknownHandlerError(DeferError, LookupError):
+    """There is no handler of that name.
+
+    Carries ``name``, and ``known``, the names that there are.
+    """
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        names = ", ".join(repr(name) for name in self.known) or "none at all"
+        return (
+            f"there is no handler {self.name!r}, only {names}. Import the module that "
+            f"has its @jobs.handler({self.name!r}, ...), in the worker, too."
+        )
+
+
+class UnknownJobError(DeferError, LookupError):
+    """The engine does not know a job of that id. Carries ``job_id``."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"there is no job {self.job_id!r}; it may have been cleared away"
+
+
+class JobNotFailedError(DeferError):
+    """Only a job that has failed can be retried. Carries ``job_id`` and ``state``."""
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(job_id, state)
+        self.job_id = job_id
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"the job {self.job_id!r} is {self.state}; only a failed one is retried"
+
+
+class PayloadError(DeferError, ValueError):
+    """What ``enqueue()`` was given is not JSON, or is too large. Carries ``name``."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name, why)
+        self.name = name
+        self.why = why
+
+    def __str__(self) -> str:
+        return (
+            f"the payload of {self.name} {self.why}. Put large or odd things where the "
+            "handler finds them, and hand over their key."
+        )
