@@ -183,7 +183,7 @@ def run_job(job: Job, around: Around | None) -> object:
         if around is not None:
             return context.run(_complete_within, around, fn, args, kwargs)
         result = context.run(fn, *args, **kwargs)
-        return result if result is None else context.run(_complete, result)
+        return result if result is None else context.run(complete, result)
     except BaseException:
         del job, context, args, kwargs  # the error leads here, and may be kept
         raise
@@ -387,7 +387,7 @@ def _continue(box: list[DeferredCall], how: str, fn: Callable[..., object]) -> o
     if end == CANCELLED:
         raise CancelledError
     if how == "finally_":
-        _complete(fn())
+        complete(fn())
     elif (how == "catch") == (error is not None):
         return fn(value if error is None else error)
     try:
@@ -427,7 +427,8 @@ def _not_ok(outcome: Outcome) -> bool:
     return not outcome.ok
 
 
-def _complete(result: object) -> object:
+def complete(result: object) -> object:
+    """Run what a coroutine function has returned to its end; other results as is."""
     # The exact type first: the other one's test costs ten times as much.
     if isinstance(result, (CoroutineType, Coroutine)):
         from ._coroutine import run_to_end  # asyncio is 50 ms that most never need
@@ -443,4 +444,4 @@ def _complete_within(
     kwargs: Mapping[str, Any],
 ) -> object:
     with around():
-        return _complete(fn(*args, **kwargs))
+        return complete(fn(*args, **kwargs))

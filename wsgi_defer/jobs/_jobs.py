@@ -7,11 +7,10 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from .._coroutine import run_to_end
+from .._call import complete
 from .._scope import before_response, current_scope
 from ..errors import ResponseStartedError, ScopeClosedError
 from ._engine import Engine, engine_for
@@ -260,9 +259,7 @@ class Jobs:
             if handler.pass_job:
                 args.append(Job(job_id, name, "running", attempt))
             with self._around():
-                result = handler.fn(*args)
-                if iscoroutinefunction(handler.fn):
-                    result = run_to_end(result)
+                result = complete(handler.fn(*args))
         except BaseException as error:
             level = logging.ERROR if last else logging.WARNING
             then = "and has failed" if last else "and is tried again"

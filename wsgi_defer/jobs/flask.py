@@ -1,0 +1,78 @@
+"""Jobs in Flask: the answer 202, and a blueprint that tells how a job is doing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, Response, current_app, jsonify, url_for
+
+from ._jobs import Jobs
+from .errors import JobsUnavailable, NotSupported
+
+if TYPE_CHECKING:
+    from flask.blueprints import BlueprintSetupState
+
+_ENDPOINT = "wsgi_defer_jobs_status"
+
+
+def accepted(job_id: str, *, status_url: str | None = None) -> Response:
+    """The response 202, with ``{"job_id": ..., "status_url": ...}`` and a ``Location``.
+
+    ``status_url`` is that of the app's status blueprint, unless another one is given.
+    Without either, it is null, and there is no ``Location``.
+    """
+    if status_url is None:
+        endpoint = current_app.extensions.get(_ENDPOINT)
+        if endpoint is not None:
+            status_url = url_for(endpoint, job_id=job_id)
+    response = jsonify(job_id=job_id, status_url=status_url)
+    response.status_code = 202
+    if status_url is not None:
+        response.headers["Location"] = status_url
+    return response
+
+
+def status_blueprint(
+    jobs: Jobs, name: str = "jobs", *, show_errors: bool = False
+) -> Blueprint:
+    """A blueprint with one view, ``GET /<job_id>``: the job as JSON, or a 404.
+
+    ::
+
+        app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+
+    Whoever knows an id sees the job's result: put it behind what you like, as with any
+    blueprint, such as a ``before_request``. Ids that ``enqueue()`` has made cannot be
+    guessed. The text of errors may hold what is nobody's business, so it is left out
+    unless ``show_errors``. 503 says that the engine does not answer, 501 that it has no
+    status to tell.
+    """
+    blueprint = Blueprint(name, __name__)
+
+    @blueprint.record
+    def remember(state: BlueprintSetupState) -> None:
+        endpoint = f"{state.name_prefix}.{state.name}.status".lstrip(".")
+        state.app.extensions[_ENDPOINT] = endpoint
+
+    @blueprint.get("/<job_id>")
+    def status(job_id: str) -> tuple[Response, int]:
+        try:
+            job = jobs.status(job_id)
+        except JobsUnavailable:
+            return _answer(503, error="the job engine is not available")
+        except NotSupported:
+            return _answer(501, error="the job engine does not know")
+        if job is None:
+            return _answer(404, error="there is no such job")
+        told = job.to_dict()
+        if not show_errors:
+            del told["error"]
+        return _answer(200, **told)
+
+    return blueprint
+
+
+def _answer(status: int, **body: Any) -> tuple[Response, int]:
+    response = jsonify(body)
+    response.headers["Cache-Control"] = "no-store"
+    return response, status
