@@ -30,6 +30,7 @@ space := $(subst ,, )
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo_jobs.py
 
 serve: .venv/installed
 	$(BIN)/gunicorn
