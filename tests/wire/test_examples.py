@@ -10,7 +10,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.client import get
+from wsgi_defer.jobs import Jobs
 
 HOME = Path(__file__).parent.parent.parent
 
@@ -109,6 +112,38 @@ def test_demo_fails_if_a_response_waits(tmp_path):
     )  # fmt: skip
     assert result.returncode == 1
     assert "waited" in result.stdout
+
+
+def test_demo_of_jobs():
+    """A report that is done, and one that fails and is retried; real processes."""
+    try:
+        Jobs("sqlite:///unused.db")
+    except (ImportError, ValueError) as error:
+        pytest.skip(f"the embedded engine: {error}")
+    result = subprocess.run(
+        [sys.executable, HOME / "examples" / "demo_jobs.py"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    done, fails, retried = re.split(r"month=2026-11|The file is put", result.stdout)
+    assert re.search(r"has 202.*done, attempts: 1  .*'total': 42", done, re.DOTALL)
+    assert re.search(
+        r"has 202.*failed, attempts: 2  FileNotFoundError.*report\.build +2 .*"
+        r"FileNotFoundError", fails, re.DOTALL,
+    )  # fmt: skip
+    assert re.search(r"done, attempts: 1  .*'total': 7", retried)
+
+
+def test_demo_of_jobs_without_an_engine(tmp_path):
+    """It says what is missing, and is no failure."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['dbos'] = None")
+    result = subprocess.run(
+        [sys.executable, HOME / "examples" / "demo_jobs.py"],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{HOME}"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "is left out here" in result.stdout
 
 
 def test_gunicorn_conf(tmp_path):
