@@ -1,0 +1,45 @@
+"""Servers for the session, and a place to work in for each test or module."""
+
+from __future__ import annotations
+
+import pytest
+
+from .kinds import Place, Servers
+
+
+@pytest.fixture(scope="session")
+def servers():
+    """Servers that are started when a test first needs them."""
+    servers = Servers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="module")
+def shared(servers):
+    """Places with two workers each, one for each engine, for tests that disturb none."""
+    places = {}
+
+    def get(kind):
+        if kind.name not in places:
+            places[kind.name] = Place(kind, servers)
+            places[kind.name].work()
+        return places[kind.name]
+
+    yield get
+    for place in places.values():
+        place.close()
+
+
+@pytest.fixture
+def alone(servers):
+    """Makes places of one's own; workers are started by ``place.work()``."""
+    places = []
+
+    def get(kind):
+        places.append(Place(kind, servers))
+        return places[-1]
+
+    yield get
+    for place in places:
+        place.close()
