@@ -17,7 +17,7 @@ def servers():
 
 @pytest.fixture(scope="module")
 def shared(servers):
-    """Places with two workers each, one for each engine, for tests that disturb none."""
+    """A place with two workers for each engine, for tests that disturb no others."""
     places = {}
 
     def get(kind):

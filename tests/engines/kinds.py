@@ -194,18 +194,16 @@ class Workers:
             ]  # fmt: skip
 
     def family(self):
-        """The ids of all its processes: those of its sessions."""
-        leaders = {process.pid for process in self.running}
+        """The ids of all its processes: those that know of its file of notes."""
+        mark = f"JOBS_NOTES={self.env['JOBS_NOTES']}\0".encode()
         found = []
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
             try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                # A zombie's is empty.
+                if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
             except OSError:
                 continue  # it has ended by now
-            if int(fields[3]) in leaders and fields[0] != "Z":
-                found.append(int(entry.name))
         return found
 
     def kill(self):

@@ -193,9 +193,9 @@ class Postgres(Service):
 
     def database(self, name):
         """The URL of a database, made if there is none of that name."""
-        psql = [self.bin() / "psql", "-h", "127.0.0.1", "-p", str(self.port), "-U",
-                "jobs", "-d", "postgres", "-c", f'CREATE DATABASE "{name}"']  # fmt: skip
-        subprocess.run(psql, capture_output=True)
+        command = [self.bin() / "createdb", "-h", "127.0.0.1", "-p", str(self.port),
+                   "-U", "jobs", name]  # fmt: skip
+        subprocess.run(command, capture_output=True)
         return f"postgresql://jobs@127.0.0.1:{self.port}/{name}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from itertools import pairwise
 from uuid import uuid4
 
 import pytest
@@ -33,7 +34,7 @@ def test_a_job_is_done_and_tells_of_it(shared, kind):
     slack = 1.5  # seconds; some engines cut off fractions
     times = [before, job.enqueued_at, job.started_at, job.finished_at,
              datetime.now(timezone.utc)]  # fmt: skip
-    steps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(times)]
     assert all(step.total_seconds() > -slack for step in steps), times
 
 
@@ -194,7 +195,7 @@ def test_attempts_wait_as_configured(shared, kind):
     times = place.until(
         lambda: len(times := place.times("flaky", job_id)) == 5 and times, "5 times"
     )
-    waits = [b - a for a, b in zip(times, times[1:], strict=False)]
+    waits = [b - a for a, b in pairwise(times)]
     for waited, wanted in zip(waits, [1, 2, 4, 4], strict=True):
         assert wanted <= waited <= wanted + 3, waits
     if kind.can("status"):

@@ -91,7 +91,7 @@ class RqJob(rq.job.Job):
         except BaseException as error:
             self.meta = {"error": describe(error), "last": last, "due": None}
             if last:
-                self.save_meta()
+                self.save_meta()  # type: ignore[no-untyped-call]
                 self.retries_left = 0
                 raise
         wait = waits[attempt - 1]
@@ -143,7 +143,7 @@ class Queue(rq.queue.Queue):
 
 
 class Scheduler(rq.scheduler.RQScheduler):
-    """RQ's scheduler, as a thread: its process would outlive a worker that is killed."""
+    """RQ's scheduler, as a thread: its process would outlive a killed worker."""
 
     def start(self) -> Any:
         self._status = self.Status.STARTED
@@ -203,7 +203,7 @@ class Worker(rq.worker.Worker):
             self.queues, connection=self.connection, serializer=self.serializer,
             logging_level="WARNING",
         )  # fmt: skip
-        self.scheduler.acquire_locks()
+        self.scheduler.acquire_locks()  # type: ignore[no-untyped-call]
         if self.scheduler.acquired_locks:
             self.scheduler.start()
 

@@ -68,7 +68,7 @@ class Rq:
     @staticmethod
     def check(url: str) -> None:
         """Refuse what is no URL of Redis."""
-        parse_url(url)
+        parse_url(url)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _asked(self, doing: str) -> Iterator[None]:
@@ -101,7 +101,7 @@ class Rq:
             pass  # that of the same id stays as it is
 
     def _key(self, job_id: str) -> str:
-        """RQ's id of that job: it has no dots, and all queues of a server share them."""
+        """RQ's id of that job, without dots; all queues of a server share them."""
         names = (self._jobs.queue, job_id)
         return "_s".join(name.replace("_", "__").replace(".", "_d") for name in names)
 
@@ -150,11 +150,11 @@ class Rq:
                 raise JobNotFailedError(job_id, "queued") from None
 
     def _fetch(self, keys: list[str]) -> list[RqJob | None]:
-        fetched = RqJob.fetch_many(keys, self._redis, serializer=JSONSerializer)
-        return fetched  # type: ignore[return-value]
+        many: Any = RqJob.fetch_many(keys, self._redis, serializer=JSONSerializer)
+        return list(many)
 
     def _tell(self, keys: list[str]) -> list[Job | None]:
-        return [job and self._told(job) for job in self._fetch(keys)]
+        return [self._told(job) if job else None for job in self._fetch(keys)]
 
     def _told(self, job: RqJob) -> Job | None:
         order = job.order()
