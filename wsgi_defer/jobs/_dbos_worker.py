@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wsgi_defer")
 
-POLLING = (
-    0.1  # seconds after which an idle worker looks for a job, and a busy one again
-)
+# Seconds after which an idle worker looks for a job, and a busy one for the next.
+POLLING = 0.1
 RESCUE = 5.0  # seconds after which a worker looks for jobs of dead ones
 FOR_EVER = 10**9  # seconds
 
