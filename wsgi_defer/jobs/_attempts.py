@@ -197,16 +197,19 @@ class Attempts:
         query = sa.select(table.c.workflow_uuid).where(
             table.c.name == FIRST, table.c.application_name == self._owner
         )
-        rows = self._ask(query.order_by(table.c.created_at.desc()).limit(limit))
+        latest = [table.c.created_at.desc(), *self._order("workflow_status")]
+        rows = self._ask(query.order_by(*latest).limit(limit))
         return self.jobs([self.serial.split(row.workflow_uuid)[0] for row in rows])
 
     def failed(self, limit: int) -> list[Job]:
         """The jobs that failed last, the latest first."""
         table = self._status
+        output = self._output
         query = (
             sa.select(table.c.workflow_uuid)
+            .outerjoin(output, output.c.workflow_uuid == table.c.workflow_uuid)
             .where(table.c.status.in_(FAILED), table.c.application_name == self._owner)
-            .order_by(table.c.completed_at.desc(), table.c.workflow_uuid)
+            .order_by(table.c.completed_at.desc(), *self._order("workflow_output"))
         )
         found: list[Job] = []
         start = 0
@@ -225,6 +228,15 @@ class Attempts:
                 break
             start += limit
         return found[:limit]
+
+    def _order(self, table: str) -> list[Any]:
+        """What tells rows of the same time apart, the latest first.
+
+        With Python before 3.12, DBOS's times in SQLite are whole seconds.
+        """
+        if self.engine.dialect.name == "sqlite":
+            return [sa.literal_column(f"{table}.rowid").desc()]
+        return [self._status.c.workflow_uuid]
 
     def slots(self) -> set[str]:
         """The executor ids under which jobs are running, or were."""
