@@ -48,8 +48,8 @@ class Worker:
             signal.signal(number, lambda number, frame: self._stops.put(number))
         self._engine.register_queue(POLLING)
         self._slots = self._engine.slots()
-        self._slot = take_one(self._slots, self._wanted)
         try:
+            self._slot = take_one(self._slots, self._wanted)
             self._launch()
             try:
                 self._wait()
@@ -85,7 +85,8 @@ class Worker:
 
     def _wait(self) -> None:
         while True:
-            self._slots.check()
+            with self._engine.reaching("keeping a worker's slot"):
+                self._slots.check()
             try:
                 self._rescue()
             except JobsUnavailable as error:
@@ -100,14 +101,17 @@ class Worker:
         """Queue the jobs again that run under the name of a slot that nobody has."""
         for name in self._engine.busy_slots():
             number = number_of(name)
-            if number is None or number == self._slot or not self._slots.take(number):
+            if number is None or number == self._slot:
                 continue
-            try:
-                for handle in DBOS._recover_pending_workflows([name]):
-                    logger.warning("%s is begun again: the worker of %s has died",
-                                   handle.workflow_id, name)  # fmt: skip
-            finally:
-                self._slots.give_back(number)
+            with self._engine.reaching("taking over the jobs of a dead worker"):
+                if not self._slots.take(number):
+                    continue
+                try:
+                    for handle in DBOS._recover_pending_workflows([name]):
+                        logger.warning("%s is begun again: the worker of %s has died",
+                                       handle.workflow_id, name)  # fmt: skip
+                finally:
+                    self._slots.give_back(number)
 
     def _run_as(self, name: str) -> Any:
         def run(*args: Any) -> Any:

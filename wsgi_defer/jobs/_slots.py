@@ -64,6 +64,7 @@ class PostgresSlots:
 
     def __init__(self, engine: sa.Engine, queue: str) -> None:
         self._class = crc32(f"wsgi_defer.jobs {queue}".encode()) - 2**31  # an int4
+        self._engine = engine
         self._connection = engine.connect().execution_options(
             isolation_level="AUTOCOMMIT"
         )
@@ -87,6 +88,7 @@ class PostgresSlots:
 
     def close(self) -> None:
         self._connection.close()
+        self._engine.dispose()
 
 
 def take_one(slots: Slots, wanted: int) -> int:

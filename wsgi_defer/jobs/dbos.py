@@ -64,7 +64,7 @@ class Dbos:
 
     def put(self, job_id: str, place: int, attempt: Attempt, delay: float) -> None:
         """Store an attempt; one that is known stays as it is."""
-        with self._reaching("storing a job"):
+        with self.reaching("storing a job"):
             client, attempts = self._open()
             options: EnqueueOptions = {
                 "workflow_name": FIRST if place == 1 else NEXT,
@@ -78,16 +78,16 @@ class Dbos:
             client.enqueue(options, *attempt.args)
 
     def status(self, job_id: str) -> Job | None:
-        with self._reaching("looking for a job"):
+        with self.reaching("looking for a job"):
             found = self._open()[1].jobs([job_id])
         return found[0] if found else None
 
     def failed(self, limit: int) -> list[Job]:
-        with self._reaching("listing failed jobs"):
+        with self.reaching("listing failed jobs"):
             return self._open()[1].failed(limit)
 
     def recent(self, limit: int) -> list[Job]:
-        with self._reaching("listing jobs"):
+        with self.reaching("listing jobs"):
             return self._open()[1].recent(limit)
 
     def retry(self, job_id: str) -> None:
@@ -96,7 +96,7 @@ class Dbos:
             raise UnknownJobError(job_id)
         if job.state != "failed":
             raise JobNotFailedError(job_id, job.state)
-        with self._reaching("looking for a job"):
+        with self.reaching("looking for a job"):
             attempts = self._open()[1]
             rows = attempts.of([job_id])[job_id]
             attempt = attempts.last(rows)
@@ -104,25 +104,25 @@ class Dbos:
 
     def follows(self, job_id: str, place: int) -> bool:
         """Whether an attempt is already followed by another."""
-        with self._reaching("looking for a job"):
+        with self.reaching("looking for a job"):
             attempts = self._open()[1]
             return attempts.exists(attempts.serial.id(job_id, place + 1))
 
     def busy_slots(self) -> set[str]:
         """The executor ids of workers that run jobs, or died while they did."""
-        with self._reaching("looking for jobs of dead workers"):
+        with self.reaching("looking for jobs of dead workers"):
             return self._open()[1].slots()
 
     def slots(self) -> Slots:
         """The locks of the workers of this queue."""
-        with self._reaching("locking a worker's slot"):
+        with self.reaching("locking a worker's slot"):
             if self.path is not None:
                 return FileSlots(f"{self.path}.{self.queue}.slots")
             return PostgresSlots(connect(self.url), self.queue)
 
     def register_queue(self, polling: float) -> None:
         """Let DBOS know the queue: of each worker, one job at a time."""
-        with self._reaching("registering the queue"):
+        with self.reaching("registering the queue"):
             self._open()[0].register_queue(
                 self.queue, worker_concurrency=1, polling_interval_sec=polling
             )
@@ -165,7 +165,8 @@ class Dbos:
         return client, Attempts(engine, self.queue, self.owner)
 
     @contextmanager
-    def _reaching(self, doing: str) -> Iterator[None]:
+    def reaching(self, doing: str) -> Iterator[None]:
+        """Raise ``JobsUnavailable`` for what the database raises."""
         try:
             yield
         except (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, OSError) as e:
