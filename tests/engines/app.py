@@ -47,9 +47,9 @@ def with_handlers(jobs):
         note("fails", job.id)
         raise ValueError(f"no {payload}")
 
-    @jobs.handler("flaky", attempts=5, backoff=1, max_backoff=4, pass_job=True)
+    @jobs.handler("flaky", attempts=5, backoff=1, max_backoff=2, pass_job=True)
     def flaky(payload, job):
-        """Fail as often as the payload says, then not; after 1, 2, 4 and 4 seconds."""
+        """Fail as often as the payload says, then not; after 1, 2, 2 and 2 seconds."""
         note("flaky", job.id, job.attempts)
         if job.attempts <= payload:
             raise ValueError(f"attempt {job.attempts}")
@@ -82,5 +82,6 @@ jobs = with_handlers(
     Jobs(
         os.environ.get("JOBS_URL"),
         queue=os.environ.get("JOBS_QUEUE", "wsgi_defer"),
+        results=os.environ.get("JOBS_RESULTS"),
     )
 )

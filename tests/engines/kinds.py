@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from itertools import count
@@ -38,6 +39,7 @@ class Kind:
     package: str
     server: type | None
     cannot: frozenset = frozenset()
+    results: type | None = None  # a server for Celery's result backend
 
     def __str__(self):
         return self.name
@@ -47,7 +49,7 @@ class Kind:
         return self.cannot.isdisjoint(what)
 
 
-TELLING = {"status", "failed", "recent", "retry", "once"}
+LISTS = {"failed", "recent", "retry", "once"}
 KINDS = {
     kind.name: kind
     for kind in (
@@ -55,7 +57,8 @@ KINDS = {
         Kind("dbos+postgresql", "dbos", Postgres),
         Kind("rq", "rq", Redis),
         Kind("procrastinate", "procrastinate", Postgres),
-        Kind("celery", "celery", Rabbit, frozenset(TELLING)),
+        Kind("celery", "celery", Rabbit, frozenset({"status", *LISTS})),
+        Kind("celery+results", "celery", Rabbit, frozenset(LISTS), Redis),
     )
     if importlib.util.find_spec(f"wsgi_defer.jobs.{kind.package}")
 }
@@ -72,13 +75,15 @@ class Servers:
 
     def __init__(self):
         self.running = {}
+        self.lock = threading.Lock()
 
     def get(self, server):
         """The one of that class."""
         server.skip_unless_installed()
-        if server not in self.running:
-            self.running[server] = server()
-        return self.running[server]
+        with self.lock:
+            if server not in self.running:
+                self.running[server] = server()
+            return self.running[server]
 
     def close(self):
         """Stop all of them."""
@@ -99,7 +104,9 @@ class Place:
         self.number = next(NUMBERS)
         self.queue = f"place{os.getpid()}_{self.number}"
         self.url = self._url()
-        self.jobs = with_handlers(Jobs(self.url, queue=self.queue))
+        results = self.kind.results
+        self.results = results and self.servers.get(results).url
+        self.jobs = self.client(self.queue)
         self.workers = None
 
     def _url(self):
@@ -110,6 +117,10 @@ class Place:
             return server.url
         url = server.database(self.queue)
         return url if self.kind.name == "procrastinate" else f"dbos+{url}"
+
+    def client(self, queue):
+        """Another client of the same server."""
+        return with_handlers(Jobs(self.url, queue=queue, results=self.results))
 
     def work(self, processes=2):
         """Start its workers."""
@@ -165,33 +176,21 @@ class Workers:
         self.env = {**os.environ, "JOBS_URL": place.url, "JOBS_QUEUE": place.queue,
                     "JOBS_NOTES": str(place.root / "notes"), "PYTHONUNBUFFERED": "1",
                     "PYTHONPATH": str(HOME)}  # fmt: skip
+        if place.results:
+            self.env["JOBS_RESULTS"] = place.results
         self.place = place
         self.processes = processes
-        self.running = []
         self.start()
 
     def start(self):
         """Start them; a test that needs them waits for what they do."""
-        app = "tests.engines.app:jobs"
-        if importlib.util.find_spec("wsgi_defer.jobs.__main__"):
-            commands = [["-m", "wsgi_defer.jobs", "worker", app, "--processes",
-                         str(self.processes)]]  # fmt: skip
-        else:
-            own = self.place.jobs._make.own_processes
-            commands = [
-                ["-c", "from tests.engines.app import jobs; "
-                 f"jobs.engine.work({slot}, {self.processes})"]
-                for slot in range(1 if own else self.processes)
-            ]  # fmt: skip
+        command = [sys.executable, "-m", "wsgi_defer.jobs", "worker",
+                   "tests.engines.app:jobs", "--processes", str(self.processes)]  # fmt: skip
         with (self.place.root / "output").open("a") as output:
-            self.running = [
-                subprocess.Popen(
-                    [sys.executable, *command], cwd=HOME, env=self.env,
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    start_new_session=True,
-                )
-                for command in commands
-            ]  # fmt: skip
+            self.supervisor = subprocess.Popen(
+                command, cwd=HOME, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
 
     def family(self):
         """The ids of all its processes: those that know of its file of notes."""
@@ -214,14 +213,13 @@ class Workers:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            self.reap(10)
-        self.reap(10)
+            self.supervisor.wait(10)
+        self.supervisor.wait(10)
 
     def terminate(self, everyone=False):
         """SIGTERM, for the supervisor, or for all as a service manager does."""
-        for pid in self.family() if everyone else [p.pid for p in self.running]:
-            os.kill(pid, signal.SIGTERM)
-
-    def reap(self, patience=PATIENCE):
-        """Wait for those that we have started; their exit codes."""
-        return [process.wait(patience) for process in self.running]
+        for pid in self.family() if everyone else [self.supervisor.pid]:
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass

@@ -68,7 +68,7 @@ class Rq:
     @staticmethod
     def check(url: str) -> None:
         """Refuse what is no URL of Redis."""
-        parse_url(url)  # type: ignore[no-untyped-call]
+        parse_url(url)
 
     @contextmanager
     def _asked(self, doing: str) -> Iterator[None]:
