@@ -45,6 +45,8 @@ class Jobs:
         ``dbos+postgresql://``; ``None`` runs them in this process, at most once.
     :param max_payload: bytes of JSON that one job may have.
     :param queue: the name of the queue; apps that share a server have one each.
+    :param results: for ``amqp://`` only: the URL of a result backend of Celery, such as
+        ``redis://``, where it keeps what ``status()`` tells.
 
     Thread-safe. Nothing is opened before the first use, and each process of a
     pre-fork server opens its own. Raises ``ValueError`` for a URL of no engine,
@@ -57,9 +59,13 @@ class Jobs:
         *,
         max_payload: int = 256 * 1024,
         queue: str = "wsgi_defer",
+        results: str | None = None,
     ) -> None:
         self.max_payload = max_payload
         self.queue = check_name(queue)
+        if results is not None and not (url or "").startswith("amqp"):
+            raise ValueError("results= is for amqp://; other engines keep them anyway")
+        self.results = results
         self._url = url
         self._make = None if url is None else engine_for(url)
         if url is not None and self._make is not None:

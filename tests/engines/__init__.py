@@ -1,0 +1,1 @@
+"""Jobs on real queue servers, which these tests start themselves."""

@@ -1,0 +1,87 @@
+"""What the workers of these tests run: handlers that write a line for all they do.
+
+``JOBS_URL`` says which engine, ``JOBS_NOTES`` where the lines go. Importing it opens
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from wsgi_defer.jobs import Jobs
+
+
+def note(*words):
+    """Write one line; short ones that are appended in one call do not mix."""
+    line = " ".join(map(str, [*words, os.getpid(), f"{time.time():.3f}"])) + "\n"
+    file = os.open(os.environ["JOBS_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+def with_handlers(jobs):
+    """Give it the handlers of these tests."""
+
+    @jobs.handler("echo", pass_job=True)
+    def echo(payload, job):
+        """Give the payload back."""
+        note("echo", job.id, job.attempts)
+        return payload
+
+    @jobs.handler("nap", pass_job=True)
+    def nap(payload, job):
+        """Begin, sleep for that many seconds, and end."""
+        note("begin", job.id)
+        time.sleep(payload)
+        note("end", job.id)
+        return payload
+
+    @jobs.handler("fails", pass_job=True)
+    def fails(payload, job):
+        """Fail, without another attempt."""
+        note("fails", job.id)
+        raise ValueError(f"no {payload}")
+
+    @jobs.handler("flaky", attempts=5, backoff=1, max_backoff=2, pass_job=True)
+    def flaky(payload, job):
+        """Fail as often as the payload says, then not; after 1, 2, 2 and 2 seconds."""
+        note("flaky", job.id, job.attempts)
+        if job.attempts <= payload:
+            raise ValueError(f"attempt {job.attempts}")
+        return job.attempts
+
+    @jobs.handler("until", pass_job=True)
+    def until(payload, job):
+        """Fail, until there is a file."""
+        note("until", job.id)
+        if not Path(payload).exists():
+            raise FileNotFoundError(payload)
+
+    @jobs.handler("deadly", pass_job=True)
+    def deadly(payload, job):
+        """Kill the process that runs it, as often as the payload says."""
+        note("deadly", job.id)
+        lines = Path(os.environ["JOBS_NOTES"]).read_text().splitlines()
+        if sum(line.startswith(f"deadly {job.id} ") for line in lines) <= payload:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @jobs.handler("odd")
+    def odd(payload):
+        """Return what is not JSON."""
+        return {1, 2}
+
+    return jobs
+
+
+jobs = with_handlers(
+    Jobs(
+        os.environ.get("JOBS_URL"),
+        queue=os.environ.get("JOBS_QUEUE", "wsgi_defer"),
+        results=os.environ.get("JOBS_RESULTS"),
+    )
+)

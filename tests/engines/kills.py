@@ -1,0 +1,112 @@
+"""How many jobs are lost when all worker processes are killed, again and again.
+
+    python -m tests.engines.kills rq --jobs 500 --kills 12
+
+starts the server, enqueues the jobs, and kills the supervisor and all its workers by
+SIGKILL at random times, then starts them anew; it prints a line for each engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from .kinds import KINDS, Place, Servers
+
+RECOVERY = 120.0  # seconds after the last kill in which all are to be done
+
+
+@dataclass
+class Count:
+    """What became of the jobs of one run."""
+
+    engine: str
+    jobs: int
+    kills: int
+    lost: int
+    twice: int  # whose handler came to its end more than once
+    restarted: int  # that began more than once
+    after: float  # seconds from the last kill to the end of the last job
+
+    def __str__(self):
+        return (
+            f"{self.engine:16} {self.jobs} jobs, {self.kills} kills: {self.lost} lost, "
+            f"{self.twice} twice, {self.restarted} begun again, "
+            f"{self.after:.0f} s from the last kill to the last job"
+        )
+
+
+def run(place, jobs=500, kills=12, seed=7):
+    """Let it happen once."""
+    chance = random.Random(seed)
+    ids = [
+        place.jobs.enqueue("nap", chance.uniform(0.02, 0.06), hold=False)
+        for _ in range(jobs)
+    ]
+    workers = place.work(2)
+    for _ in range(kills):
+        before = len(place.notes)
+        end = time.monotonic() + 20  # there may be nothing left to do
+        while len(place.notes) == before and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.8))
+        workers.kill()
+        killed = time.time()
+        workers.start()
+    try:
+        place.until(lambda: set(ids) <= ended(place).keys(), "all done", RECOVERY)
+    except AssertionError:
+        pass  # they are counted
+    ends = ended(place)
+    if place.kind.can("status"):
+        for job_id in set(ids) & ends.keys():
+            assert place.wait(job_id).state == "done"
+    last = max(float(words[-1]) for words in place.notes)
+    workers.kill()
+    begun = Counter(words[1] for words in place.notes if words[0] == "begin")
+    return Count(
+        str(place.kind), jobs, kills,
+        lost=len(set(ids) - ends.keys()),
+        twice=sum(count > 1 for count in ends.values()),
+        restarted=sum(count > 1 for count in begun.values()),
+        after=last - killed,
+    )  # fmt: skip
+
+
+def ended(place):
+    """How often each job has come to its end."""
+    return Counter(words[1] for words in place.notes if words[0] == "end")
+
+
+def main():
+    """Count for the engines that are named, or for all."""
+    parser = argparse.ArgumentParser("python -m tests.engines.kills")
+    parser.add_argument("engines", nargs="*", metavar="ENGINE", help=" ".join(KINDS))
+    parser.add_argument("--jobs", type=int, default=500)
+    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    unknown = set(options.engines) - KINDS.keys()
+    if unknown:
+        parser.error(f"these are no engines: {', '.join(sorted(unknown))}")
+    servers, bad = Servers(), False
+    try:
+        for name in options.engines or KINDS:
+            place = Place(KINDS[name], servers)
+            try:
+                count = run(place, options.jobs, options.kills, options.seed)
+            finally:
+                place.close()
+            print(count, flush=True)
+            bad = bad or count.lost > 0 or count.twice > 5
+    finally:
+        servers.close()
+    sys.exit(bad)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Queue servers for the tests: started on demand, on the loopback, and stopped by id.
+
+Each has a free port, a directory of its own, and nothing that it shares with a server
+that the machine may run. What is not installed is skipped by name; ``make services``
+installs it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from glob import glob
+from pathlib import Path
+
+import pytest
+
+START = 60.0  # seconds that a server may take; RabbitMQ takes 5 to 15 here
+
+
+def free_port():
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def find(*names):
+    """The path of a program, or the test is skipped by its name."""
+    for name in names:
+        found = sorted(glob(name)) if "/" in name else [shutil.which(name)]
+        if found and found[-1]:
+            return found[-1]
+    pytest.skip(f"{names[0]} is not installed; see make services")
+
+
+class Service:
+    """A server: its processes, and its directory, which goes with it."""
+
+    user = None  # who runs it, if root may not
+
+    def __init__(self):
+        self.root = Path(tempfile.mkdtemp(prefix="engine-"))
+        self.port = free_port()
+        self.processes = []
+        try:
+            self.prepare()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def skip_unless_installed(cls):
+        """Skip the test by the name of the program."""
+        raise NotImplementedError
+
+    def prepare(self):
+        """What is done once, before it starts."""
+
+    def run(self, command, env=None):
+        """Start a process of it."""
+        with (self.root / "output").open("a") as output:
+            process = subprocess.Popen(
+                command, cwd=self.root, env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, **self.as_user(),
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def as_user(self):
+        """What subprocesses need to be that user's."""
+        if self.user is None or os.getuid() != 0:
+            return {}
+        user = pwd.getpwnam(self.user)
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+    def start(self):
+        """Start it, and wait until it answers."""
+        raise NotImplementedError
+
+    def wait(self, answers):
+        """Ask until it answers."""
+        end = time.monotonic() + START
+        while not answers():
+            if self.processes[-1].poll() is not None or time.monotonic() > end:
+                output = (self.root / "output").read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"{type(self).__name__} does not start:\n{output}")
+            time.sleep(0.05)
+
+    def answers(self):
+        """Whether it lets a client in."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self):
+        """End its processes, the last first."""
+        for process in reversed(self.processes):
+            process.send_signal(self.ending)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self.processes.clear()
+
+    ending = signal.SIGTERM
+
+    def close(self):
+        """Stop it, and remove its directory."""
+        self.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Redis(Service):
+    """A redis-server that writes each change to its file, as one that keeps jobs."""
+
+    @classmethod
+    def skip_unless_installed(cls):
+        find("redis-server")
+
+    def start(self):
+        self.run([
+            find("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1",
+            "--dir", str(self.root), "--appendonly", "yes", "--save", "",
+        ])  # fmt: skip
+        self.wait(self.answers)
+
+    def answers(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.settimeout(1)
+                client.sendall(b"PING\r\n")
+                return client.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    @property
+    def url(self):
+        """What ``Jobs`` is given."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+class Postgres(Service):
+    """A PostgreSQL cluster of its own; each caller of ``url`` may have a database."""
+
+    user = "postgres"  # it refuses to run as root
+    ending = signal.SIGINT  # TERM waits for the clients
+
+    @classmethod
+    def skip_unless_installed(cls):
+        cls.bin()
+
+    @staticmethod
+    def bin():
+        """The directory of its programs."""
+        return Path(find("/usr/lib/postgresql/*/bin/postgres", "postgres")).parent
+
+    def prepare(self):
+        if os.getuid() == 0:
+            shutil.chown(self.root, self.user)
+        subprocess.run(
+            [self.bin() / "initdb", "--pgdata", self.root / "data", "--username",
+             "jobs", "--auth", "trust", "--no-sync", "--encoding", "UTF8"],
+            check=True, cwd=self.root, stdout=subprocess.DEVNULL, **self.as_user(),
+        )  # fmt: skip
+
+    def start(self):
+        self.run([
+            self.bin() / "postgres", "-D", self.root / "data", "-p", str(self.port),
+            "-c", "listen_addresses=127.0.0.1", "-c",
+            f"unix_socket_directories={self.root}", "-c", "max_connections=60",
+        ])  # fmt: skip
+        self.wait(self.answers)
+
+    def answers(self):
+        command = [self.bin() / "pg_isready", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+
+    @property
+    def url(self):
+        return f"postgresql://jobs@127.0.0.1:{self.port}/postgres"
+
+    def database(self, name):
+        """The URL of a database, made if there is none of that name."""
+        command = [self.bin() / "createdb", "-h", "127.0.0.1", "-p", str(self.port),
+                   "-U", "jobs", name]  # fmt: skip
+        subprocess.run(command, capture_output=True)
+        return f"postgresql://jobs@127.0.0.1:{self.port}/{name}"
+
+
+class Rabbit(Service):
+    """A RabbitMQ node with a port mapper of its own, both on the loopback only.
+
+    Without one of its own, it would start an epmd that listens on all addresses and
+    stays when the node is gone.
+    """
+
+    SCRIPTS = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # Debian's wrapper changes user
+
+    @classmethod
+    def skip_unless_installed(cls):
+        find(cls.SCRIPTS, "rabbitmq-server")
+        find("epmd")
+
+    def prepare(self):
+        self.mapper = free_port()
+        (self.root / "plugins").write_text("[].\n")
+        (self.root / "rabbit.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            "loopback_users = none\n"
+            # It stops taking messages below this, and a test machine may be full.
+            "disk_free_limit.absolute = 1MB\n"
+        )
+        for name in ("log", "mnesia"):
+            (self.root / name).mkdir()
+
+    def start(self):
+        env = {
+            "HOME": str(self.root),  # where its cookie is
+            "ERL_EPMD_PORT": str(self.mapper),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"jobs{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_CONF_ENV_FILE": str(self.root / "none"),
+            "RABBITMQ_CONFIG_FILE": str(self.root / "rabbit.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.root / "plugins"),
+            "RABBITMQ_LOG_BASE": str(self.root / "log"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_MNESIA_BASE": str(self.root / "mnesia"),
+            "RABBITMQ_PID_FILE": str(self.root / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
+                "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none",
+        }  # fmt: skip
+        self.run([find("epmd"), "-address", "127.0.0.1", "-port", str(self.mapper)])
+        self.run([find(self.SCRIPTS, "rabbitmq-server")], env)
+        self.wait(self.answers)
+
+    def answers(self):
+        """Whether it speaks AMQP: its port is open a moment before that."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.settimeout(2)
+                client.sendall(b"AMQP\x00\x00\x09\x01")
+                return client.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    @property
+    def url(self):
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+
+@contextmanager
+def silent():
+    """A port that takes connections and never says a word: a broker that hangs."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(50)
+        yield listener.getsockname()[1]

@@ -1,0 +1,268 @@
+"""The same jobs on every engine: what a client may count on, whatever the URL is."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from itertools import pairwise
+from uuid import uuid4
+
+import pytest
+
+from wsgi_defer.jobs import JobNotFailedError, UnknownJobError
+
+from .kinds import kinds
+
+ODD = {
+    "text": "\x00 'ä' \ud83d \U0001f600 %s {} </script>",
+    "numbers": [0.1, 1e300, -0.0, 2**70, True, None],
+    "deep": {"a": [{"b": {}}, []]},
+    "": "",
+}
+
+
+@kinds("status")
+def test_a_job_is_done_and_tells_of_it(shared, kind):
+    """Its state, result, one attempt, and times in their order, in UTC."""
+    place = shared(kind)
+    before = datetime.now(timezone.utc)
+    job_id = place.jobs.enqueue("echo", {"to": "ada"})
+    job = place.wait(job_id)
+    assert (job.id, job.name, job.state) == (job_id, "echo", "done"), place
+    assert (job.attempts, job.error, job.result) == (1, None, {"to": "ada"})
+    slack = 1.5  # seconds; some engines cut off fractions
+    times = [before, job.enqueued_at, job.started_at, job.finished_at,
+             datetime.now(timezone.utc)]  # fmt: skip
+    steps = [b - a for a, b in pairwise(times)]
+    assert all(step.total_seconds() > -slack for step in steps), times
+
+
+@kinds("status")
+@pytest.mark.parametrize("payload", [ODD, [], "", 0, None], ids=repr)
+def test_payloads_come_as_they_went(shared, kind, payload):
+    """Also a NUL, half a surrogate pair, large numbers, and nothing."""
+    place = shared(kind)
+    assert place.wait(place.jobs.enqueue("echo", payload)).result == payload
+
+
+@kinds()
+def test_each_job_runs_once(shared, kind):
+    """Twenty of them, on two workers, in this process's view of what was noted."""
+    place = shared(kind)
+    ids = [place.jobs.enqueue("echo", number) for number in range(20)]
+
+    def all_ran():
+        return all(place.times("echo", job_id) for job_id in ids)
+
+    place.until(all_ran, "all ran")
+    time.sleep(0.5)  # a second run would come at once
+    assert [len(place.times("echo", job_id)) for job_id in ids] == [1] * 20
+
+
+@kinds("status")
+def test_a_stranger_has_no_status(shared, kind):
+    """None, and not "queued"."""
+    place = shared(kind)
+    assert place.jobs.status("nobody") is None
+    assert place.jobs.status(uuid4().hex) is None
+    if kind.can("retry"):
+        with pytest.raises(UnknownJobError):
+            place.jobs.retry("nobody")
+
+
+@kinds("once")
+@pytest.mark.parametrize("delay", [0, 0.4])
+def test_the_same_id_runs_once(shared, kind, delay):
+    """While it waits, and after it is done; ids may have dots and dashes."""
+    place = shared(kind)
+    job_id = f"order-17.mail_{uuid4().hex[:8]}"
+    for _ in range(3):
+        assert place.jobs.enqueue("echo", 1, job_id=job_id, delay=delay) == job_id
+    assert place.wait(job_id).result == 1
+    place.jobs.enqueue("echo", 2, job_id=job_id)
+    place.wait(place.jobs.enqueue("echo", 3))
+    assert place.jobs.status(job_id).result == 1
+    assert len(place.times("echo", job_id)) == 1
+
+
+@kinds("once")
+def test_ids_do_not_run_into_each_other(shared, kind):
+    """A dot is no underscore, and an id may begin with another."""
+    place = shared(kind)
+    end = uuid4().hex[:8]
+    ids = [f"a.{end}", f"a_{end}", f"a-{end}", f"a__{end}", f"a_d{end}", f"a.{end}-1",
+           f"A.{end}"]  # fmt: skip
+    for job_id in ids:
+        place.jobs.enqueue("echo", job_id, job_id=job_id)
+    assert [place.wait(job_id).result for job_id in ids] == ids
+
+
+@kinds()
+def test_a_delay_is_kept(shared, kind):
+    """Not before it is over, and not long after."""
+    place = shared(kind)
+    begin = time.time()
+    job_id = place.jobs.enqueue("echo", delay=1.5)
+    if kind.can("status"):
+        job = place.jobs.status(job_id)
+        assert job.state == "scheduled"
+        assert job.attempts == 0
+        assert -0.1 <= job.due_at.timestamp() - begin - 1.5 <= 1.1
+    [at] = place.until(lambda: place.times("echo", job_id), "it ran")
+    assert 1.5 <= at - begin <= 4.5
+
+
+@kinds("failed")
+def test_a_job_fails_and_is_retried_by_hand(shared, kind, tmp_path):
+    """It is in the list, with its error, until it is tried again, and then is done."""
+    place = shared(kind)
+    path = tmp_path / "there"
+    job_id = place.jobs.enqueue("until", str(path))
+    job = place.wait(job_id)
+    assert (job.state, job.attempts) == ("failed", 1), place
+    assert job.error == f"FileNotFoundError: {path}"
+    assert job.finished_at >= job.started_at
+    assert place.jobs.failed()[0] == job
+    path.touch()
+    assert place.jobs.retry(job_id) == job_id
+    job = place.wait(job_id)
+    assert (job.state, job.attempts, job.error) == ("done", 1, None), place
+    assert job_id not in [job.id for job in place.jobs.failed()]
+    assert len(place.times("until", job_id)) == 2
+    with pytest.raises(JobNotFailedError, match="done"):
+        place.jobs.retry(job_id)
+
+
+@kinds("failed")
+def test_a_job_may_fail_again_and_again(shared, kind, tmp_path):
+    """Each retry by hand begins with the first attempt, and leaves one failure."""
+    place = shared(kind)
+    job_id = place.jobs.enqueue("until", str(tmp_path / "never"))
+    for times in (1, 2, 3):
+        job = place.wait(job_id, "failed")
+        place.until(lambda n=times: len(place.times("until", job_id)) == n, "it ran")
+        job = place.wait(job_id, "failed")
+        assert job.attempts == 1
+        assert [job.id for job in place.jobs.failed()].count(job_id) == 1
+        if times < 3:
+            place.jobs.retry(job_id)
+
+
+@kinds("failed")
+def test_the_latest_failure_comes_first(shared, kind):
+    """And no more than were asked for."""
+    place = shared(kind)
+    ids = []
+    for number in range(3):
+        ids.append(place.jobs.enqueue("fails", number))
+        assert place.wait(ids[-1]).error == f"ValueError: no {number}"
+        time.sleep(1.01 if kind.name == "rq" else 0)  # its order is one of seconds
+    assert [job.id for job in place.jobs.failed(2)] == [ids[2], ids[1]]
+    assert place.jobs.failed(0) == []
+
+
+@kinds("recent")
+def test_recent_jobs_are_listed_whatever_they_are(shared, kind):
+    """Those that wait, run, are done and have failed; the latest first."""
+    place = shared(kind)
+    done = place.jobs.enqueue("echo", 1)
+    place.wait(done)
+    failed = place.jobs.enqueue("fails", 1)
+    place.wait(failed)
+    later = place.jobs.enqueue("echo", 1, delay=300)
+    naps = [place.jobs.enqueue("nap", 1.2) for _ in range(4)]
+    place.wait(naps[0], "running")
+    place.wait(naps[1], "running")
+    jobs = place.jobs.recent(7)
+    assert [job.id for job in jobs] == [*naps[::-1], later, failed, done]
+    assert [job.state for job in jobs][-3:] == ["scheduled", "failed", "done"]
+    assert {job.state for job in jobs[:4]} == {"running", "queued"}
+    assert len(place.jobs.recent(3)) == 3
+    assert place.jobs.recent(0) == []
+    for nap in naps:
+        place.wait(nap)
+
+
+@kinds("status")
+def test_a_handler_that_the_worker_lacks_is_a_failure(shared, kind):
+    """A job may come before its code; the worker goes on."""
+    place = shared(kind)
+    early = place.client(place.queue)
+    early.handler("later")(print)
+    job_id = early.enqueue("later", 1)
+    early.engine.close()
+    job = place.wait(job_id)
+    assert job.state == "failed"
+    assert job.error.startswith("UnknownHandlerError: there is no handler 'later'")
+    place.wait(place.jobs.enqueue("echo"))
+
+
+@kinds("status")
+def test_a_result_that_is_not_json_is_left_out(shared, kind):
+    """The job is done all the same."""
+    place = shared(kind)
+    job = place.wait(place.jobs.enqueue("odd"))
+    assert (job.state, job.result) == ("done", None)
+
+
+@kinds("status")
+def test_queues_do_not_mix(shared, kind):
+    """Two apps on one server, each with its name, may use the same ids."""
+    place = shared(kind)
+    if kind.server is None:
+        pytest.skip("a file is one app's")
+    other = place.client(f"{place.queue}x")
+    job_id = f"same-{uuid4().hex[:6]}"
+    place.wait(place.jobs.enqueue("echo", 1, job_id=job_id))
+    assert other.status(job_id) is None
+    other.enqueue("echo", 2, job_id=job_id)
+    assert other.status(job_id).state == "queued"
+    if kind.can("recent"):
+        assert [job.id for job in other.recent()] == [job_id]
+    place.wait(place.jobs.enqueue("echo"))
+    assert other.status(job_id).state == "queued"
+    assert len(place.times("echo", job_id)) == 1
+    other.engine.close()
+
+
+@kinds("status")
+def test_a_job_between_two_attempts_is_scheduled(shared, kind):
+    """With the error of the last one, and the time of the next."""
+    place = shared(kind)
+    job_id = place.jobs.enqueue("flaky", 1)
+    job = place.wait(job_id, "scheduled")
+    assert (job.attempts, job.error) == (1, "ValueError: attempt 1")
+    assert 0 < job.due_at.timestamp() - time.time() < 2.5
+    job = place.wait(job_id)
+    assert (job.state, job.attempts, job.error, job.result) == ("done", 2, None, 2)
+
+
+@kinds()
+def test_attempts_wait_as_configured(shared, kind):
+    """1, 2, 2 and 2 seconds between five attempts, of which the last succeeds."""
+    place = shared(kind)
+    times = place.until(
+        lambda: (
+            len(times := place.times("flaky", place.early)) == 5
+            and [at - times[0] for at in times]
+        ),
+        "5 times",
+    )
+    waits = [b - a for a, b in pairwise(times)]
+    for waited, wanted in zip(waits, [1, 2, 2, 2], strict=True):
+        assert wanted <= waited <= wanted + 3, waits
+    if kind.can("status"):
+        job = place.wait(place.early)
+        assert (job.state, job.attempts, job.result) == ("done", 5, 5)
+
+
+@kinds()
+def test_failing_jobs_do_not_hold_up_a_healthy_one(shared, kind):
+    """Six that wait for their next attempt take no worker's time: both are free."""
+    place = shared(kind)
+    ids = [place.jobs.enqueue("flaky", 5) for _ in range(6)]
+    place.until(lambda: all(place.times("flaky", i) for i in ids), "all began")
+    begin = time.time()
+    job_id = place.jobs.enqueue("echo")
+    [at] = place.until(lambda: place.times("echo", job_id), "it ran")
+    assert at - begin < 1

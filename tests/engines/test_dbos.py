@@ -1,0 +1,217 @@
+"""DBOS's workers: what becomes of jobs when they are killed, and whom they obey."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from .kinds import HOME, KINDS, Workers
+
+dbos = pytest.mark.parametrize(
+    "kind",
+    [kind for kind in KINDS.values() if kind.package == "dbos"],
+    ids=str,
+)
+
+# A worker that dies right after it has enqueued the second attempt, once.
+CRASHING = """
+import os, signal
+from pathlib import Path
+from tests.engines.app import jobs
+from wsgi_defer.jobs import _dbos_worker, dbos
+
+_dbos_worker.MOST_CRASHES = 2
+put = dbos.Dbos.put
+
+def put_and_die(self, job_id, place, attempt, delay):
+    put(self, job_id, place, attempt, delay)
+    mark = Path(os.environ["JOBS_NOTES"] + ".died")
+    if place == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+dbos.Dbos.put = put_and_die
+"""
+
+
+@contextmanager
+def crashing(place):
+    """Workers of the app above, which the place's ``close()`` does not know."""
+    (place.root / "crashing.py").write_text(CRASHING)
+    workers = Workers.__new__(Workers)
+    workers.place = place
+    workers.env = {**os.environ, "JOBS_URL": place.url, "JOBS_QUEUE": place.queue,
+                   "JOBS_NOTES": str(place.root / "notes"),
+                   "PYTHONPATH": f"{HOME}:{place.root}"}  # fmt: skip
+    with (place.root / "output").open("a") as output:
+        workers.running = [subprocess.Popen(
+            [sys.executable, "-m", "wsgi_defer.jobs", "worker", "crashing:jobs"],
+            cwd=HOME, env=workers.env, stdout=output, stderr=output,
+        )]  # fmt: skip
+    try:
+        yield workers
+    finally:
+        workers.kill()
+
+
+def children(pid):
+    """The ids of its child processes."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+@dbos
+def test_fewer_workers_take_the_jobs_of_all(alone, kind):
+    """Four are killed, and one starts: it runs what the four had begun."""
+    place = alone(kind)
+    place.work(processes=4)
+    ids = [place.jobs.enqueue("nap", 1.5) for _ in range(4)]
+    for job_id in ids:
+        place.wait(job_id, "running")
+    place.workers.kill()
+    place.work(processes=1)
+    for job_id in ids:
+        assert place.wait(job_id).state == "done"
+        assert len(place.times("begin", job_id)) == 2
+        assert len(place.times("end", job_id)) == 1
+
+
+@dbos
+def test_a_worker_takes_over_from_one_that_does_not_come_back(alone, kind):
+    """Also if it was there before: it looks for such jobs from time to time."""
+    place = alone(kind)
+    place.work(processes=1)
+    place.wait(place.jobs.enqueue("echo"))
+    first = place.workers
+    second = Workers(place, 1)  # another command, as on another day
+    long = [place.jobs.enqueue("nap", 4) for _ in range(2)]
+    for job_id in long:
+        place.wait(job_id, "running")
+    [supervisor] = second.running
+    # The supervisor first: it would start another.
+    for pid in [supervisor.pid, *children(supervisor.pid)]:
+        os.kill(pid, signal.SIGKILL)
+    second.reap(10)
+    begin = time.monotonic()
+    for job_id in long:
+        assert place.wait(job_id).state == "done"
+    assert time.monotonic() - begin < 20
+    begun = [len(place.times("begin", job_id)) for job_id in long]
+    assert sorted(begun) == [1, 2]
+    first.terminate()
+    assert first.reap() == [0]
+
+
+@dbos
+def test_the_next_attempt_is_enqueued_once(alone, kind):
+    """A worker that dies between the two writes runs nothing again."""
+    place = alone(kind)
+    with crashing(place) as workers:
+        job_id = place.jobs.enqueue("flaky", 1)
+        job = place.wait(job_id)
+        assert (job.state, job.attempts, job.result) == ("done", 2, 2), place
+        assert (place.root / "notes.died").exists()
+        place.wait(place.jobs.enqueue("echo"))
+        assert [words[2] for words in place.notes if words[0] == "flaky"] == ["1", "2"]
+        workers.terminate()
+        assert workers.reap() == [0]
+
+
+@dbos
+def test_a_job_that_kills_its_worker_fails(alone, kind):
+    """After so many times, with an error that says so; retried by hand, it may run."""
+    place = alone(kind)
+    with crashing(place):
+        job_id = place.jobs.enqueue("deadly", 3)
+        job = place.wait(job_id)
+        assert (job.state, job.attempts) == ("failed", 1), place
+        assert job.error.startswith("its worker died while it ran")
+        assert [job.id for job in place.jobs.failed()] == [job_id]
+        assert len(place.times("deadly", job_id)) == 3
+        place.wait(place.jobs.enqueue("echo"))
+        place.jobs.retry(job_id)
+        assert place.wait(job_id).state == "done"
+        assert place.jobs.failed() == []
+
+
+class Evil:
+    """Creates a directory when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@dbos
+def test_a_worker_unpickles_nothing(alone, kind):
+    """Whoever can write to the database must not run code in the worker."""
+    place = alone(kind)
+    job_id = place.jobs.enqueue("echo")
+    text = base64.b64encode(pickle.dumps(Evil(place.root / "evil"))).decode()
+    _, attempts = place.jobs.engine._open()
+    schema = "" if kind.server is None else "dbos."
+    with attempts.engine.begin() as connection:
+        connection.execute(sa.text(
+            f"UPDATE {schema}workflow_status SET serialization = 'py_pickle'"
+        ))  # fmt: skip
+        connection.execute(
+            sa.text(f"UPDATE {schema}workflow_input SET inputs = :text"), {"text": text}
+        )
+    place.work(processes=1)
+    job = place.wait(job_id)
+    assert job.state == "failed"
+    assert not (place.root / "evil").exists()
+    place.wait(place.jobs.enqueue("echo"))
+
+
+@dbos
+def test_a_worker_listens_to_nobody(alone, kind):
+    """No admin server, no telemetry."""
+    place = alone(kind)
+    workers = place.work(processes=1)
+    place.wait(place.jobs.enqueue("echo"))
+    listening = set()
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] in ("0A", "07"):
+                listening.add(f"socket:[{fields[9]}]")
+    for pid in workers.family():
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            assert os.readlink(fd) not in listening
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
+)
+def test_a_worker_that_loses_its_lock_ends(alone, kind):
+    """Gracefully; the supervisor starts another, which gets a slot again."""
+    place = alone(kind)
+    place.work(processes=1)
+    job_id = place.jobs.enqueue("nap", 3)
+    place.wait(job_id, "running")
+    _, attempts = place.jobs.engine._open()
+    [supervisor] = place.workers.running
+    before = children(supervisor.pid)
+    with attempts.engine.begin() as connection:
+        connection.execute(sa.text(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            " AND objsubid = 2 AND pid IN (SELECT pid FROM pg_stat_activity WHERE"
+            " datname = current_database())"
+        ))  # fmt: skip
+    place.until(lambda: before != children(supervisor.pid), "another process")
+    assert place.wait(job_id).state == "done"
+    assert len(place.times("begin", job_id)) == 1
+    place.wait(place.jobs.enqueue("echo"))

@@ -1,0 +1,347 @@
+"""DBOS without a worker: what is refused, stored, told, and not unpickled."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("dbos", reason="dbos is not installed")
+
+from wsgi_defer.jobs import Jobs, JobsUnavailable, _sqlite
+from wsgi_defer.jobs._slots import FileSlots, take_one
+
+NEW_SQLITE = sqlite3.sqlite_version_info >= _sqlite.SUBSECONDS
+with_sqlite = pytest.mark.skipif(
+    sys.version_info >= (3, 12) and not NEW_SQLITE,
+    reason=f"DBOS needs SQLite 3.42 with this Python, and has {sqlite3.sqlite_version}",
+)
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Jobs in a file of their own, with a handler that is never run."""
+    jobs = Jobs(f"sqlite:///{tmp_path}/jobs.db")
+    jobs.handler("mail.welcome", attempts=3)(print)
+    yield jobs
+    jobs.engine.close()
+
+
+def test_an_old_sqlite_is_refused(monkeypatch):
+    """With a Python where DBOS would fail at its start, in words that nobody finds."""
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1, "final", 0))
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
+    with pytest.raises(ValueError, match=r"needs SQLite 3\.42 or later"):
+        Jobs("sqlite:///jobs.db")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 42, 0))
+    Jobs("sqlite:///jobs.db")
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:",
+                                 "sqlite:///file:x?mode=memory&uri=true"])  # fmt: skip
+@with_sqlite
+def test_memory_is_refused(url):
+    """No other process could see the jobs."""
+    with pytest.raises(ValueError, match="in memory would be lost"):
+        Jobs(url)
+
+
+@with_sqlite
+def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
+    """Each in words that name the place; and nothing is created."""
+    with pytest.raises(ValueError, match=f"there is no directory {tmp_path}/no"):
+        Jobs(f"sqlite:///{tmp_path}/no/jobs.db")
+    with pytest.raises(ValueError, match="is no file"):
+        Jobs(f"sqlite:///{tmp_path}")
+    with pytest.raises(ValueError, match="takes a path only"):
+        Jobs(f"sqlite:///{tmp_path}/jobs.db?timeout=3")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "jobs.db").touch()
+    for place in (tmp_path, tmp_path / "jobs.db"):
+        monkeypatch.setattr(os, "access", lambda path, mode, at=place: path != str(at))
+        with pytest.raises(ValueError, match=f"{place} cannot be written"):
+            Jobs(f"sqlite:///{tmp_path}/jobs.db")
+
+
+@with_sqlite
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        ("nfs4", True),
+        ("cifs", True),
+        ("9p", True),
+        ("fuse.sshfs", True),
+        ("ext4", False),
+        ("overlay", False),
+        ("fuse.ext4", False),
+    ],
+)
+def test_network_file_systems_are_refused(tmp_path, monkeypatch, kind, refused):
+    """SQLite's locks do not hold there. The longest mount point counts."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    escaped = str(folder).replace(" ", "\\040")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "1 0 8:1 / / rw shared:1 - nfs4 server:/ rw\n"
+        f"2 1 8:2 / {tmp_path} rw - tmpfs tmpfs rw\n"
+        f"3 2 8:3 / {escaped} rw shared:2 master:1 - {kind} there rw\n"
+        f"4 2 8:3 / {escaped}x rw - nfs4 there rw\n"
+    )
+    monkeypatch.setattr(_sqlite, "MOUNTS", str(mounts))
+    Jobs(f"sqlite:///{tmp_path}/jobs.db")
+    if refused:
+        with pytest.raises(ValueError, match=rf"network file system \({kind}\)"):
+            Jobs(f"sqlite:///{folder}/jobs.db")
+    else:
+        Jobs(f"sqlite:///{folder}/jobs.db")
+
+
+def test_the_file_system_is_not_needed(monkeypatch):
+    """Where there is no /proc, nothing is refused for it."""
+    monkeypatch.setattr(_sqlite, "MOUNTS", "/nowhere")
+    assert _sqlite.file_system("/") is None
+
+
+def test_postgres_needs_a_database():
+    """And no error shows the password."""
+    with pytest.raises(ValueError, match="names no database") as caught:
+        Jobs("dbos+postgresql://me:secret@host")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="none that SQLAlchemy knows") as caught:
+        Jobs("dbos+postgresql://me:secret@host:port/x")
+    assert "secret" not in str(caught.value)
+
+
+@with_sqlite
+def test_nothing_is_opened_before_the_first_use(jobs, tmp_path):
+    """A preloaded app has no connection that crosses the fork."""
+    assert jobs.engine.holds
+    assert list(tmp_path.iterdir()) == []
+    jobs.enqueue("mail.welcome")
+    assert sqlite3.connect(tmp_path / "jobs.db").execute(
+        "PRAGMA journal_mode"
+    ).fetchone() == ("wal",)
+
+
+@with_sqlite
+def test_a_job_is_stored(jobs):
+    """And tells of itself, without a worker."""
+    job_id = jobs.enqueue("mail.welcome", {"to": "ada"})
+    job = jobs.status(job_id)
+    assert (job.name, job.state, job.attempts) == ("mail.welcome", "queued", 0)
+    assert abs(job.enqueued_at.timestamp() - time.time()) < 10
+    assert jobs.recent() == [job]
+    assert jobs.failed() == []
+    assert jobs.status("a") is None
+
+
+@with_sqlite
+def test_nothing_is_a_pickle(jobs, tmp_path):
+    """The arguments are JSON, and so is the payload in it, as it was."""
+    jobs.enqueue("mail.welcome", {"to": "\0"}, job_id="a")
+    with sqlite3.connect(tmp_path / "jobs.db") as database:
+        [(inputs,)] = database.execute("SELECT inputs FROM workflow_input").fetchall()
+    database.close()
+    assert json.loads(inputs) == {
+        "args": [1, "mail.welcome", [60, 120], None, r'{"to":"\u0000"}'],
+        "kwargs": {},
+    }
+
+
+class Evil:
+    """Creates a directory when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@with_sqlite
+def test_a_pickle_in_the_database_is_not_read(jobs, tmp_path):
+    """DBOS's own client would unpickle it."""
+    jobs.enqueue("mail.welcome", 1, job_id="a")
+    text = base64.b64encode(pickle.dumps(Evil(tmp_path / "evil"))).decode()
+    with sqlite3.connect(tmp_path / "jobs.db") as database:
+        database.execute(
+            "UPDATE workflow_status SET serialization = 'py_pickle', status = 'ERROR'"
+        )
+        database.execute("UPDATE workflow_input SET inputs = ?", (text,))
+        database.execute(
+            "INSERT INTO workflow_output (workflow_uuid, output, error, "
+            "retention_timestamp) SELECT workflow_uuid, ?, ?, 0 FROM workflow_status",
+            (text, text),
+        )
+    database.close()
+    [job] = jobs.failed()
+    assert (job.id, job.name, job.state) == ("a", "?", "failed")
+    assert job.error.startswith("it cannot be read")
+    assert jobs.status("a") == jobs.recent()[0] == job
+    assert not (tmp_path / "evil").exists()
+    # That is what would happen.
+    client, _ = jobs.engine._open()
+    client.list_workflows()
+    assert (tmp_path / "evil").exists()
+
+
+@with_sqlite
+def test_many_attempts_are_found(jobs):
+    """Also where they do not fit into one look."""
+    engine = jobs.engine
+    jobs.enqueue("mail.welcome", 1, job_id="a")
+    attempts = engine._open()[1]
+    attempt = attempts.last(attempts.of(["a"])["a"])
+    for place in range(2, 20):
+        jobs.enqueue("mail.welcome", 1, job_id="b")
+        engine.put("a", place, attempt, 0)
+        found = attempts.of(["a", "b", "c"])
+        assert [len(found["a"]), len(found["b"])] == [place, 1]
+        assert set(found) == {"a", "b"}
+
+
+BARRIER = """
+import sys, time
+from wsgi_defer.jobs import Jobs
+jobs = Jobs(sys.argv[1])
+jobs.handler("a")(print)
+print("ready", flush=True)
+sys.stdin.readline()
+jobs.enqueue("a", job_id=sys.argv[2])
+"""
+
+
+@with_sqlite
+def test_many_processes_may_be_the_first(jobs, tmp_path):
+    """They make the file and its tables at the same moment; none fails."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", BARRIER, url, str(number)], text=True,
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE)
+        for number in range(6)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+    assert len(jobs.recent()) == 6
+
+
+@with_sqlite
+@pytest.mark.parametrize("before", [True, False], ids=["in use", "new"])
+def test_a_lock_that_stays_is_an_error(jobs, tmp_path, before):
+    """Within 2 seconds, and the next call works again."""
+    if before:
+        jobs.enqueue("mail.welcome")
+    other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    begin = time.monotonic()
+    with pytest.raises(JobsUnavailable, match=r"on SQLite .* storing a job"):
+        jobs.enqueue("mail.welcome", job_id="a")
+    assert time.monotonic() - begin < 2.3
+    other.close()
+    jobs.enqueue("mail.welcome", job_id="a")
+    assert jobs.status("a").state == "queued"
+
+
+@with_sqlite
+def test_a_short_lock_is_waited_for(jobs, tmp_path):
+    """A writer beside us is no error."""
+    jobs.enqueue("mail.welcome")
+    other = sqlite3.connect(
+        tmp_path / "jobs.db", isolation_level=None, check_same_thread=False
+    )
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.7, other.rollback)
+    timer.start()
+    jobs.enqueue("mail.welcome")
+    timer.join()
+    other.close()
+    assert len(jobs.recent()) == 2
+
+
+@with_sqlite
+def test_a_file_that_is_no_database_is_an_error(jobs, tmp_path):
+    """Of the engine, and its cause says it."""
+    (tmp_path / "jobs.db").write_text("something else " * 1000)
+    with pytest.raises(JobsUnavailable) as caught:
+        jobs.enqueue("mail.welcome")
+    assert "not a database" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(("shape", "seconds"), [("closed", 0.5), ("silent", 2.5)])
+def test_postgres_that_does_not_answer_is_an_error(shape, seconds):
+    """At once where nobody listens; after 2 seconds where nobody answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if shape == "silent":
+            listener.listen()
+        port = listener.getsockname()[1]
+        jobs = Jobs(f"dbos+postgresql://me@127.0.0.1:{port}/jobs")
+        jobs.handler("a")(print)
+        for call in (lambda: jobs.enqueue("a"), jobs.recent, lambda: jobs.status("b")):
+            begin = time.monotonic()
+            with pytest.raises(JobsUnavailable, match="DBOS on Postgres"):
+                call()
+            assert time.monotonic() - begin < seconds
+
+
+def test_a_slot_is_of_one_process(tmp_path):
+    """Another takes the next one; it is free when the process has died."""
+    path = str(tmp_path / "slots")
+    code = (
+        "import sys; from wsgi_defer.jobs._slots import *\n"
+        "slots = FileSlots(sys.argv[1])\n"
+        "print(take_one(slots, 3), flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, path],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout.readline() == "3\n"
+    slots = FileSlots(path)
+    assert not slots.take(3)
+    assert take_one(slots, 3) == 0
+    other.kill()
+    other.communicate()
+    assert slots.take(3)
+    slots.close()
+
+
+def test_a_fork_does_not_keep_a_slot(tmp_path):
+    """A process that a job has forked may live longer than its worker."""
+    path = str(tmp_path / "slots")
+    code = (
+        "import os, sys, time; from wsgi_defer.jobs._slots import *\n"
+        "slots = FileSlots(sys.argv[1]); slots.take(0)\n"
+        "pid = os.fork()\n"
+        "if not pid: time.sleep(30)\n"
+        "else: print(pid, flush=True); os._exit(0)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True
+    )
+    fork = int(process.stdout.readline())
+    process.wait()
+    try:
+        slots = FileSlots(path)
+        assert slots.take(0)
+        slots.close()
+    finally:
+        os.kill(fork, 9)
+        process.communicate()

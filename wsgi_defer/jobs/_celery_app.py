@@ -1,0 +1,126 @@
+"""Celery, set up so that a job is not lost, and its worker."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task, signals
+from celery.exceptions import Ignore, Reject
+from kombu.entity import Exchange, Queue
+
+from ._job import MOST_CRASHES
+
+if TYPE_CHECKING:
+    from ._jobs import Jobs
+
+TASK = "wsgi_defer.job"
+KEPT = 7 * 24 * 3600  # seconds that a result backend keeps a job's status
+PR_SET_PDEATHSIG = 1
+
+
+def make_app(url: str, jobs: Jobs, timeout: float | None) -> Celery:
+    """A Celery app with one queue; ``timeout`` is for clients."""
+    app = Celery("wsgi_defer", broker=url, backend=jobs.results, set_as_current=False)
+    # In a routing key dots have a meaning; and "#.b", which delayed jobs are routed by,
+    # would match those of the queue "a.b", too.
+    key = jobs.queue.replace(".", "/")
+    exchange = Exchange(jobs.queue, type="topic")  # delays cannot use a direct one
+    kind = {"x-queue-type": "quorum"}
+    options: dict[str, Any] = {"confirm_publish": True}  # or a lost job is not noticed
+    if timeout:
+        options |= {"max_retries": 0, "read_timeout": timeout, "write_timeout": timeout}
+    app.conf.update(
+        task_queues=[Queue(jobs.queue, exchange, key, queue_arguments=kind)],
+        task_default_queue=jobs.queue,
+        task_default_exchange=jobs.queue,
+        task_default_exchange_type="topic",
+        task_default_routing_key=key,
+        task_create_missing_queues=False,
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        result_accept_content=["json"],
+        result_expires=KEPT,
+        task_ignore_result=True,  # what is kept, we write
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        # A job in hand waits for its time at the broker, in queues of Celery's. In the
+        # worker it would be unacknowledged, which RabbitMQ ends after 30 minutes.
+        broker_native_delayed_delivery_queue_type="quorum",
+        broker_transport_options=options,
+        broker_connection_timeout=timeout or 4,
+        broker_connection_retry_on_startup=True,
+        # Its signal is the one that a service manager sends to all processes.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        redis_socket_timeout=timeout or 10,
+        redis_socket_connect_timeout=timeout or 10,
+        redis_retry_on_timeout=False,
+        result_backend_transport_options={
+            "retry_policy": {"max_retries": 0, "timeout": timeout or 10}
+        },
+    )
+    return app
+
+
+def add_task(app: Celery, run: Callable[[str, str, str, int, int], bool]) -> None:
+    """Let it run jobs: ``run(name, payload, id, attempt, crashes)``.
+
+    That says whether the message is done with; if not, the broker is to keep it.
+    """
+
+    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
+    def job(task: Task, name: str, payload: str) -> None:
+        request = task.request
+        # Quorum queues count how often a message came back.
+        crashes = int((request.headers or {}).get("x-delivery-count") or 0)
+        crashes = crashes or int(getattr(request, "x-delivery-count", None) or 0)
+        done = run(name, payload, request.id, request.retries + 1, crashes)
+        if not done:
+            raise Reject("its next attempt could not be stored", requeue=True)
+        raise Ignore  # it is acknowledged, and nothing else
+
+
+def run_worker(app: Celery, processes: int) -> None:
+    """Run Celery's worker until SIGTERM or SIGINT."""
+    signals.worker_process_init.connect(stay, weak=False)
+    worker = app.Worker(
+        concurrency=processes,
+        pool="prefork",
+        loglevel="WARNING",
+        # Nothing but the queue: no talk between workers, and no events.
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+
+
+def stay(**_: Any) -> None:
+    """In each pool process: finish the job when all are told to stop; die with Celery.
+
+    A job whose message goes back to the queue would else run twice at the same time.
+    """
+    # Not SIG_IGN, which the programs that a job starts would inherit.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def too_often(crashes: int) -> str | None:
+    """What to say of a job that came back so often, if that is too often."""
+    if crashes <= MOST_CRASHES:
+        return None
+    return f"its worker died, or was killed, {crashes} times"

@@ -1,0 +1,183 @@
+"""Procrastinate's worker, one job at a time, and the end of jobs that it dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import procrastinate
+from procrastinate import jobs as rows
+from procrastinate import worker
+
+from ._job import MOST_CRASHES, describe
+from ._postgres import Impatient
+from .errors import UnknownHandlerError
+
+if TYPE_CHECKING:
+    from ._jobs import Jobs
+
+R = TypeVar("R")
+logger = logging.getLogger("wsgi_defer")
+
+TASK = "wsgi_defer.job"
+POLL = 1.0  # seconds; PostgreSQL tells of new jobs, but not of those that become due
+HEARTBEAT = 5.0  # seconds between two signs of life of a worker
+SILENCE = 30.0  # seconds without one after which its jobs are begun again
+LOOK = 5.0  # seconds between two looks for those
+# What Procrastinate logs of a job has its arguments; jobs.run() logs failures without.
+WITH_ARGUMENTS = {"loaded_job_info", "start_job", "job_success", "job_error",
+                  "job_error_retry", "finish_task", "ending_job"}  # fmt: skip
+
+
+class Client(Protocol):
+    """What a worker needs of the engine."""
+
+    def ask(self, doing: str, ask: Callable[[Impatient], R]) -> R: ...
+    def amend(self, number: int, **args: Any) -> None: ...
+
+
+class FailedError(Exception):
+    """An attempt has failed. Carries the seconds to the next, None after the last."""
+
+    def __init__(self, wait: float | None) -> None:
+        super().__init__(wait)
+        self.wait = wait
+
+
+class Waits(procrastinate.BaseRetryStrategy):
+    """Waits as long as the handler's back-off says."""
+
+    def get_retry_decision(
+        self, *, exception: BaseException, job: rows.Job
+    ) -> procrastinate.RetryDecision | None:
+        wait: float | None = POLL  # its outcome could not be noted: it runs again
+        if isinstance(exception, FailedError):
+            wait = exception.wait
+        elif isinstance(exception, KeyError):
+            wait = None  # these are not our arguments
+        if wait is None:
+            return None
+        retry_in: Any = {"seconds": wait}
+        return procrastinate.RetryDecision(retry_in=retry_in)
+
+
+class Worker(worker.Worker):
+    """Procrastinate's, which does not outlive an end that it could not store."""
+
+    async def _persist_job_status(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super()._persist_job_status(*args, **kwargs)
+        except Exception:
+            # As long as this worker shows signs of life, that job counts as running.
+            self.stop()  # type: ignore[no-untyped-call]
+            raise
+
+
+def work(client: Client, url: str, jobs: Jobs) -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    logging.getLogger("procrastinate.worker").addFilter(without_arguments)
+    asyncio.run(run(client, url, jobs))
+
+
+def without_arguments(record: logging.LogRecord) -> bool:
+    """A logging filter that lets pass what has no payload in it."""
+    return getattr(record, "action", None) not in WITH_ARGUMENTS
+
+
+async def run(client: Client, url: str, jobs: Jobs) -> None:
+    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=4)
+    app = procrastinate.App(connector=connector)
+
+    @app.task(name=TASK, pass_context=True, retry=Waits())
+    def task(context: procrastinate.JobContext, /, **args: Any) -> None:
+        attempt(client, jobs, context.job.id or 0, args)
+
+    async with app.open_async():
+        running = Worker(
+            app,
+            queues=[jobs.queue],
+            concurrency=1,
+            fetch_job_polling_interval=POLL,
+            update_heartbeat_interval=HEARTBEAT,
+            stalled_worker_timeout=SILENCE,
+            # Its own ends the process at a second signal, which may be the same stop
+            # from a service manager.
+            install_signal_handlers=False,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, running.stop)
+        looking = asyncio.create_task(look_after(client, app, jobs.queue))
+        try:
+            await running.run()  # type: ignore[no-untyped-call]
+        finally:
+            looking.cancel()
+
+
+def attempt(client: Client, jobs: Jobs, number: int, args: dict[str, Any]) -> None:
+    """Run a job's handler, in a thread, and note what came of it."""
+    name, payload, failures = args["name"], args["payload"], args.get("failures", 0)
+    try:
+        waits = jobs.find(name).waits
+    except UnknownHandlerError:
+        waits = []
+    last = failures >= len(waits)
+    try:
+        result = jobs.run(name, payload, args["id"], failures + 1, last=last)
+    except BaseException as error:
+        # As text: PostgreSQL's JSON has no NUL and no lone surrogates.
+        text = json.dumps(describe(error))
+        client.amend(number, failures=failures + 1, error=text)
+        raise FailedError(None if last else waits[failures]) from None
+    if result is not None:
+        client.amend(number, result=json.dumps(result))
+
+
+async def look_after(client: Client, app: procrastinate.App, queue: str) -> None:
+    """Queue the jobs of dead workers again, which Procrastinate leaves as they are.
+
+    Not as one of its periodic tasks: that would wait while all workers are busy, and
+    leave a row in the table each time.
+    """
+    while True:
+        try:
+            for job in await app.job_manager.get_stalled_jobs(
+                queue=queue, task_name=TASK, seconds_since_heartbeat=SILENCE
+            ):
+                await asyncio.to_thread(recover, client, job)
+        except Exception as error:
+            logger.warning("looking for jobs of dead workers: %s", describe(error))
+        await asyncio.sleep(LOOK)
+
+
+def recover(client: Client, job: rows.Job) -> None:
+    """Queue that job again, unless another worker was faster."""
+
+    def again(connection: Impatient) -> None:
+        with connection.transaction():
+            row = connection.execute(
+                "SELECT coalesce((args->>'crashes')::int, 0) FROM procrastinate_jobs "
+                "WHERE id = %s AND status = 'doing' AND "
+                "worker_id IS NOT DISTINCT FROM %s FOR UPDATE SKIP LOCKED",
+                [job.id, job.worker_id],
+            ).fetchone()
+            if row is None:
+                return
+            args: dict[str, Any] = job.task_kwargs
+            note: dict[str, Any] = {"crashes": row[0] + 1}
+            end = "SELECT procrastinate_retry_job_v2(%s, now(), NULL, NULL, NULL)"
+            if row[0] >= MOST_CRASHES:
+                text = f"its worker died, or was killed, {MOST_CRASHES + 1} times"
+                note["error"] = json.dumps(text)
+                note["failures"] = args.get("failures", 0) + 1
+                end = "SELECT procrastinate_finish_job_v1(%s, 'failed', false)"
+            connection.execute(
+                "UPDATE procrastinate_jobs SET args = args || %s::jsonb WHERE id = %s",
+                [json.dumps(note), job.id],
+            )
+            connection.execute(end, [job.id])
+
+    client.ask("queueing the job of a dead worker again", again)

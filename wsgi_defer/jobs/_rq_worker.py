@@ -1,0 +1,213 @@
+"""RQ's job, queue and worker, as jobs that must not be lost need them."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import rq
+import rq.job
+import rq.queue
+import rq.scheduler
+import rq.worker
+from rq.intermediate_queue import IntermediateQueue
+from rq.serializers import JSONSerializer
+from rq.utils import now
+
+from ._job import MOST_CRASHES, describe
+from .errors import UnknownHandlerError
+
+if TYPE_CHECKING:
+    from ._jobs import Jobs
+
+logger = logging.getLogger("wsgi_defer")
+
+FUNCTION = "wsgi_defer.job"  # a mark of our jobs; nothing of that name is imported
+
+HEARTBEAT = 5  # seconds between two signs of life of a running job
+SILENCE = 30  # seconds without one after which a job's worker is taken to be dead
+MAINTENANCE = 10  # seconds between two looks for those
+FETCHING = 15  # seconds after which a job that was fetched, but not begun, is lost
+IDLE = 17  # seconds; RQ waits for a job for 15 less, and looks after the others then
+PR_SET_PDEATHSIG = 1
+
+
+class RqJob(rq.job.Job):
+    """RQ's job, which imports nothing that the queue names, and runs our handlers.
+
+    RQ counts crashes, as its own retries; failures of the handler are the "retries by
+    result", whose count RQ keeps apart, so that a killed worker costs no attempt.
+    """
+
+    jobs: Jobs  # the class that a worker uses has it
+
+    def order(self) -> tuple[str, str, str] | None:
+        """The handler's name, the payload as text, and our id; None if it has none."""
+        try:
+            name, payload, job_id = self.args
+        except Exception:
+            return None
+        if self.func_name != FUNCTION or self.instance is not None:
+            return None
+        if not all(isinstance(word, str) for word in (name, payload, job_id)):
+            return None
+        return name, payload, job_id
+
+    def error(self, failed: bool) -> str | None:
+        """What the last attempt raised."""
+        if failed and not self.meta.get("last"):
+            return f"its worker died, or was killed, {MOST_CRASHES + 1} times"
+        return self.meta.get("error")
+
+    def _execute(self) -> Any:
+        order = self.order()
+        if order is None:
+            self.retries_left = 0
+            logger.error("a job of RQ was refused: it is none of wsgi_defer's")
+            raise ValueError("this is no job of wsgi_defer")
+        try:
+            return self._attempt(*order)
+        finally:  # RQ ends the process by os._exit()
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    def _attempt(self, name: str, payload: str, job_id: str) -> Any:
+        attempt = (self.number_of_retries or 0) + 1
+        try:
+            waits = self.jobs.find(name).waits
+        except UnknownHandlerError:
+            waits = []
+        last = attempt > len(waits)
+        try:
+            return self.jobs.run(name, payload, job_id, attempt, last=last)
+        except BaseException as error:
+            self.meta = {"error": describe(error), "last": last, "due": None}
+            if last:
+                self.save_meta()  # type: ignore[no-untyped-call]
+                self.retries_left = 0
+                raise
+        wait = waits[attempt - 1]
+        if wait:
+            # RQ cuts off the fraction of the time that it is due.
+            self.meta["due"] = math.ceil(time.time() + wait)
+            wait = self.meta["due"] - time.time()
+        return rq.Retry(len(waits), [wait])  # type: ignore[list-item]
+
+    @property
+    def func(self) -> None:
+        """None: it is not imported."""
+
+    @property
+    def success_callback(self) -> None:
+        """None: it would be imported by the name that Redis has."""
+
+    @property
+    def failure_callback(self) -> None:
+        """As above."""
+
+    @property
+    def stopped_callback(self) -> None:
+        """As above."""
+
+    def send_webhooks(self, status: Any, **_: Any) -> None:
+        """Send none: their addresses are what Redis says."""
+
+
+class Fetched(IntermediateQueue):
+    """Where a job is between the queue and its worker, for a moment."""
+
+    def should_be_cleaned_up(self, job_id: str) -> bool:
+        seen = self.get_first_seen(job_id)
+        return seen is not None and now() - seen > timedelta(seconds=FETCHING)
+
+
+class Queue(rq.queue.Queue):
+    """RQ's queue, where what a dead worker leaves behind is found sooner."""
+
+    def acquire_maintenance_lock(self) -> bool:
+        """As RQ's, which would be held for 15 minutes if its holder is killed."""
+        key = self.registry_cleaning_key
+        return bool(self.connection.set(key, 1, nx=True, ex=2 * MAINTENANCE))
+
+    @property
+    def intermediate_queue(self) -> Fetched:
+        return Fetched(self.key, connection=self.connection)
+
+
+class Scheduler(rq.scheduler.RQScheduler):
+    """RQ's scheduler, as a thread: its process would outlive a killed worker."""
+
+    def start(self) -> Any:
+        self._status = self.Status.STARTED
+        self._connection = None
+        self._process: Any = Thread(
+            target=rq.scheduler.run, args=(self,), name="rq-scheduler", daemon=True
+        )
+        self._process.start()
+        return self._process
+
+    def _install_signal_handlers(self) -> None:
+        pass
+
+
+class Worker(rq.worker.Worker):
+    """RQ's worker, which forks for each job: it goes on reporting while that runs."""
+
+    max_connection_wait_time = 5.0  # seconds between two tries to reach Redis again
+
+    @classmethod
+    def on(cls, queue: Queue) -> Worker:
+        """A worker of that queue."""
+        return cls(
+            [queue],
+            connection=queue.connection,
+            job_class=queue.job_class,
+            queue_class=Queue,
+            serializer=JSONSerializer,
+            worker_ttl=IDLE,
+            maintenance_interval=MAINTENANCE,
+            job_monitoring_interval=HEARTBEAT,
+        )
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a signal has asked it to end."""
+        return self._shutdown_requested_date is not None
+
+    def get_heartbeat_ttl(self, job: Any, working_time: float = 0.0) -> int:
+        return SILENCE
+
+    def setup_work_horse_signals(self) -> None:
+        """Let the job finish when all processes are told to stop, and die with us."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Not SIG_IGN, which the programs that a job starts would inherit.
+            signal.signal(number, lambda *_: None)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self.pid:
+                os._exit(1)
+
+    def handle_exception(self, job: Any, *exc_info: Any) -> None:
+        """Nothing: it is logged by now, and without the payload."""
+
+    def _start_scheduler(self, *_: Any, **__: Any) -> None:
+        self.scheduler = Scheduler(
+            self.queues, connection=self.connection, serializer=self.serializer,
+            logging_level="WARNING",
+        )  # fmt: skip
+        self.scheduler.acquire_locks()  # type: ignore[no-untyped-call]
+        if self.scheduler.acquired_locks:
+            self.scheduler.start()
+
+    def stop_scheduler(self) -> None:
+        if self.scheduler is not None and self.scheduler._process is not None:
+            self.scheduler.request_stop()
+            self.scheduler._process.join(timeout=3)

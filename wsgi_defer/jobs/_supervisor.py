@@ -1,0 +1,183 @@
+"""Worker processes: started, started again when they die, stopped together."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger("wsgi_defer")
+
+AT_ONCE = 2.0  # seconds: who lives shorter is started again after a pause
+LONGEST_PAUSE = 5.0  # seconds
+# One stop may come as two signals: from the service manager to each process, or from
+# a shell that passes it on. Only a later one means impatience.
+SAME_STOP = 1.0  # seconds
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+class Supervisor:
+    """Keeps one process per slot, each running ``command --slot K --supervisor PID``.
+
+    Until SIGTERM or SIGINT, which it passes on as SIGTERM; it then waits for them as
+    long as they take. A second such signal kills them. A slot whose process ends with
+    the status ``HOPELESS`` ends all of them.
+    """
+
+    HOPELESS = os.EX_CONFIG
+
+    def __init__(self, command: Sequence[str], slots: int) -> None:
+        self._command = list(command)
+        self._slots = [Slot(number) for number in range(slots)]
+        self._orders: list[float] = []  # when signals came that are not yet obeyed
+        self._stopped_at: float | None = None
+        self._status = 0
+
+    def run(self) -> int:
+        """Supervise until all have ended; return the exit status."""
+        with self._signals() as wake:
+            while True:
+                self._obey()
+                self._reap()
+                wait = None
+                if self._stopped_at is None:
+                    wait = self._start()
+                elif not any(slot.process for slot in self._slots):
+                    return self._status
+                if select.select([wake], [], [], wait)[0]:
+                    os.read(wake, 1024)
+
+    @contextmanager
+    def _signals(self) -> Iterator[int]:
+        """A file descriptor that can be read when a signal has come."""
+        wake, waker = os.pipe()
+        os.set_blocking(waker, False)
+        before = {
+            number: signal.signal(number, handler)
+            for number, handler in (
+                (signal.SIGTERM, self._note),
+                (signal.SIGINT, self._note),
+                (signal.SIGCHLD, lambda number, frame: None),
+            )
+        }
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        try:
+            yield wake
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(wake)
+            os.close(waker)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._orders.append(time.monotonic())
+
+    def _obey(self) -> None:
+        while self._orders:
+            at = self._orders.pop(0)
+            if self._stopped_at is None:
+                self._stop(at)
+            elif at - self._stopped_at > SAME_STOP:
+                self._status = 1
+                self._send(signal.SIGKILL)
+
+    def _stop(self, at: float) -> None:
+        self._stopped_at = at
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: signal.Signals) -> None:
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.send_signal(number)
+
+    def _start(self) -> float | None:
+        """Start what is due; return the seconds until the next one is."""
+        idle = [slot for slot in self._slots if slot.process is None]
+        for slot in idle:
+            if slot.wait() <= 0:
+                slot.start(self._command)
+        waits = [slot.wait() for slot in idle if slot.process is None]
+        return max(0.0, min(waits)) if waits else None
+
+    def _reap(self) -> None:
+        for slot in self._slots:
+            status = slot.reap()
+            if status is None or self._stopped_at is not None:
+                continue
+            if status == self.HOPELESS:
+                self._status = 1
+                self._stop(time.monotonic())
+            else:
+                logger.warning(
+                    "the worker process of slot %d has ended %s; it is started again "
+                    "in %.1f s", slot.number, told(status), max(0.0, slot.wait()),
+                )  # fmt: skip
+
+
+class Slot:
+    """The place of one process, and when to start it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: subprocess.Popen[bytes] | None = None
+        self._due = 0.0  # on the monotonic clock
+        self._started = 0.0
+        self._short_lives = 0  # in a row
+
+    def wait(self) -> float:
+        """Seconds until its next process is to start."""
+        return self._due - time.monotonic()
+
+    def start(self, command: Sequence[str]) -> None:
+        """Start its process, in a session of its own.
+
+        Ctrl-C in a terminal then reaches the supervisor only, which passes it on once.
+        """
+        self._started = time.monotonic()
+        more = ["--slot", str(self.number), "--supervisor", str(os.getpid())]
+        self.process = subprocess.Popen(  # noqa: S603 - our own command
+            [*command, *more], start_new_session=True
+        )
+
+    def reap(self) -> int | None:
+        """The status of its process if it has ended since."""
+        if self.process is None:
+            return None
+        status = self.process.poll()
+        if status is None:
+            return None
+        self.process = None
+        now = time.monotonic()
+        short = now - self._started < AT_ONCE
+        self._short_lives = self._short_lives + 1 if short else 0
+        pause = 0.1 * 2.0 ** min(self._short_lives - 1, 20) if short else 0.0
+        self._due = now + min(pause, LONGEST_PAUSE)
+        return status
+
+
+def told(status: int) -> str:
+    """A status of ``subprocess``, in words."""
+    if status >= 0:
+        return f"with status {status}"
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"by signal {-status}"
+
+
+def end_with(supervisor: int) -> None:
+    """Have this process stopped gracefully when its supervisor dies. Linux only."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != supervisor:  # it died before that
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,232 @@
+"""Jobs on RabbitMQ, by Celery (https://docs.celeryq.dev).
+
+RabbitMQ hands out messages and tells nothing of them, so there is no status unless
+``Jobs(url, results=...)`` names a result backend of Celery, and no lists.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from amqp.exceptions import AMQPError
+from kombu.connection import Connection
+from kombu.exceptions import KombuError
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange as bind_queue,
+)
+from kombu.transport.native_delayed_delivery import (
+    declare_native_delayed_delivery_exchanges_and_queues as declare_delays,
+)
+from kombu.utils.url import parse_url
+
+from ._celery_app import TASK, add_task, make_app, run_worker, too_often
+from ._job import Job, Order, describe, utc
+from .errors import JobsUnavailable, NotSupported, UnknownHandlerError
+
+if TYPE_CHECKING:
+    from ._jobs import Jobs
+
+logger = logging.getLogger("wsgi_defer")
+TIMEOUT = 1.5  # seconds
+KEPT = 10  # idle connections
+TIMES = ("enqueued_at", "due_at", "started_at", "finished_at")
+STATE = "WSGI_DEFER"  # of all that we keep in a result backend
+
+
+class Celery:
+    """A client of one queue on RabbitMQ. See ``Engine``."""
+
+    title = "Celery on RabbitMQ"
+    own_processes = True
+    holds = True
+
+    def __init__(self, url: str, jobs: Jobs) -> None:
+        self._url = url
+        self._jobs = jobs
+        self._app = make_app(url, jobs, TIMEOUT)
+        self._queue = self._app.amqp.queues[jobs.queue]
+        self._idle: list[Connection] = []  # append() and pop() are atomic
+        self._delays = False  # whether the queues for delays are known to be there
+
+    @staticmethod
+    def check(url: str) -> None:
+        """Refuse what is no URL."""
+        parse_url(url)
+
+    def enqueue(self, order: Order) -> None:
+        self._tell(order.id, name=order.name, state="queued", enqueued_at=time.time(),
+                   due_at=order.delay and time.time() + order.delay)  # fmt: skip
+        try:
+            self._publish(order.name, order.payload, order.id, 1, order.delay)
+        except JobsUnavailable:
+            self._forget(order.id)
+            raise
+
+    def _publish(
+        self, name: str, payload: str, job_id: str, attempt: int, wait: float
+    ) -> None:
+        def publish(connection: Connection) -> None:
+            if wait and not self._delays:
+                # The worker's start declares them, but it may not have run yet.
+                declare_delays(connection, "quorum")
+                bind_queue(connection, self._queue)
+                self._delays = True
+            self._app.send_task(
+                TASK,
+                (name, payload),
+                task_id=job_id,
+                retries=attempt - 1,
+                countdown=math.ceil(wait) or None,  # they take whole seconds
+                producer=self._app.amqp.Producer(connection, auto_declare=False),
+                queue=self._queue,
+                retry=False,
+                confirm_timeout=TIMEOUT,
+                argsrepr=name,  # what is logged
+                add_to_parent=False,
+            )
+
+        doing = f"storing a job for {name}"
+        try:
+            self._connected(publish)
+        except (AMQPError, KombuError, OSError, AttributeError) as error:
+            # py-amqp has an AttributeError for a connection that is lost midway.
+            raise JobsUnavailable(self.title, doing) from error
+
+    def _connected(self, use: Callable[[Connection], None]) -> None:
+        """Call that with a connection; once more, if an old one turns out to be dead.
+
+        So a job may be stored twice, if the broker died just after it stored it.
+        """
+        while True:
+            try:
+                connection, old = self._idle.pop(), True
+            except IndexError:
+                connection = self._app.connection_for_write(heartbeat=0)
+                old = False
+            try:
+                use(connection)
+            except TimeoutError:
+                connection.collect()
+                raise
+            except Exception:
+                connection.collect()
+                if old:
+                    continue
+                raise
+            break
+        if len(self._idle) < KEPT:
+            self._idle.append(connection)
+        else:
+            connection.release()
+
+    def _tell(self, job_id: str, **fields: Any) -> None:
+        """Keep what is known of a job, if there is a place for it."""
+        if self._jobs.results is None:
+            return
+        try:
+            known = self._known(job_id) or {}
+            self._app.backend.store_result(job_id, {**known, **fields}, STATE)
+        except Exception as error:
+            raise JobsUnavailable(self.title, "keeping a job's status") from error
+
+    def _known(self, job_id: str) -> dict[str, Any] | None:
+        meta = self._app.backend.get_task_meta(job_id, cache=False)
+        return meta["result"] if meta["status"] == STATE else None
+
+    def _forget(self, job_id: str) -> None:
+        if self._jobs.results is None:
+            return
+        try:
+            self._app.backend.forget(job_id)
+        except Exception as error:
+            logger.warning("the status of job %s stays, though it was not stored: %s",
+                           job_id, describe(error))  # fmt: skip
+
+    def status(self, job_id: str) -> Job | None:
+        if self._jobs.results is None:
+            self._refuse("tell a job's status", 'Jobs(url, results="redis://...") has '
+                         "Celery keep it.")  # fmt: skip
+        try:
+            known = self._known(job_id)
+        except Exception as error:
+            raise JobsUnavailable(self.title, "reading a job's status") from error
+        if known is None:
+            return None
+        for name in TIMES:
+            known[name] = utc(known.get(name) or None)
+        due = known["due_at"]
+        if known["state"] == "queued" and due and due.timestamp() > time.time():
+            known["state"] = "scheduled"
+        return Job(job_id, **known)
+
+    def failed(self, limit: int) -> list[Job]:
+        self._refuse("list jobs", "The worker's log names those that have failed.")
+
+    def recent(self, limit: int) -> list[Job]:
+        self._refuse("list jobs", "RabbitMQ's management page counts them.")
+
+    def retry(self, job_id: str) -> None:
+        self._refuse("queue a failed job again", "Enqueue a new one.")
+
+    def _refuse(self, what: str, hint: str) -> NoReturn:
+        raise NotSupported(self.title, what, hint)
+
+    def work(self, slot: int, processes: int) -> None:
+        app = make_app(self._url, self._jobs, None)
+        # In the pool's processes, Jobs.engine is another client than this.
+        add_task(app, lambda *job: self._jobs.engine.run(*job))  # type: ignore[attr-defined]
+        run_worker(app, processes)
+
+    def run(
+        self, name: str, payload: str, job_id: str, attempt: int, crashes: int
+    ) -> bool:
+        """Run a job's handler here; False if the message must stay in the queue."""
+        try:
+            waits = self._jobs.find(name).waits
+        except UnknownHandlerError:
+            waits = []
+        fields: dict[str, Any] = {"attempts": attempt, "error": too_often(crashes)}
+        if fields["error"]:
+            logger.error("job %s %s has failed: %s", name, job_id, fields["error"])
+            return self._told(job_id, state="failed", finished_at=time.time(), **fields)
+        self._told(job_id, name=name, state="running", started_at=time.time(),
+                   attempts=attempt)  # fmt: skip
+        last = attempt > len(waits)
+        try:
+            result = self._jobs.run(name, payload, job_id, attempt, last=last)
+        except BaseException as error:
+            fields["error"] = describe(error)
+        else:
+            return self._told(job_id, state="done", finished_at=time.time(),
+                              result=result, **fields)  # fmt: skip
+        if last:
+            return self._told(job_id, state="failed", finished_at=time.time(), **fields)
+        wait = waits[attempt - 1]
+        self._told(job_id, state="queued", due_at=time.time() + wait, **fields)
+        try:
+            self._publish(name, payload, job_id, attempt + 1, wait)
+        except JobsUnavailable as error:
+            logger.warning("job %s %s stays in its attempt %d: %s", name, job_id,
+                           attempt, error)  # fmt: skip
+            return False
+        return True
+
+    def _told(self, job_id: str, **fields: Any) -> bool:
+        """As ``_tell()``, but a job is not held up by it."""
+        try:
+            self._tell(job_id, **fields)
+        except JobsUnavailable as error:
+            logger.warning("the status of job %s is out of date: %s", job_id, error)
+        return True
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().release()
+        self._app.close()
+
+
+ENGINE = Celery

@@ -1,0 +1,239 @@
+"""Jobs in SQLite, without a server, or in Postgres: DBOS keeps and runs them.
+
+Each attempt of a job is a DBOS workflow of its own, ``queue:job:place``. When one has
+failed, the next is enqueued, with a delay, under the id that follows: so waiting takes
+no worker, as DBOS's retries of steps would, and a worker that is killed after it has
+enqueued it does not do so again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, EnqueueOptions
+
+from ._attempts import FIRST, NEXT, Attempt, Attempts
+from ._dbos_json import Json
+from ._dbos_worker import Worker
+from ._job import Job, Order
+from ._slots import FileSlots, PostgresSlots, Slots
+from ._sqlite import check_file, check_sqlite, make_ready
+from .errors import JobNotFailedError, JobsUnavailable, UnknownJobError
+
+if TYPE_CHECKING:
+    from ._jobs import Jobs
+
+PATIENCE = 1.8  # seconds that a call waits for the database's lock, or a connection
+
+
+class Dbos:
+    """The client, and the way to the worker."""
+
+    own_processes = False
+    holds = True
+
+    def __init__(self, url: str, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self.queue = jobs.queue
+        self.owner = owner(jobs.queue)
+        self.url = database(url)
+        self.path = self.url.database if is_sqlite(self.url) else None
+        self.title = "DBOS on SQLite" if self.path else "DBOS on Postgres"
+        self._opening = threading.Lock()
+        self._opened: tuple[DBOSClient, Attempts] | None = None
+
+    @staticmethod
+    def check(url: str) -> None:
+        """Refuse what cannot work. Raises ``ValueError``; opens nothing."""
+        found = database(url)
+        if is_sqlite(found):
+            check_sqlite()
+            check_file(found.database or "")
+
+    def enqueue(self, order: Order) -> None:
+        attempt = Attempt(1, order.name, order.handler.waits, None, order.payload)
+        self.put(order.id, 1, attempt, order.delay)
+
+    def put(self, job_id: str, place: int, attempt: Attempt, delay: float) -> None:
+        """Store an attempt; one that is known stays as it is."""
+        with self.reaching("storing a job"):
+            client, attempts = self._open()
+            options: EnqueueOptions = {
+                "workflow_name": FIRST if place == 1 else NEXT,
+                "workflow_id": attempts.serial.id(job_id, place),
+                "queue_name": self.queue,
+                # Not the application's: DBOS recovers only jobs of the same version.
+                "app_version": self.owner,
+            }
+            if delay:
+                options["delay_seconds"] = delay
+            client.enqueue(options, *attempt.args)
+
+    def status(self, job_id: str) -> Job | None:
+        with self.reaching("looking for a job"):
+            found = self._open()[1].jobs([job_id])
+        return found[0] if found else None
+
+    def failed(self, limit: int) -> list[Job]:
+        with self.reaching("listing failed jobs"):
+            return self._open()[1].failed(limit)
+
+    def recent(self, limit: int) -> list[Job]:
+        with self.reaching("listing jobs"):
+            return self._open()[1].recent(limit)
+
+    def retry(self, job_id: str) -> None:
+        job = self.status(job_id)
+        if job is None:
+            raise UnknownJobError(job_id)
+        if job.state != "failed":
+            raise JobNotFailedError(job_id, job.state)
+        with self.reaching("looking for a job"):
+            attempts = self._open()[1]
+            rows = attempts.of([job_id])[job_id]
+            attempt = attempts.last(rows)
+        self.put(job_id, len(rows) + 1, attempt.again(), 0)
+
+    def follows(self, job_id: str, place: int) -> bool:
+        """Whether an attempt is already followed by another."""
+        with self.reaching("looking for a job"):
+            attempts = self._open()[1]
+            return attempts.exists(attempts.serial.id(job_id, place + 1))
+
+    def busy_slots(self) -> set[str]:
+        """The executor ids of workers that run jobs, or died while they did."""
+        with self.reaching("looking for jobs of dead workers"):
+            return self._open()[1].slots()
+
+    def slots(self) -> Slots:
+        """The locks of the workers of this queue."""
+        with self.reaching("locking a worker's slot"):
+            if self.path is not None:
+                return FileSlots(f"{self.path}.{self.queue}.slots")
+            return PostgresSlots(connect(self.url), self.queue)
+
+    def register_queue(self, polling: float) -> None:
+        """Let DBOS know the queue: of each worker, one job at a time."""
+        with self.reaching("registering the queue"):
+            self._open()[0].register_queue(
+                self.queue, worker_concurrency=1, polling_interval_sec=polling
+            )
+
+    def work(self, slot: int, processes: int) -> None:
+        Worker(self, slot).run()
+
+    def close(self) -> None:
+        if self._opened is not None:
+            client, attempts = self._opened
+            self._opened = None
+            client.destroy()
+            attempts.engine.dispose()
+
+    def _open(self) -> tuple[DBOSClient, Attempts]:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._made()
+            return self._opened
+
+    def _made(self) -> tuple[DBOSClient, Attempts]:
+        if self.path is not None:
+            make_ready(self.path, PATIENCE)
+        engine = connect(self.url)
+        try:
+            with engine.connect():  # DBOS would wait longer for it
+                pass
+            # Whoever is first creates the tables; DBOS lets the others wait.
+            DBOS.migrate(self.url.render_as_string(hide_password=False))
+            client = DBOSClient(
+                system_database_engine=engine,
+                serializer=Json(),
+                application_name=self.owner,
+                lazy=True,
+                retry_connection_errors=False,
+            )
+        except BaseException:
+            engine.dispose()
+            raise
+        return client, Attempts(engine, self.queue, self.owner)
+
+    @contextmanager
+    def reaching(self, doing: str) -> Iterator[None]:
+        """Raise ``JobsUnavailable`` for what the database raises."""
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, OSError) as e:
+            raise JobsUnavailable(self.title, doing) from e
+
+
+class Busy(Exception):  # noqa: N818 - DBOS is not to know it
+    """Another process writes to the database for too long."""
+
+
+def owner(queue: str) -> str:
+    """The queue's name as DBOS wants those of applications."""
+    return "jobs-" + re.sub(r"[^a-z0-9_]", lambda c: f"-{ord(c[0]):x}-", queue)
+
+
+def is_sqlite(url: sa.URL) -> bool:
+    return url.drivername == "sqlite"
+
+
+def database(url: str) -> sa.URL:
+    """The database of a URL. Raises ``ValueError``, without the URL's password."""
+    try:
+        found = sa.make_url(url.removeprefix("dbos+"))
+    except (sa.exc.ArgumentError, ValueError):
+        raise ValueError("the URL of the jobs is none that SQLAlchemy knows") from None
+    if not is_sqlite(found):
+        if not found.database:
+            raise ValueError("the URL of the jobs names no database: dbos+postgresql://"
+                             "user@host/database")  # fmt: skip
+        found = found.set(drivername="postgresql+psycopg")
+        # In libpq's words: whole seconds from 2 on, and milliseconds.
+        return found.update_query_dict(
+            {"connect_timeout": "2", "tcp_user_timeout": "10000", **found.query}
+        )
+    if found.database in (None, "", ":memory:") or "mode=memory" in url:
+        raise ValueError("jobs in memory would be lost, and no worker could see them: "
+                         "name a file, such as sqlite:///jobs.db")  # fmt: skip
+    if found.query or found.host:
+        raise ValueError("sqlite:// takes a path only: sqlite:///jobs.db, or with four "
+                         "slashes, sqlite:////var/lib/app/jobs.db")  # fmt: skip
+    return found.set(database=os.path.abspath(found.database or ""))
+
+
+def connect(url: sa.URL) -> sa.Engine:
+    """An engine for a client: it gives up after about ``PATIENCE`` seconds."""
+    if not is_sqlite(url):
+        return sa.create_engine(url, pool_pre_ping=True, pool_timeout=PATIENCE)
+    engine = sa.create_engine(url, pool_timeout=PATIENCE)
+
+    # As DBOS does with an engine of its own, but not waiting for half a minute.
+    @sa.event.listens_for(engine, "connect")
+    def begin_writing(connection: Any, record: Any) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        connection.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @sa.event.listens_for(engine, "handle_error")
+    def give_up(context: Any) -> None:
+        # DBOS tries again for ever after SQLite's own words for it.
+        if "is locked" in str(context.original_exception):
+            raise Busy("another process is writing to it, and does not end")
+
+    return engine
+
+
+# A client tells of its connections at INFO, in processes that are not DBOS's.
+if logging.getLogger("dbos").level == logging.NOTSET:
+    logging.getLogger("dbos").setLevel(logging.WARNING)
+
+ENGINE = Dbos

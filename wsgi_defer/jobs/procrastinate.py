@@ -1,0 +1,238 @@
+"""Jobs in PostgreSQL, by Procrastinate (https://procrastinate.readthedocs.io).
+
+A job is one of Procrastinate's own rows. Our id is its queueing lock, with an index
+that finds it and keeps it unique; what Procrastinate has no place for (the error, the
+result, the two counts of failures and of crashes) is in the job's arguments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import procrastinate
+import psycopg
+import psycopg.rows
+from procrastinate.exceptions import (
+    AlreadyEnqueued,
+    ConnectorException,
+    UniqueViolation,
+)
+from procrastinate.schema import SchemaManager
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import Jsonb
+
+from ._job import Job, Order, State
+from ._postgres import Connections, Impatient
+from ._procrastinate_worker import TASK, work
+from .errors import JobNotFailedError, JobsUnavailable, UnknownJobError
+
+if TYPE_CHECKING:
+    from ._jobs import Jobs
+
+R = TypeVar("R")
+LOCK = 0x77646A  # of our own advisory lock: "wdj"
+
+SCHEMA = f"""
+CREATE UNIQUE INDEX IF NOT EXISTS wsgi_defer_job ON procrastinate_jobs (queueing_lock)
+    WHERE task_name = '{TASK}';
+CREATE INDEX IF NOT EXISTS wsgi_defer_failed ON procrastinate_jobs (queue_name)
+    WHERE task_name = '{TASK}' AND status = 'failed';
+"""
+
+SELECT = f"""
+SELECT job.id AS number, args, status::text, scheduled_at, times.*
+  FROM procrastinate_jobs job, LATERAL (
+    SELECT min(at) FILTER (WHERE type = 'deferred') AS enqueued_at,
+           max(at) FILTER (WHERE type = 'started') AS started_at,
+           max(at) FILTER (WHERE type IN ('succeeded', 'failed', 'aborted',
+                                          'cancelled')) AS finished_at
+      FROM procrastinate_events WHERE job_id = job.id) times
+ WHERE task_name = '{TASK}'
+"""  # noqa: S608 - a constant
+
+STATES: dict[str, State] = {
+    "doing": "running",
+    "succeeded": "done",
+    "failed": "failed",
+    "cancelled": "failed",
+    "aborted": "failed",
+}  # "todo" is queued or scheduled
+
+
+class Procrastinate:
+    """A client of one queue of Procrastinate. See ``Engine``."""
+
+    title = "Procrastinate on PostgreSQL"
+    own_processes = False
+    holds = True
+
+    def __init__(self, url: str, jobs: Jobs) -> None:
+        self._url = url
+        self._jobs = jobs
+        self._connections = Connections(url, prepare)
+        # Never opened: its pool has threads. Each query is given a connection of ours.
+        self._app = procrastinate.App(connector=procrastinate.SyncPsycopgConnector())
+
+    @staticmethod
+    def check(url: str) -> None:
+        """Refuse what libpq does not understand."""
+        try:
+            conninfo_to_dict(url)
+        except psycopg.Error as error:
+            # Not the error itself: it may repeat the password.
+            raise ValueError(
+                f"this is no URL of PostgreSQL ({type(error).__name__})"
+            ) from None
+
+    @contextmanager
+    def _asked(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.Error, ConnectorException) as error:
+            cause = error.__cause__ or error
+            raise JobsUnavailable(self.title, doing) from cause
+
+    def ask(self, doing: str, ask: Callable[[Impatient], R]) -> R:
+        """Call that with a connection. Raises ``JobsUnavailable``."""
+        with self._asked(doing):
+            return self._connections.run(ask)
+
+    def enqueue(self, order: Order) -> None:
+        due = datetime.now(timezone.utc) + timedelta(seconds=order.delay)
+
+        def store(connection: Impatient) -> None:
+            try:
+                self._app.configure_task(
+                    TASK,
+                    queue=self._jobs.queue,
+                    queueing_lock=self._lock(order.id),
+                    schedule_at=due if order.delay else None,
+                    connection=connection,
+                ).defer(id=order.id, name=order.name, payload=order.payload)
+            except (AlreadyEnqueued, UniqueViolation):
+                pass  # that of the same id stays as it is
+
+        self.ask(f"storing a job for {order.name}", store)
+
+    def _lock(self, job_id: str) -> str:
+        """The queueing lock of that job: all queues of a database share them."""
+        return f"{self._jobs.queue}:{job_id}"
+
+    def _select(self, doing: str, rest: str, *values: object) -> list[Job]:
+        def select(connection: Impatient) -> list[Job]:
+            with connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+                cursor.execute(SELECT + rest, values)
+                return [told(row) for row in cursor]
+
+        return self.ask(doing, select)
+
+    def status(self, job_id: str) -> Job | None:
+        jobs = self._select("reading a job's status", "AND queueing_lock = %s",
+                            self._lock(job_id))  # fmt: skip
+        return jobs[0] if jobs else None
+
+    def failed(self, limit: int) -> list[Job]:
+        return self._select(
+            "listing the failed jobs",
+            "AND queue_name = %s AND status = 'failed' "
+            "ORDER BY times.finished_at DESC, job.id DESC LIMIT %s",
+            self._jobs.queue, max(limit, 0),
+        )  # fmt: skip
+
+    def recent(self, limit: int) -> list[Job]:
+        return self._select(
+            "listing the jobs", "AND queue_name = %s ORDER BY job.id DESC LIMIT %s",
+            self._jobs.queue, max(limit, 0),
+        )  # fmt: skip
+
+    def retry(self, job_id: str) -> None:
+        job = self.status(job_id)
+
+        def again(connection: Impatient) -> bool:
+            with connection.transaction():
+                row = connection.execute(
+                    "UPDATE procrastinate_jobs SET args = args - '{error,crashes}'"
+                    "::text[] || '{\"failures\": 0}' WHERE queueing_lock = %s AND "
+                    "task_name = %s AND status = 'failed' RETURNING id",
+                    [self._lock(job_id), TASK],
+                ).fetchone()
+                if row is not None:
+                    requeue(connection, row[0])
+                return row is not None
+
+        if job is None:
+            raise UnknownJobError(job_id)
+        if not self.ask("queueing a job again", again):
+            job = self.status(job_id) or job
+            raise JobNotFailedError(job_id, job.state)
+
+    def amend(self, number: int, **args: Any) -> None:
+        """Note that in the arguments of the job of that number."""
+        self.ask("noting a job's outcome", lambda connection: connection.execute(
+            "UPDATE procrastinate_jobs SET args = args || %s WHERE id = %s",
+            [Jsonb(args), number],
+        ))  # fmt: skip
+
+    def work(self, slot: int, processes: int) -> None:
+        with self._asked("starting a worker"):
+            connection = self._connections.open()
+            with connection:
+                connection.patience = None
+                connection.execute("SET statement_timeout = 0")
+                prepare(connection)
+            work(self, self._url, self._jobs)
+
+    def close(self) -> None:
+        self._connections.close()
+
+
+def prepare(connection: Impatient) -> None:
+    """Make Procrastinate's tables, and our indices, unless they are there.
+
+    Several processes may be the first; Procrastinate's own schema fails for all but
+    one.
+    """
+    there = "SELECT to_regclass('wsgi_defer_failed') IS NOT NULL"
+    if connection.execute(there).fetchone() == (True,):
+        return
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        tables = "SELECT to_regclass('procrastinate_jobs') IS NOT NULL"
+        if connection.execute(tables).fetchone() == (False,):
+            connection.execute(SchemaManager.get_schema())
+        connection.execute(SCHEMA)
+
+
+def requeue(connection: Impatient, number: int) -> None:
+    """Have Procrastinate queue a job again that runs, or has failed."""
+    connection.execute(
+        "SELECT procrastinate_retry_job_v2(%s, now(), NULL, NULL, NULL)", [number]
+    )
+
+
+def told(row: dict[str, Any]) -> Job:
+    """A row of ``SELECT`` as a ``Job``."""
+    args, due = row["args"], row["scheduled_at"]
+    waits = due is not None and due > datetime.now(timezone.utc)
+    state = STATES.get(row["status"], "scheduled" if waits else "queued")
+    ended = state in ("done", "failed")
+    return Job(
+        args["id"],
+        args["name"],
+        state,
+        # A failure is counted when it is over.
+        attempts=args.get("failures", 0) + (state in ("running", "done")),
+        error=None if state == "done" else json.loads(args.get("error", "null")),
+        enqueued_at=row["enqueued_at"],
+        due_at=due,
+        started_at=row["started_at"],
+        finished_at=row["finished_at"] if ended else None,
+        result=json.loads(args.get("result", "null")) if state == "done" else None,
+    )
+
+
+ENGINE = Procrastinate

@@ -1,0 +1,206 @@
+"""Jobs on Redis, by RQ (https://python-rq.org).
+
+RQ runs whatever function a job in Redis names. Here it imports none: its job runs our
+handlers, by their name, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import rq
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.retry import Retry as Again
+from rq.exceptions import DuplicateJobError, InvalidJobOperation
+from rq.job import JobStatus
+from rq.serializers import JSONSerializer
+
+from ._job import MOST_CRASHES, Job, Order, State
+from ._rq_worker import FUNCTION, Queue, RqJob, Worker
+from .errors import JobNotFailedError, JobsUnavailable, UnknownJobError
+
+if TYPE_CHECKING:
+    from ._jobs import Jobs
+
+# A dead server is tried twice, since a connection may be an old one: 1.8 seconds.
+TIMEOUT = 0.9
+DONE_KEPT = 24 * 3600  # seconds; they are in the server's memory
+FAILED_KEPT = 365 * 24 * 3600
+
+STATES: dict[JobStatus, State] = {
+    JobStatus.SCHEDULED: "scheduled",
+    JobStatus.STARTED: "running",
+    JobStatus.FINISHED: "done",
+    JobStatus.FAILED: "failed",
+    JobStatus.STOPPED: "failed",
+    JobStatus.CANCELED: "failed",
+}  # all others are on their way to a worker
+
+
+class Rq:
+    """A client of one queue of RQ. See ``Engine``."""
+
+    title = "RQ on Redis"
+    own_processes = False
+    holds = True
+
+    def __init__(self, url: str, jobs: Jobs) -> None:
+        self._url = url
+        self._jobs = jobs
+        self._redis = connect(url, TIMEOUT)
+        self._queue = self._queue_on(self._redis, RqJob)
+
+    def _queue_on(self, redis: Redis, job_class: type[RqJob]) -> Queue:
+        return Queue(
+            self._jobs.queue,
+            connection=redis,
+            job_class=job_class,
+            serializer=JSONSerializer,
+        )
+
+    @staticmethod
+    def check(url: str) -> None:
+        """Refuse what is no URL of Redis."""
+        parse_url(url)
+
+    @contextmanager
+    def _asked(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except RedisError as error:
+            raise JobsUnavailable(self.title, doing) from error
+
+    def enqueue(self, order: Order) -> None:
+        due = math.ceil(time.time() + order.delay) if order.delay else None
+        job = self._queue.create_job(
+            FUNCTION,
+            args=(order.name, order.payload, order.id),
+            job_id=self._key(order.id),
+            timeout=-1,  # RQ would kill the job after 3 minutes
+            result_ttl=DONE_KEPT,
+            failure_ttl=FAILED_KEPT,
+            retry=rq.Retry(MOST_CRASHES),  # what a handler raises is not counted here
+            description=order.name,  # RQ's own holds the payload, and is logged
+            meta={"due": due},
+        )
+        try:
+            with self._asked(f"storing a job for {order.name}"):
+                if due is None:
+                    self._queue.enqueue_job(job, unique=True)
+                else:
+                    at = datetime.fromtimestamp(due, timezone.utc)
+                    self._queue.schedule_job(job, at, unique=True)
+        except DuplicateJobError:
+            pass  # that of the same id stays as it is
+
+    def _key(self, job_id: str) -> str:
+        """RQ's id of that job, without dots; all queues of a server share them."""
+        names = (self._jobs.queue, job_id)
+        return "_s".join(name.replace("_", "__").replace(".", "_d") for name in names)
+
+    def status(self, job_id: str) -> Job | None:
+        with self._asked("reading a job's status"):
+            return self._tell([self._key(job_id)])[0]
+
+    def failed(self, limit: int) -> list[Job]:
+        with self._asked("listing the failed jobs"):
+            registry = self._queue.failed_job_registry
+            keys = registry.get_job_ids(0, limit - 1, desc=True, cleanup=False)
+            return [job for job in self._tell(keys) if job] if limit > 0 else []
+
+    def recent(self, limit: int) -> list[Job]:
+        with self._asked("listing the jobs"):
+            keys = dict.fromkeys(self._queue.get_job_ids(-limit, limit))
+            for registry in (
+                self._queue.started_job_registry,
+                self._queue.scheduled_job_registry,
+                self._queue.finished_job_registry,
+                self._queue.failed_job_registry,
+            ):
+                # Without a clean-up, which is for workers: it would call back into
+                # functions that the queue names.
+                some = registry.get_job_ids(0, limit - 1, desc=True, cleanup=False)
+                keys.update(dict.fromkeys(some))
+            jobs = [job for job in self._tell([*keys]) if job]
+        begin = datetime.min.replace(tzinfo=timezone.utc)
+        jobs.sort(key=lambda job: job.enqueued_at or begin, reverse=True)
+        return jobs[: max(limit, 0)]
+
+    def retry(self, job_id: str) -> None:
+        with self._asked("queueing a job again"):
+            [job] = self._fetch([self._key(job_id)])
+            told = None if job is None else self._told(job)
+            if job is None or told is None:
+                raise UnknownJobError(job_id)
+            if told.state != "failed":
+                raise JobNotFailedError(job_id, told.state)
+            job.number_of_retries = 0
+            job.retries_left = MOST_CRASHES
+            job.meta = {"due": None}
+            try:
+                self._queue.failed_job_registry.requeue(job)
+            except InvalidJobOperation:  # somebody else was faster
+                raise JobNotFailedError(job_id, "queued") from None
+
+    def _fetch(self, keys: list[str]) -> list[RqJob | None]:
+        many: Any = RqJob.fetch_many(keys, self._redis, serializer=JSONSerializer)
+        return list(many)
+
+    def _tell(self, keys: list[str]) -> list[Job | None]:
+        return [self._told(job) if job else None for job in self._fetch(keys)]
+
+    def _told(self, job: RqJob) -> Job | None:
+        order = job.order()
+        if order is None:
+            return None  # not one of ours
+        name, _, job_id = order
+        state = STATES.get(job.get_status(refresh=False), "queued")
+        ended = state in ("done", "failed")
+        due = job.meta.get("due")
+        return Job(
+            job_id,
+            name,
+            state,
+            attempts=(job.number_of_retries or 0) + (ended or state == "running"),
+            error=None if state == "done" else job.error(failed=state == "failed"),
+            enqueued_at=job.created_at,
+            due_at=due and datetime.fromtimestamp(due, timezone.utc),
+            started_at=job.started_at,
+            finished_at=job.ended_at if ended else None,
+            result=self._result(job) if state == "done" else None,
+        )
+
+    def _result(self, job: RqJob) -> Any:
+        return job.return_value()
+
+    def work(self, slot: int, processes: int) -> None:
+        with self._asked("starting a worker"):
+            worker_class = type("RqJob", (RqJob,), {"jobs": self._jobs})
+            queue = self._queue_on(connect(self._url, 10), worker_class)
+            worker = Worker.on(queue)
+            worker.work(with_scheduler=True, logging_level="WARNING")
+        if not worker.was_stopped:
+            raise JobsUnavailable(self.title, "keeping a worker")
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+def connect(url: str, timeout: float) -> Redis:
+    """A client that opens its connections later, and gives up after twice that."""
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        retry=Again(NoBackoff(), 1),
+    )
+
+
+ENGINE = Rq
