@@ -9,12 +9,18 @@ from ._scope import Scope, before_response, current_scope, defer, forget
 from .errors import (
     DeferError,
     NoScopeError,
+    PoolTimeoutError,
+    RemoteError,
     ResponseStartedError,
     ScopeClosedError,
     TimeLimitError,
     TooManyCallsError,
     TooManyWaitingError,
+    UnknownPoolError,
+    UnpicklableError,
+    WorkerDiedError,
 )
+from .pools import gather, pool
 
 __all__ = [
     "Call",
@@ -24,15 +30,22 @@ __all__ = [
     "NoScopeError",
     "Observer",
     "Outcome",
+    "PoolTimeoutError",
+    "RemoteError",
     "ResponseStartedError",
     "Scope",
     "ScopeClosedError",
     "TimeLimitError",
     "TooManyCallsError",
     "TooManyWaitingError",
+    "UnknownPoolError",
+    "UnpicklableError",
+    "WorkerDiedError",
     "before_response",
     "current_scope",
     "defer",
     "deferring",
     "forget",
+    "gather",
+    "pool",
 ]

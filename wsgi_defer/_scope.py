@@ -11,6 +11,7 @@ from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 from ._call import Around, Call, DeferredCall, check_seconds
 from ._observer import Observers
 from ._outcome import Outcome
+from ._pool_kinds import Pools, checked_pools
 from .errors import (
     NoScopeError,
     ResponseStartedError,
@@ -30,6 +31,13 @@ class Room(Protocol):
         """Take one more, or raise ``TooManyWaitingError``."""
 
 
+class Guest(Protocol):
+    """What lives no longer than a request: a job of a pool, for one."""
+
+    def scope_closed(self) -> None:
+        """The request has ended. Called once, in any thread; raises nothing."""
+
+
 class Options(NamedTuple):
     """What the scopes of one middleware have in common, see ``DeferMiddleware``."""
 
@@ -41,6 +49,7 @@ class Options(NamedTuple):
     time_limit: float | None = None
     slow_after: float | None = None
     room: Room | None = None
+    pools: Pools | None = None  # by name once checked
 
     def checked(self) -> Options:
         """Refuse what would fail later, at the first call; return the options."""
@@ -55,7 +64,9 @@ class Options(NamedTuple):
             check_seconds("time_limit", self.time_limit)
         if self.slow_after is not None:
             check_seconds("slow_after", self.slow_after)
-        return self
+        if self.pools is None:
+            return self
+        return self._replace(pools=checked_pools(self.pools))
 
 
 _DEFAULTS = Options()
@@ -83,6 +94,7 @@ class Scope:
     _held: list[Call] = ()  # type: ignore[assignment]
     _deferred: list[DeferredCall] = ()  # type: ignore[assignment]
     _process = 0
+    _guests: dict[Guest, None] = {}  # noqa: RUF012 - of its own from the first on
 
     def __init__(self, options: Options = _DEFAULTS) -> None:
         self.options = options
@@ -119,6 +131,28 @@ class Scope:
             self.registered -= 1
             self._tell_skipped(call, "it came too late")
             raise ScopeClosedError(function) if self.closed else ResponseStartedError
+
+    def add_guest(self, guest: Guest, function: str) -> None:
+        """Tell it when this scope has closed. Raises ``ScopeClosedError``."""
+        if not self._guests:
+            self._process = os.getpid()
+        self.__dict__.setdefault("_guests", {})[guest] = None
+        if self.closed:  # in this order, as in _append()
+            self.remove_guest(guest)
+            raise ScopeClosedError(function)
+
+    def remove_guest(self, guest: Guest) -> None:
+        """It has ended before."""
+        self._guests.pop(guest, None)
+
+    def end_guests(self) -> None:
+        """The scope has closed: so do its guests, the last one first."""
+        while self._guests and self._process == os.getpid():
+            try:
+                guest, _ = self._guests.popitem()
+            except KeyError:  # it has just left by itself
+                return
+            guest.scope_closed()
 
     def __del__(self) -> None:
         # The last net: a server that drops the response leads here. A child process
