@@ -57,7 +57,7 @@ class Job(Future[Any]):
         super().__init__()
         self._runner = runner
         self._pool = pool
-        self._scope = scope
+        self._scope: Scope | None = scope
         self._fn: Callable[..., Any] | None = fn
         self._args = args
         self._kwargs = kwargs
@@ -77,7 +77,8 @@ class Job(Future[Any]):
 
     def enter(self) -> None:
         """Begin to wait. Raises ``ScopeClosedError``."""
-        self._scope.add_guest(self, "submit")
+        if self._scope is not None:
+            self._scope.add_guest(self, "submit")
         self._runner.jobs[self] = None
 
     def begin(self) -> tuple[Context, Callable[..., Any], Any, Any] | None:
@@ -110,7 +111,9 @@ class Job(Future[Any]):
 
     def _leave(self) -> None:
         self._runner.jobs.pop(self, None)
-        self._scope.remove_guest(self)
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.remove_guest(self)
         self._fn = self._context = None
         self._args, self._kwargs = (), _NO_KWARGS
 

@@ -1,0 +1,151 @@
+"""Pools in real workers: abandoned jobs, killed workers, and what children hold."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from .gunicorns import Client, configuration, running
+
+APP = "tests.life.pools_app:app"
+SOON = 1.5  # seconds; the jobs take 8, and a machine may be busy
+WORKERS = pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
+
+
+def need(worker):
+    """Gevent is installed for the wire tests."""
+    if worker == "gevent":
+        pytest.importorskip("gevent")
+
+
+@WORKERS
+@pytest.mark.parametrize("name", ["threads", "io"])
+def test_an_abandoned_job(worker, name):
+    """It delays neither its response, nor the next request, nor TERM."""
+    need(worker)
+    if (worker, name) == ("gevent", "io"):
+        pytest.skip("asyncio pools are not for gevent")
+    with running(configuration(worker), app=APP) as gunicorn:
+        gunicorn.request("/")
+        began = time.monotonic()
+        gunicorn.request(f"/?abandon={name}")
+        gunicorn.request("/")
+        assert time.monotonic() - began < SOON
+        assert "long-job" in gunicorn.notes("begun")
+        if name == "threads":
+            assert "long-job" not in gunicorn.notes("finished")
+        began = time.monotonic()
+        gunicorn.stop()
+        assert time.monotonic() - began < SOON
+        assert "Traceback" not in gunicorn.log
+        if name == "threads":
+            assert "long-job" not in gunicorn.notes("finished")
+
+
+def descendants(pid):
+    """The processes below that one, by their ids."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                parents[int(path.parent.name)] = int(fields[1])
+    found = {pid}
+    while more := {child for child, up in parents.items() if up in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def is_running(pid):
+    """Whether it is there, and no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_children_end_with_their_worker(worker, number, state):
+    """However that ends, two seconds later none of its processes is left."""
+    conf = configuration(worker, graceful_timeout=1)
+    with running(conf, app=APP) as gunicorn:
+        pid = gunicorn.last_loaded
+        if state == "idle":
+            gunicorn.request("/?idle=1")
+        else:
+            threading.Thread(target=ask, args=(gunicorn, "/?busy=1")).start()
+            gunicorn.until(
+                lambda: len([n for n in gunicorn.notes("begun") if "child-" in n]) == 2,
+                "the jobs in the processes",
+            )
+        children = descendants(pid)
+        assert len(children) >= 3  # the fork server, and two of the pool
+        os.kill(pid, number)
+        gunicorn.until(lambda: not is_running(pid), "the worker to end")
+        ended = time.monotonic()
+        gunicorn.until(lambda: not any(map(is_running, children)), "its children")
+        assert time.monotonic() - ended < 2
+
+
+def ask(gunicorn, target):
+    """Send a request whose response may never come."""
+    with suppress(OSError):
+        Client(gunicorn.server, target)
+
+
+def listening_sockets():
+    """The inodes of all TCP sockets that listen."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return {f"socket:[{each[9]}]" for each in fields if each[3] == "0A"}
+
+
+def open_files(pid):
+    """What its descriptors lead to."""
+    found = {}
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found[int(path.name)] = os.readlink(path)
+    return found
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_children_hold_no_listening_socket(worker):
+    """Nor the notes of the app, nor gunicorn's file of the heartbeat."""
+    with running(configuration(worker), app=APP) as gunicorn:
+        gunicorn.request("/?idle=1")
+        pid = gunicorn.last_loaded
+        listening = listening_sockets()
+        worker_files = open_files(pid)
+        assert listening & set(worker_files.values())
+        children = descendants(pid)
+        assert len(children) >= 3
+        for child in children:
+            held = open_files(child)
+            assert not listening & set(held.values())
+            assert not any("/wgunicorn-" in name for name in held.values())
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_max_requests(worker):
+    """A worker with pools in use ends by itself, and the next one has its own."""
+    conf = configuration(worker, max_requests=2)
+    with running(conf, app=APP) as gunicorn:
+        first = gunicorn.last_loaded
+        children = None
+        for _ in range(2):
+            gunicorn.request("/?idle=1&abandon=threads")
+            children = children or descendants(first)
+        gunicorn.until(lambda: not is_running(first), "the worker to end", 6)
+        gunicorn.until(lambda: gunicorn.last_loaded != first, "the next one")
+        gunicorn.until(lambda: not any(map(is_running, children)), "its children", 2)
+        gunicorn.request("/?idle=1")
