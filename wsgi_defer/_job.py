@@ -44,6 +44,7 @@ class Job(Future[Any]):
     begun = False
     payload = b""  # for another process
     finished = False  # its function has returned
+    replaced = False  # so is the thread that it runs on
 
     def __init__(
         self,

@@ -87,24 +87,28 @@ class Child:
 
     def run(self, job: Job) -> None:
         """Run it in the process, and end the job with what comes back."""
-        work = job.begin()
-        if work is None:
+        if job.begin() is None:
+            self._pool._count_out(job)
             return
-        label = job.label
+        label, answer = job.label, None
+        error: BaseException | None = None
         try:
             answer = self._ask(job)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError) as caught:
             started = self._process is not None
             exitcode = self._end()
-            job.fail(WorkerDiedError(job.pool, label, exitcode) if started else error)
-        except BaseException as error:
+            error = WorkerDiedError(job.pool, label, exitcode) if started else caught
+        except BaseException as caught:
             self._end()
-            job.fail(error)
-        else:
-            if answer is not None:
+            error = caught
+        self._pool._count_out(job)
+        try:
+            if error is not None:
+                job.fail(error)
+            elif answer is not None:
                 _take(job, label, answer)
         finally:
-            del job, work
+            del job, error  # the traceback of an error may have this frame
 
     def _ask(self, job: Job) -> bytes | None:
         if self._connection is None:

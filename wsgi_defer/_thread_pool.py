@@ -40,7 +40,7 @@ class Threads:
         self._lock = threading.Lock()
         self._threads = 0  # without those that are replaced
         self._load = 0  # jobs that wait for a thread or have one; not the abandoned
-        self._abandoned: set[Job] = set()  # that run on threads which are replaced
+        self._abandoned = 0  # jobs that run on threads which are replaced
         self._closed = False
 
     def submit(
@@ -93,24 +93,50 @@ class Threads:
 
     def _work(self) -> None:
         run = self._make_run()
-        while (job := self._queue.get()) is not None:
+        get = self._queue.get
+        while (job := get()) is not None:
             try:
                 run(job)
             except BaseException:  # of a callback of the future, which is the app's
                 logger.exception("a callback of a job's future failed")
-            with self._lock:
-                replaced = job in self._abandoned
-                if replaced:
-                    self._abandoned.discard(job)
-                else:
-                    self._load -= 1
-            if replaced:
+            if job.replaced:
                 return
             del job  # not while it waits for the next one
 
     def _make_run(self) -> Callable[[Job], None]:
         """What a thread runs its jobs with."""
-        return _run
+        return self._run
+
+    def _run(self, job: Job) -> None:
+        work = job.begin()
+        if work is None:
+            self._count_out(job)
+            return
+        context, fn, args, kwargs = work
+        try:
+            result = context.run(fn, *args, **kwargs)
+            if type(result) is CoroutineType:
+                result.close()
+                raise _not_plain(job)
+        except BaseException as error:
+            self._count_out(job)
+            job.fail(error)
+        else:
+            self._count_out(job)
+            job.succeed(result)
+        finally:
+            # The traceback of an error has this frame.
+            del job, work, context, fn, args, kwargs
+
+    def _count_out(self, job: Job) -> None:
+        # Before its future has the result: who waits for that may submit the next job
+        # at once, and this thread is about to be free.
+        with self._lock:
+            job.finished = True
+            if job.replaced:
+                self._abandoned -= 1
+            else:
+                self._load -= 1
 
     def stop(self, job: Job) -> None:
         """Let its thread go, if it has one, and take another one in its place."""
@@ -120,9 +146,9 @@ class Threads:
         with self._lock:
             if job.finished:
                 return
-            replaced = len(self._abandoned) < self.size
+            job.replaced = replaced = self._abandoned < self.size
             if replaced:
-                self._abandoned.add(job)
+                self._abandoned += 1
                 self._threads -= 1
                 self._load -= 1
                 more = self._claim_thread()
@@ -145,24 +171,8 @@ class Threads:
         """In a child process: its parent has all this."""
 
 
-def _run(job: Job) -> None:
-    work = job.begin()
-    if work is None:
-        return
-    context, fn, args, kwargs = work
-    try:
-        result = context.run(fn, *args, **kwargs)
-        if type(result) is CoroutineType:
-            result.close()
-            raise TypeError(
-                f"{job.label} is a coroutine function; the pool {job.pool!r} runs "
-                "plain functions. An AsyncPool runs coroutines."
-            )
-    except BaseException as error:
-        job.finished = True
-        job.fail(error)
-    else:
-        job.finished = True
-        job.succeed(result)
-    finally:
-        del job, work, context, fn, args, kwargs  # an error's traceback has this frame
+def _not_plain(job: Job) -> TypeError:
+    return TypeError(
+        f"{job.label} is a coroutine function; the pool {job.pool!r} runs plain "
+        "functions. An AsyncPool runs coroutines."
+    )
