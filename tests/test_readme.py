@@ -14,6 +14,7 @@ import wsgi_defer
 from wsgi_defer import DeferMiddleware, defer, deferring
 from wsgi_defer.gunicorn import SyncWorker
 from wsgi_defer.gunicorn._hooks import HOOKS
+from wsgi_defer.pools import ThreadPool
 
 from .client import get, text_app
 
@@ -89,6 +90,7 @@ def test_middleware_options_and_an_observer(capsys):
     exec(block("class Timings"), namespace)
     namespace["app"] = text_app(lambda: defer(int))
     namespace["DeferMiddleware"] = DeferMiddleware
+    namespace["ThreadPool"] = ThreadPool
     exec(block("when_full"), namespace)
     get(namespace["app"])
     assert capsys.readouterr().out.startswith("builtins.int ")
@@ -97,10 +99,24 @@ def test_middleware_options_and_an_observer(capsys):
     assert real - documented == {"around", "inline"}
 
 
+def test_pools():
+    """The three pools are configured, and the page has all that it asked for."""
+    results = []
+    namespace = {
+        "app": text_app(lambda: results.append(namespace["page"](7))),
+        "fetch_stock": lambda item: item + 1,
+        "fetch_price": lambda item: item + 2,
+        "draw": abs,  # which can be pickled
+    }
+    exec(block("gather("), namespace)
+    get(namespace["app"])
+    assert results == [(9, 8, 7)]
+
+
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
-               "worker_class", "when_full", "class Timings"]  # fmt: skip
+               "worker_class", "when_full", "class Timings", "gather("]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 

@@ -147,10 +147,12 @@ class Scope:
 
     def end_guests(self) -> None:
         """The scope has closed: so do its guests, the last one first."""
-        while self._guests and self._process == os.getpid():
-            try:
+        if not self._guests or self._process != os.getpid():
+            return
+        while True:
+            try:  # others leave by themselves meanwhile
                 guest, _ = self._guests.popitem()
-            except KeyError:  # it has just left by itself
+            except KeyError:
                 return
             guest.scope_closed()
 
