@@ -7,15 +7,19 @@ import concurrent.futures
 import contextlib
 import gc
 import math
+import multiprocessing
 import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
 import weakref
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 from flask import Flask, request
@@ -880,6 +884,79 @@ def is_alive(pid):
     return True
 
 
+def ignore_term():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return os.getpid()
+
+
+PROGRAM = """
+import os, signal, sys, time
+from tests.test_pools import ignore_term
+from wsgi_defer import deferring, pool
+from wsgi_defer.pools import ProcessPool, ThreadPool
+
+if __name__ == "__main__":
+    pools = {"cpu": ProcessPool(1), "threads": ThreadPool(1)}
+    with deferring(pools=pools):
+        pool("threads").submit(time.sleep, 30)
+        print(pool("cpu").submit(ignore_term).result(), flush=True)
+    if sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "killed"])
+def test_children_end_with_the_process(tmp_path, how):
+    """Also when they ignore TERM, and nobody waits for an abandoned thread."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    began = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), how],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        stdout=subprocess.PIPE, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert result.returncode == (0 if how == "ends" else -signal.SIGKILL)
+    pid = int(result.stdout)
+    until(lambda: not is_alive(pid))
+    assert time.monotonic() - began < PATIENCE
+
+
+def test_a_child_that_does_not_come_up(monkeypatch):
+    """The jobs fail with the error of that, and the next one tries again."""
+    from wsgi_defer import _process_pool
+
+    class Broken:
+        def Process(self, **options):  # noqa: N802
+            raise BlockingIOError("no more processes")
+
+        Pipe = staticmethod(multiprocessing.Pipe)
+
+    with deferring(pools={"one": ProcessPool(1)}):
+        monkeypatch.setattr(
+            _process_pool.multiprocessing, "get_context", lambda method: Broken()
+        )
+        with pytest.raises(BlockingIOError, match="no more"):
+            pool("one").submit(same, 1).result()
+        monkeypatch.undo()
+        assert pool("one").submit(same, 1).result() == 1
+
+
+def test_what_runs_in_a_child():
+    """The loop of a child, here."""
+    from wsgi_defer import _process_child
+
+    def answer(fn, *args):
+        data = _process_child._answer(pickle.dumps((fn, args, {})))
+        return data[:1], pickle.loads(data[1:])
+
+    assert answer(same, 1) == (b"R", 1)
+    kind, (error, text) = answer(fail, LookupError(0))
+    assert (kind, type(error), error.args) == (b"E", LookupError, (0,))
+    assert "in fail" in text
+    assert answer(raise_odd)[1][0].kind == "OddError"
+    assert answer(threading.Lock)[0] == b"U"
+
+
 def test_max_wait_ends_a_child(tmp_path):
     """And a new one takes its place."""
     note = tmp_path / "pid"
@@ -955,10 +1032,10 @@ def test_at_most_so_many_coroutines(scope):
 
 def test_p7_cancellation_reaches_the_coroutine(scope, ran):
     """P7: it is told, and its place is free."""
-    begun = threading.Event()
+    begun = []
 
     async def job():
-        begun.set()
+        begun.append(1)
         try:
             await asyncio.sleep(LONG)
         except asyncio.CancelledError:
@@ -966,7 +1043,7 @@ def test_p7_cancellation_reaches_the_coroutine(scope, ran):
             raise
 
     futures = [pool("coroutines").submit(job) for _ in range(4)]
-    assert begun.wait(PATIENCE)
+    until(lambda: len(begun) == 3)
     assert futures[0].running()
     assert futures[3].cancel()  # it has not begun
     assert all(future.cancel() for future in futures[:3])

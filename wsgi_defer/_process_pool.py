@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import pickle
 import threading
@@ -33,6 +34,8 @@ class Processes(Threads):
         self.serving: dict[Job, Child] = {}
         self.serving_lock = threading.Lock()
         self.children: set[Child] = set()
+        # Before multiprocessing's own, which waits for children that ignore its TERM.
+        atexit.register(self.close)
 
     def submit(
         self,
@@ -64,12 +67,14 @@ class Processes(Threads):
 
     def close(self) -> None:
         """End all children, whatever they do."""
+        atexit.unregister(self.close)
         super().close()
         for child in list(self.children):
             child.kill()
 
     def forget(self) -> None:
         """In a child process that the app has forked: its parent has all this."""
+        atexit.unregister(self.close)
         for child in list(self.children):
             child.forget()
 
