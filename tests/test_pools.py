@@ -580,6 +580,17 @@ def test_deferred_calls_may_await_jobs_of_the_view(ran):
     assert ran == [1, 2]
 
 
+def test_l34_gather_after_the_response(ran):
+    """L34: nothing now, all of it after the response, and results are dropped."""
+
+    def view():
+        defer(gather, [lambda: ran.append(1), lambda: ran.append(1)])
+        assert ran == []
+
+    get(DeferMiddleware(text_app(view)))
+    assert ran == [1, 1]
+
+
 def test_an_order_to_stop_ends_jobs_too(released):
     """The scope is closed as lost, and so are its jobs."""
     from wsgi_defer._drain import report_lost
