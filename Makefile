@@ -38,7 +38,7 @@ test: unit .venv/installed
 	$(BIN)/python -m pytest tests/wire tests/life
 
 # Every branch of the heart has a test; what only a fork or an exit reaches, not all.
-HEART = _call _drain _host _limit _middleware _observer _outcome _response _room _scope \
+HEART = _call _drain _future _host _limit _middleware _observer _outcome _response _room _scope \
   _transport _watch ledger
 
 unit: .venv/installed

@@ -70,6 +70,7 @@ def test_running_a_finished_call_again_does_nothing(ran):
     """At most once, whoever asks."""
     with deferring():
         call = defer(ran.append, 1)
-    call.run(None)
-    call.cancel().run(None)
+    assert call.take() is None
+    assert call.cancel() is False
+    assert call.take() is None
     assert ran == [1]

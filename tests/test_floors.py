@@ -13,11 +13,11 @@ PACKAGE = Path(__file__).parent.parent / "wsgi_defer"
 
 # From the ground up. A module may import those named before it.
 FLOORS = [
-    "errors", "_outcome", "_coroutine", "_host", "_call",
+    "errors", "_outcome", "_coroutine", "_host", "_future", "_call",
     "_observer", "_pool_kinds", "_scope", "_room", "_watch", "_limit", "_drain",
     "background",
     "_deadlines", "_job", "_thread_pool", "_process_child", "_process_pool",
-    "_async_pool", "pools", "_response", "_transport", "_middleware",
+    "_async_pool", "pools", "_response", "_transport", "_middleware", "process",
     "__init__",
     "flask", "ledger",
     "gunicorn._host", "gunicorn._hooks", "gunicorn._workers", "gunicorn._gevent",

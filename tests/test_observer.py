@@ -345,22 +345,40 @@ def test_a_held_call_that_is_cut_off(heard):
 
 
 def test_stopped_while_an_end_is_told(heard, caplog):
-    """A failure that may not have reached the log is named as lost; an end that the
-    ledger has not heard of stays in it."""
+    """All hear of it before the order goes on, and the log says it once more than
+    never."""
 
     class Blocked(Observer):
         def failed(self, call, scope, error):
             order_to_stop()
+
+    class Interrupted(logging.Filter):
+        times = 0
+
+        def filter(self, record):
+            self.times += 1
+            if self.times == 1:
+                order_to_stop()
+            return True
 
     observe_process(heard)
     try:
         with pytest.raises(SystemExit), deferring(observers=[Blocked()]):  # noqa: PT012
             defer(fail)
             defer(int)
+        logging.getLogger("wsgi_defer").addFilter(interrupted := Interrupted())
+        with pytest.raises(SystemExit), deferring():
+            defer(fail).named("the second")
     finally:
         stop_observing(heard)
-    assert heard.ends() == [("lost", f"{__name__}.fail"), ("lost", "builtins.int")]
-    assert "fail lost while it ran" in caplog.text
+        logging.getLogger("wsgi_defer").removeFilter(interrupted)
+    assert heard.ends() == [
+        ("failed", f"{__name__}.fail"),
+        ("lost", "builtins.int"),
+        ("failed", "the second"),
+    ]
+    assert "fail failed" in caplog.text
+    assert "the second failed" in caplog.text
 
 
 def test_lost_before_it_began(heard, ran):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +70,41 @@ def test_deferring(ran):
     assert ran == ["orders.csv"]
 
 
+def test_promises(ran, capsys):
+    """The price is there early, and the invoice is sent afterwards."""
+    names = {
+        "load": lambda order: ran.append("load") or 10,
+        "add_tax": lambda price: price + 2,
+        "send_invoice": ran.append,
+        "apologize": ran.append,
+        "release": lambda: ran.append("released"),
+    }
+    with deferring():
+        exec(block("price.result()"), {**names, "defer": defer, "order": 1})
+        assert ran == ["load"]
+    assert ran == ["load", 12, "released"]
+    assert capsys.readouterr().out == "12\n"
+
+
+def test_detach(tmp_path, monkeypatch):
+    """The command runs where it should, and its output is in the log."""
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "bin" / "convert"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable} -IS\nimport os, sys\n"
+                       "print(os.getcwd(), sys.argv[1:], flush=True)")  # fmt: skip
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    with deferring():
+        exec(block("detach"), {"source": "a.png", "folder": str(program.parent)})
+    said = f"{program.parent} {['a.png', 'preview.png']}\n"
+    log = tmp_path / "convert.log"
+    deadline = time.monotonic() + 20
+    while log.read_text() != said:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
 def test_flask(ran):
     """The app answers and sends."""
     namespace = {"__name__": "app", "send_mail": ran.append}
@@ -116,7 +153,8 @@ def test_pools():
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
-               "worker_class", "when_full", "class Timings", "gather("]  # fmt: skip
+               "worker_class", "price.result()", "when_full", "class Timings",
+               "gather(", "detach"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 

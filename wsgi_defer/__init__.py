@@ -18,6 +18,7 @@ from .errors import (
     TooManyWaitingError,
     UnknownPoolError,
     UnpicklableError,
+    WaitsForItselfError,
     WorkerDiedError,
 )
 from .pools import gather, pool
@@ -40,6 +41,7 @@ __all__ = [
     "TooManyWaitingError",
     "UnknownPoolError",
     "UnpicklableError",
+    "WaitsForItselfError",
     "WorkerDiedError",
     "before_response",
     "current_scope",

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import functools
+import sys
+import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from time import monotonic
 from types import CodeType, CoroutineType, FrameType
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
+from ._future import CANCELLED, PENDING, RETURNED, LazyFuture
 from ._outcome import Outcome
+from .errors import WaitsForItselfError
 
 # What is opened around a call and closed after it, such as a database session.
 Around = Callable[[], AbstractContextManager[object]]
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
 _NO_KWARGS: Mapping[str, Any] = {}
+# A context, and what to call in it.
+Job = tuple[Context, Callable[..., object], tuple[Any, ...], Mapping[str, Any]]
+
+
+class Home(Protocol):
+    """The scope of a call, as far as the call needs it."""
+
+    def add(self, call: Call, function: str) -> None:
+        """Take a call; raises what ``defer()`` raises."""
+
+    def bring_about(self, call: DeferredCall) -> None:
+        """Run a call that waits, if this is inside its request."""
 
 
 class Call:
@@ -32,6 +50,14 @@ class Call:
     _started_at: float | None = None
     _ended_at: float | None = None
     _open = False  # the observers do not know its end
+    _context: Context | None = None
+    _home: Home | None = None
+    _error: BaseException | None = None
+    _before: DeferredCall | None = None  # the call that it follows
+    _how = ""
+    _thread = 0  # where it runs
+    _awaited = False  # somebody waits for its result, and gets its error
+    _logged = False  # what it raised
 
     def __init__(
         self,
@@ -43,7 +69,7 @@ class Call:
         self._fn = fn
         self._args = args
         self._kwargs = kwargs
-        self._context: Context | None = copy_context()
+        self._context = copy_context()
         # Not the frame itself, which would keep the view's locals alive; and not its
         # line number, which costs more than all the rest and is seldom asked for.
         self._code: CodeType = registered_by.f_code
@@ -96,49 +122,90 @@ class Call:
             self._changed(self)
         return self
 
-    def cancel(self: C) -> C:
-        """Do not run it. No effect once it has begun."""
-        if self._context is not None:
-            self._let_go()
-            if self._changed is not None:
-                self._changed(self)
+    @property
+    def chain(self) -> str:
+        """Its label; of a call that follows others, theirs and its own."""
+        return self.label
+
+    @property
+    def handled(self) -> bool:
+        """True if somebody else hears of its failure, so that the log need not."""
+        return False
+
+    def cancel(self: C) -> C | Literal[False]:
+        """Do not run it. Returns the call, and False if it has begun."""
+        if self._let_go() is None:
+            return False
+        if self._changed is not None:
+            self._changed(self)
         return self
 
-    def _let_go(self) -> None:
-        # A handle that the app keeps must not keep the request alive.
-        self._context, self._args, self._kwargs = None, (), _NO_KWARGS
+    def take(self) -> Job | None:
+        """What is to be run, for the first who asks; None for all others."""
+        fn, args, kwargs = self._fn, self._args, self._kwargs
+        context: Context | None = self.__dict__.pop("_context", None)
+        if context is None:
+            return None
+        self._args, self._kwargs = (), _NO_KWARGS
+        self._thread = threading.get_ident()
+        if self._before is not None:
+            return context, _continue, ([self._before], self._how, fn), kwargs
+        return context, fn, args, kwargs
+
+    def _let_go(self) -> Context | None:
+        # A handle that the app keeps must not keep the request alive. Atomic, for
+        # there may be several who want to run it.
+        context: Context | None = self.__dict__.pop("_context", None)
+        self._args, self._kwargs = (), _NO_KWARGS
+        return context
 
     def _claim_end(self) -> bool:
         """True for the first who asks, of any thread: it is to tell the end."""
         return self.__dict__.pop("_open", False) is True
 
-    def run(self, around: Around | None) -> None:
-        """Run it now, in its own context, and let go of its arguments.
+    def _settle(
+        self, end: int, value: object = None, error: BaseException | None = None
+    ) -> None:
+        """Its end; here, nobody waits for it."""
 
-        Raises what the function raises. A coroutine runs to its end.
-        """
-        context, fn, args, kwargs = self._context, self._fn, self._args, self._kwargs
-        self._let_go()
-        if context is None:
-            return
+    def _publish(self) -> None:
+        """Tell who waits for it."""
+
+
+def run_job(job: Job, around: Around | None) -> object:
+    """Run what ``Call.take()`` has returned; raises and returns what that does.
+
+    A coroutine runs to its end. No method of the call, because what it raises leads
+    back to this frame, and the call may keep what it raises.
+    """
+    context, fn, args, kwargs = job
+    try:
         if around is not None:
-            context.run(_complete_within, around, fn, args, kwargs)
-            return
+            return context.run(_complete_within, around, fn, args, kwargs)
         result = context.run(fn, *args, **kwargs)
-        if result is not None:
-            context.run(_complete, result)
+        return result if result is None else context.run(_complete, result)
+    except BaseException:
+        del job, context, args, kwargs  # the error leads here, and may be kept
+        raise
 
 
-class DeferredCall(Call):
+class DeferredCall(Call, LazyFuture):
     """A call that runs after the response, if the response turns out as it wants.
 
     By default that is a status below 400 from an app that did not raise. What counts
     is the option that holds at the end, not when the call was registered.
+
+    It is a ``concurrent.futures.Future``, too. One that never runs, because it was
+    cancelled, skipped or lost, is cancelled. Its methods as a future are safe from any
+    thread. Only ``result()`` and ``exception()`` run it early; ``wait()`` and
+    ``as_completed()`` of ``concurrent.futures`` wait for it, and so are of use in other
+    threads, and after the request.
     """
 
     kind = "deferred"
     _limit: float | None = None
     _predicate: Callable[[Outcome], object] | None = None
+    _followed = False
 
     def always(self) -> DeferredCall:
         """Run it whatever became of the response."""
@@ -168,15 +235,167 @@ class DeferredCall(Call):
         threads: there the log says that it runs on. The limit holds in place of the
         one of the middleware. Up to the limit, gunicorn does not take the worker for
         stuck, even if it is longer than gunicorn's ``timeout``. ``math.inf`` is none.
+        A call that runs early inside another one that has a limit is ended with that.
         """
         self._limit = check_seconds("time_limit", seconds)
         return self
 
     def wants(self, outcome: Outcome) -> bool:
-        """Tell whether it is to run after such a response."""
-        if self._predicate is None:
-            return outcome.ok
-        return bool(self._predicate(outcome))
+        """Tell whether it is to run after such a response.
+
+        One that follows another is to run if that one was, unless it says otherwise.
+        """
+        call: DeferredCall = self
+        while call._predicate is None and call._before is not None:
+            call = call._before
+            if call.done():
+                return not call.cancelled()
+        return outcome.ok if call._predicate is None else bool(call._predicate(outcome))
+
+    def then(self, fn: Callable[[Any], object]) -> DeferredCall:
+        """Defer ``fn(result)`` of this call; returns the new call.
+
+        If this one fails, the new one fails with the same error and ``fn`` is not
+        called. Raises ``TypeError`` if ``fn`` is not callable, and what ``defer()``
+        raises.
+        """
+        return self._follow("then", fn, sys._getframe(1))
+
+    def catch(self, fn: Callable[[Any], object]) -> DeferredCall:
+        """Defer ``fn(error)``, for if this call, or one that it follows, fails.
+
+        The new call has the result of ``fn``, or of this call if that did not fail.
+        Raises as ``then()``.
+        """
+        return self._follow("catch", fn, sys._getframe(1))
+
+    def finally_(self, fn: Callable[[], object]) -> DeferredCall:
+        """Defer ``fn()`` for when this call has returned or failed.
+
+        The new call ends as this one, unless ``fn`` raises. Raises as ``then()``.
+        """
+        return self._follow("finally_", fn, sys._getframe(1))
+
+    def _follow(
+        self, how: str, fn: Callable[..., object], registered_by: FrameType
+    ) -> DeferredCall:
+        if not callable(fn):
+            raise TypeError(f"{how}() takes a function, not {type(fn).__name__}")
+        if self._home is None:
+            raise RuntimeError(f"{how}() is for calls that defer() has returned")
+        call = DeferredCall(fn, (), _NO_KWARGS, registered_by)
+        call._before, call._how = self, how
+        followed, self._followed = self._followed, True
+        try:
+            self._home.add(call, how)
+        except BaseException:
+            self._followed = followed
+            raise
+        return call
+
+    @property
+    def chain(self) -> str:
+        before = self._before
+        return self.label if before is None else f"{before.chain} -> {self.label}"
+
+    @property
+    def handled(self) -> bool:
+        return self._followed or self._awaited
+
+    def cancel(self) -> DeferredCall | Literal[False]:  # type: ignore[override]
+        """Do not run it. Returns the call, and False if it has begun."""
+        if Call.cancel(self):
+            self._settle(CANCELLED)
+            self._publish()
+            return self
+        return self if self.cancelled() else False
+
+    def running(self) -> bool:
+        """True while it runs."""
+        return self._started_at is not None and not self.done()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What it returned; raises what it raised.
+
+        Inside its request, a call that waits is run here and now, once and for all,
+        and those that it follows before it; the outcome of the response is not asked.
+        Elsewhere, this waits for it, for ``timeout`` seconds at most; then
+        ``concurrent.futures.TimeoutError`` is raised. Raises ``CancelledError`` if it
+        will never run, and ``WaitsForItselfError`` inside the call itself.
+        """
+        try:
+            self._await(timeout)
+            if self._end == RETURNED:
+                return self._value
+            if self._error is not None:
+                raise self._error
+            raise CancelledError
+        finally:
+            self = None  # type: ignore[assignment]  # the error leads back to here
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What it raised, or None if it returned; else as ``result()``."""
+        self._await(timeout)
+        if self._end == CANCELLED:
+            raise CancelledError
+        return self._error
+
+    def _await(self, timeout: float | None) -> None:
+        if self._end != PENDING:
+            return
+        awaited, self._awaited = self._awaited, True  # so that its error is not logged
+        try:
+            if self._home is not None:
+                self._home.bring_about(self)
+            if self._end == PENDING:
+                if self.running() and self._thread == threading.get_ident():
+                    raise WaitsForItselfError(self.chain)
+                Future.exception(self, timeout)
+        except CancelledError:
+            pass
+        except (FutureTimeout, WaitsForItselfError):
+            self._awaited = awaited
+            raise
+        finally:
+            del self  # its error leads back to here
+
+    _settle = LazyFuture._settle
+    _publish = LazyFuture._publish
+
+    def _note_caught(self) -> None:
+        """Its failure is dealt with: nobody is to log it any more."""
+        first: DeferredCall = self
+        while first._before is not None and first._before._error is self._error:
+            first = first._before
+        first._logged = True
+
+    def __repr__(self) -> str:
+        state = ("pending", "finished", "failed", "cancelled")[self._end]
+        return f"<DeferredCall {self.label}: {state}>"
+
+
+def _continue(box: list[DeferredCall], how: str, fn: Callable[..., object]) -> object:
+    """What a call runs that follows another one, which is in the box."""
+    before = box.pop()
+    if not before.done():  # another thread runs it
+        wait([before])
+    value, error, end = before._value, before._error, before._end
+    if error is not None and how == "catch":
+        before._note_caught()
+    # What was raised leads to this frame and those around it: none is to hold it.
+    del before
+    if end == CANCELLED:
+        raise CancelledError
+    if how == "finally_":
+        _complete(fn())
+    elif (how == "catch") == (error is not None):
+        return fn(value if error is None else error)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error
+    return value
 
 
 def check_seconds(option: str, seconds: float) -> float:
@@ -208,12 +427,13 @@ def _not_ok(outcome: Outcome) -> bool:
     return not outcome.ok
 
 
-def _complete(result: object) -> None:
+def _complete(result: object) -> object:
     # The exact type first: the other one's test costs ten times as much.
     if isinstance(result, (CoroutineType, Coroutine)):
         from ._coroutine import run_to_end  # asyncio is 50 ms that most never need
 
-        run_to_end(result)
+        return run_to_end(result)
+    return result
 
 
 def _complete_within(
@@ -221,6 +441,6 @@ def _complete_within(
     fn: Callable[..., object],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> None:
+) -> object:
     with around():
-        _complete(fn(*args, **kwargs))
+        return _complete(fn(*args, **kwargs))

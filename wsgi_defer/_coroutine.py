@@ -9,21 +9,22 @@ from contextvars import copy_context
 from typing import Any
 
 
-def run_to_end(coroutine: Coroutine[Any, Any, object]) -> None:
+def run_to_end(coroutine: Coroutine[Any, Any, object]) -> object:
     """Run it on an event loop of its own, here or, inside a loop, on a thread.
 
-    Tasks that it leaves behind are cancelled, as ``asyncio.run()`` does. That one is
-    not used because it also sets this thread's loop to None, which breaks an app
-    that calls ``asyncio.get_event_loop()`` in its next request.
+    Returns what it returns. Tasks that it leaves behind are cancelled, as
+    ``asyncio.run()`` does. That one is not used because it also sets this thread's loop
+    to None, which breaks an app that calls ``asyncio.get_event_loop()`` in its next
+    request.
     """
     if asyncio._get_running_loop() is None:
-        _run(coroutine)
-        return
+        return _run(coroutine)
     failure: list[BaseException] = []
+    value: list[object] = []
 
     def run() -> None:
         try:
-            _run(coroutine)
+            value.append(_run(coroutine))
         except BaseException as error:  # raised again where somebody waits for it
             failure.append(error)
 
@@ -32,12 +33,13 @@ def run_to_end(coroutine: Coroutine[Any, Any, object]) -> None:
     thread.join()
     if failure:
         raise failure[0]
+    return value[0]
 
 
-def _run(coroutine: Coroutine[Any, Any, object]) -> None:
+def _run(coroutine: Coroutine[Any, Any, object]) -> object:
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(coroutine)
+        return loop.run_until_complete(coroutine)
     finally:
         try:
             left = asyncio.all_tasks(loop)

@@ -13,17 +13,21 @@ The rules, in one place:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
 from . import _host, _limit
-from ._call import Around, Call, DeferredCall
+from ._call import Around, Call, DeferredCall, run_job
+from ._future import RAISED, RETURNED
 from ._host import TimeUp, is_order_to_stop
 from ._observer import Observer, Observers
 from ._outcome import Outcome
 from ._pool_kinds import Pools
-from ._scope import MAX_CALLS, Options, Scope, enter, leave
+from ._scope import MAX_CALLS, Options, Scope, enter, get_current, leave
+
+logger = logging.getLogger("wsgi_defer")
 
 
 def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
@@ -70,7 +74,8 @@ def run_held(scope: Scope) -> Exception | None:
         call._started_at = monotonic()
         heard.tell(heard.started, call, scope)
         try:
-            call.run(scope.options.around)
+            job = call.take()
+            value = None if job is None else run_job(job, scope.options.around)
         except BaseException as error:
             if is_order_to_stop(error):
                 scope.lose(call, _reason(error))
@@ -80,7 +85,7 @@ def run_held(scope: Scope) -> Exception | None:
                 raise
             discard_held(scope, "one before it failed")
             return error
-        _finish(call, scope)
+        _finish(call, scope, value)
     return None
 
 
@@ -102,8 +107,9 @@ def report_lost(scope: Scope, why: str, *, running: bool = True) -> None:
     ``running`` is False where the one that runs may yet come to its end.
     """
     scope.closed = True
-    if running and scope.running is not None:
-        scope.lose(scope.running, why)
+    if running:
+        for call in scope.under_way():
+            scope.lose(call, why)
     scope.lose_rest(why)
     scope.end_guests()
 
@@ -131,6 +137,7 @@ def deferring(
     if observers := tuple(observers):
         options = options._replace(observers=Observers(observers))
     scope = Scope(options)
+    scope._outer = get_current()
     token = enter(scope)
     error: BaseException | None = None
     try:
@@ -167,50 +174,83 @@ def _reason(order: BaseException) -> str:
 
 
 def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
-    options = scope.options
-    heard = options.observers
     _host.current.beat()
     try:
-        if not call.wants(outcome):
-            scope.skip(call, "it waits for another outcome")
-            return
-        if not call._open:  # another thread has lost it, this very moment
-            return
+        wanted = call.wants(outcome)
+    except BaseException as error:
+        if is_order_to_stop(error):
+            raise
+        call._let_go()
+        _fail(call, scope, error)
+        return
+    if not wanted:
+        scope.skip(call, "it waits for another outcome")
+    elif call._before is not None and call._before.cancelled():
+        scope.skip(call, "the call that it follows did not run")
+    else:
+        _run_now(call, scope)
+    # The call keeps what it raised, and that leads back to all these frames; so none of
+    # them keeps the call.
+    del call
+
+
+def _run_now(call: DeferredCall, scope: Scope) -> None:
+    job = call.take()
+    if job is None or not call._open:  # another thread has run or lost it, just now
+        return
+    options = scope.options
+    heard = options.observers
+    try:
         call._started_at = monotonic()
         if heard.started:
             heard.tell(heard.started, call, scope)
         limit = options.time_limit if call._limit is None else call._limit
         if limit is None and options.slow_after is None:
-            call.run(options.around)
+            value = run_job(job, options.around)
         else:
-            _limit.run(call, scope, limit)
+            value = _limit.run(job, call, scope, limit)
     except BaseException as error:
         if is_order_to_stop(error):
+            scope.lose(call, _reason(error))
             raise
         _fail(call, scope, error)
-        call._let_go()
     else:
-        _finish(call, scope)
+        _finish(call, scope, value)
+    del call, job  # see above
 
 
-def _finish(call: Call, scope: Scope) -> None:
+Scope.run_call = staticmethod(_run_now)
+
+
+def _finish(call: Call, scope: Scope, value: object) -> None:
     call._ended_at = monotonic()
     if call._claim_end():  # else it was lost meanwhile
         scope.finished += 1
+        call._settle(RETURNED, value)
         heard = scope.options.observers
         if heard.finished:
             heard.tell(heard.finished, call, scope)
-    scope.running = None
+        _wake(call)
+    if scope.running is call:
+        scope.running = None
 
 
 def _fail(call: Call, scope: Scope, error: BaseException) -> None:
     call._ended_at = monotonic()
     if call._claim_end():
         scope.failed += 1
+        call._settle(RAISED, error=error)
         heard = scope.options.observers
-        try:
-            heard.tell(heard.failed, call, scope, error)
-        except BaseException:  # an order to stop, maybe before it was in the log
-            call._open = True
+        heard.tell(heard.failed, call, scope, error)
+        _wake(call)
+    if scope.running is call:
+        scope.running = None
+
+
+def _wake(call: Call) -> None:
+    try:
+        call._publish()
+    except BaseException as error:  # of a callback of the app's
+        if is_order_to_stop(error):
             raise
-    scope.running = None
+        logger.exception("a callback of the deferred call %s failed", call.label)

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from . import _host, _watch
-from ._call import Call
+from ._call import Call, Job, run_job
 from ._host import TimeUp
 from ._scope import Scope
 from .errors import TimeLimitError
@@ -27,26 +27,28 @@ AGAIN = 1.000017
 LONGEST = 1e6  # seconds that a timer can surely take
 
 
-def run(call: Call, scope: Scope, limit: float | None) -> None:
-    """Run a call that is watched, or limited to ``limit`` seconds, or both.
+def run(job: Job, call: Call, scope: Scope, limit: float | None) -> object:
+    """Run a call's job that is watched, or limited to ``limit`` seconds, or both.
 
-    Raises what the call raises, and ``TimeLimitError`` if the limit ended it.
+    Raises and returns what it does, and raises ``TimeLimitError`` if the limit ended
+    it.
     """
     if limit == math.inf:
         limit = None
     up = TimeUp()
     watched = _watch.begin(call, scope, limit)
+    around = scope.options.around
     try:
         if limit is None:
-            call.run(scope.options.around)
-        else:
-            _run_within(limit, up, partial(call.run, scope.options.around))
+            return run_job(job, around)
+        return _run_within(limit, up, partial(run_job, job, around))
     except TimeUp as caught:
         if caught is not up:
             raise  # the limit of a call around this one
         raise _as_error(call, limit, up) from None
     finally:
         _watch.end(watched)
+        del call, watched  # what it raised leads back to here
 
 
 def _as_error(call: Call, limit: float | None, up: TimeUp) -> TimeLimitError:
@@ -55,13 +57,19 @@ def _as_error(call: Call, limit: float | None, up: TimeUp) -> TimeLimitError:
     return error
 
 
-def _run_within(seconds: float, up: TimeUp, run: Callable[[], object]) -> None:
-    if _host.current.call_within(seconds, up, run):
-        return
-    if threading.current_thread() is threading.main_thread() and _alarm_is_free():
-        _Alarm(up).run(seconds, run)
+def _run_within(seconds: float, up: TimeUp, run: Callable[[], object]) -> object:
+    values: list[object] = []
+
+    def run_and_keep() -> None:
+        values.append(run())
+
+    if _host.current.call_within(seconds, up, run_and_keep):
+        pass
+    elif threading.current_thread() is threading.main_thread() and _alarm_is_free():
+        _Alarm(up).run(seconds, run_and_keep)
     else:
-        run()
+        run_and_keep()
+    return values[0]
 
 
 def _alarm_is_free() -> bool:

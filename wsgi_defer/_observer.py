@@ -68,12 +68,28 @@ class LoggingObserver(Observer):
     """
 
     def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
-        logger.error(
-            "%s call %s failed; %s", call.kind, call.label, _where(call, scope),
-            exc_info=error,
-        )  # fmt: skip
+        if not call.handled:
+            self._log_failure(call, scope, error)
+
+    def _log_failure(self, call: Call, scope: Scope, error: BaseException) -> None:
+        # Once for each failure, however many calls it runs down through.
+        first: Call = call
+        while first._before is not None and first._before._error is error:
+            first = first._before
+        if not first._logged:
+            logger.error(
+                "%s call %s failed; %s", call.kind, call.chain, _where(first, scope),
+                exc_info=error,
+            )  # fmt: skip
+            first._logged = True
+
+    def _log_what_it_would_have_handled(self, call: Call, scope: Scope) -> None:
+        before = call._before
+        if before is not None and before._error is not None and not before._awaited:
+            self._log_failure(before, scope, before._error)
 
     def skipped(self, call: Call, scope: Scope, why: str) -> None:
+        self._log_what_it_would_have_handled(call, scope)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
                 "%s call %s skipped: %s; %s",
@@ -81,6 +97,7 @@ class LoggingObserver(Observer):
             )  # fmt: skip
 
     def lost(self, call: Call, scope: Scope, why: str) -> None:
+        self._log_what_it_would_have_handled(call, scope)
         ran = "" if call.ran is None else f" while it ran ({call.ran:.1f} s)"
         logger.error(
             "%s call %s lost%s: %s; %s",
@@ -148,14 +165,27 @@ class Observers:
             setattr(self, event, tuple(getattr(each, event) for each in heard_by))
 
     def tell(self, listeners: tuple[Callable[..., object], ...], *what: object) -> None:
-        """Tell all of them, whatever one of them raises."""
+        """Tell all of them, whatever one of them raises.
+
+        An order to stop is raised when all have heard, the log twice if it was
+        interrupted: better than not at all.
+        """
+        order: BaseException | None = None
         for listener in listeners:
             try:
                 listener(*what)
             except BaseException as error:
-                if is_order_to_stop(error):
-                    raise
-                self._log_once(listener, error)
+                if not is_order_to_stop(error):
+                    self._log_once(listener, error)
+                    continue
+                order = error
+                if getattr(listener, "__self__", None) in _OF_ALL:
+                    listener(*what)
+        if order is not None:
+            try:
+                raise order
+            finally:
+                del order  # its traceback leads to this frame
 
     def _log_once(self, listener: Any, error: BaseException) -> None:
         owner = getattr(listener, "__self__", listener)

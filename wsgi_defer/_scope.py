@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from ._call import Around, Call, DeferredCall, check_seconds
+from ._future import CANCELLED
 from ._observer import Observers
 from ._outcome import Outcome
 from ._pool_kinds import Pools, checked_pools
@@ -93,6 +94,8 @@ class Scope:
     # Lists from the first call on, see _append().
     _held: list[Call] = ()  # type: ignore[assignment]
     _deferred: list[DeferredCall] = ()  # type: ignore[assignment]
+    _early: list[Call] = ()  # type: ignore[assignment]  # run before their turn
+    _outer: Scope | None = None  # around this one, in deferring()
     _process = 0
     _guests: dict[Guest, None] = {}  # noqa: RUF012 - of its own from the first on
 
@@ -123,6 +126,7 @@ class Scope:
         self.registered += 1
         if options.observers.queued:
             options.observers.tell(options.observers.queued, call, self)
+        call._home = self
         calls: list[Call] = self.__dict__.setdefault(kind, [])
         calls.append(call)
         late = self.closed or (self.started and kind == "_held")
@@ -156,6 +160,61 @@ class Scope:
                 return
             guest.scope_closed()
 
+    def add(self, call: Call, function: str) -> None:
+        """Take a call that is deferred by ``function``; raises as ``defer()``."""
+        self._append(call, "_deferred", function)
+
+    def bring_about(self, call: DeferredCall) -> None:
+        """Run a call that waits, now, and first those that it follows.
+
+        No effect outside its request, or on those that have begun.
+        """
+        current = get_current()
+        while current is not self:
+            if current is None:
+                return
+            current = current._outer
+        if self._process != os.getpid():  # it is the parent's to run
+            return
+        chain = [call]
+        while (before := chain[-1]._before) is not None and not before.done():
+            chain.append(before)
+        while chain:
+            self._run_early(chain.pop())
+
+    def _run_early(self, call: DeferredCall) -> None:
+        early: list[Call] = self.__dict__.setdefault("_early", [])
+        early.append(call)  # so that it is always either here or there
+        try:
+            try:
+                place = self._deferred.index(call)
+                self._deferred.remove(call)  # atomic: one of many threads has it
+            except (ValueError, AttributeError):
+                return
+            for other in self._deferred[:place]:
+                if call._name is not None and other._name == call._name:
+                    other.cancel()
+            if not call.pending:
+                self.skip(call, "it was cancelled")
+            elif call._before is not None and call._before.cancelled():
+                self.skip(call, "the call that it follows did not run")
+            else:
+                self.run_call(call, self)
+        except BaseException as error:
+            self.lose(call, f"interrupted by {type(error).__name__}")
+            raise
+        finally:
+            early.remove(call)
+            del call  # it keeps what it raised, which leads back to here
+
+    def under_way(self) -> list[Call]:
+        """The calls that run just now, in any thread."""
+        running = [] if self.running is None else [self.running]
+        return [*running, *self._early]
+
+    # How a call is run is on the floor above, which puts it here.
+    run_call: Callable[[DeferredCall, Scope], None]
+
     def __del__(self) -> None:
         # The last net: a server that drops the response leads here. A child process
         # has copies of its parent's calls, and they are not its own to run.
@@ -175,8 +234,10 @@ class Scope:
         call._let_go()
         if not call._claim_end():
             return False
+        call._settle(CANCELLED)
         heard = self.options.observers
         heard.tell(heard.skipped, call, self, why)
+        call._publish()
         return True
 
     def lose(self, call: Call, why: str) -> None:
@@ -184,8 +245,10 @@ class Scope:
         call._let_go()
         if call._claim_end():
             self.lost += 1
+            call._settle(CANCELLED)
             heard = self.options.observers
             heard.tell(heard.lost, call, self, why)
+            call._publish()
 
     def lose_rest(self, why: str) -> None:
         """Nobody is left to run what waits."""
@@ -211,9 +274,12 @@ class Scope:
 
     def _next_of(self, calls: list[C]) -> C | None:
         while calls:
-            # Always either here or there: an order to stop may come at any line.
-            self.running = call = calls[0]
-            del calls[0]
+            try:
+                # Always either here or there: an order to stop may come at any line.
+                self.running = call = calls[0]
+                calls.remove(call)
+            except (IndexError, ValueError):  # another thread has it, _run_early()
+                continue
             if call._context is None:
                 self.skip(call, "it was cancelled")
             elif call._name is not None and _is_renewed(call, calls):

@@ -93,6 +93,7 @@ class _Watch:
             time.sleep(INTERVAL)
             for watched in list(self._calls.values()):
                 self._look(watched)
+                del watched  # not for as long as this thread waits
 
     def _look(self, watched: Watched) -> None:
         elapsed = monotonic() - watched.began

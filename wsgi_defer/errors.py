@@ -104,6 +104,23 @@ class TooManyWaitingError(DeferError):
         )
 
 
+class WaitsForItselfError(DeferError):
+    """A deferred call waits for its own result, which would never come.
+
+    Carries ``call``, the labels of the call and of those that it follows.
+    """
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call)
+        self.call = call
+
+    def __str__(self) -> str:
+        return (
+            f"the deferred call {self.call} waits for its own result, or for that of a "
+            "call that waits for it. Return the value instead, or hand it to then()."
+        )
+
+
 class TimeLimitError(DeferError):
     """A deferred call was ended, because it ran longer than its time limit.
 

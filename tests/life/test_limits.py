@@ -67,3 +67,19 @@ def test_time_limit(ours):
         assert gunicorn.named == set()
         client = gunicorn.request("/")
         assert client.surplus() == b""
+
+
+@pytest.mark.ahead
+@OURS
+@pytest.mark.parametrize("app", ["app", "busy"])
+def test_a_client_that_waits(app, ours):
+    """With when_busy="thread" it waits for one call; as it is, for all of them."""
+    conf = configuration(ours=ours)
+    with running(conf, app=f"tests.life.app:{app}") as gunicorn:
+        gunicorn.request("/calls?seconds=1.5")
+        gunicorn.begun(CALLS[0])
+        gunicorn.request("/")  # returns when its response is there
+        finished = gunicorn.finished
+        assert finished == (set(CALLS) if app == "app" else {CALLS[0]})
+        gunicorn.until(lambda: gunicorn.finished == set(CALLS), "all to finish")
+        assert gunicorn.named == set()

@@ -103,7 +103,7 @@ class _Probe:
         """The time at which patience ends."""
         # 20 MB in the frames of a client in Python, and of a server that is still cold.
         slow = self.protocol == "h2" and self.shape == "big_late"
-        return time.monotonic() + (2.2 * self.patience if slow else self.patience)
+        return time.monotonic() + (6 * self.patience if slow else self.patience)
 
     def connect(self):
         """A connection that speaks the protocol of this cell."""

@@ -60,7 +60,7 @@ def measure_one(server, name, shape, protocol, patience=PATIENCE):
     patience = patience if wanted == "ok" else SHORT
     if (shape, protocol) == ("big_late", "h2"):
         # gunicorn's first 20 MB over HTTP/2 take 10 seconds more than the next.
-        measure(server, shape, protocol, 2 * PATIENCE, calls=False)
+        measure(server, shape, protocol, PATIENCE, calls=False)
     cell = measure(server, shape, protocol, patience)
     if shape == "big_reset" and matches(name, BUFFERING):
         cell.faults = [fault for fault in cell.faults if fault != "receipt"]

@@ -63,6 +63,26 @@ def test_flask_app(caplog):
     assert "never" not in caplog.text
 
 
+def test_promise_chain():
+    """What runs before the response, what after it, and the apology."""
+    result = subprocess.run(
+        [sys.executable, HOME / "examples" / "promise_chain.py"],
+        capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+    )  # fmt: skip
+    buy, price, unknown = result.stdout.split("GET ")[1:]
+    assert buy.splitlines()[1:] == [
+        "response: thanks", "  load order 1", "  add tax",
+        "  send an invoice over 23.8", "  done",
+    ]  # fmt: skip
+    assert price.splitlines()[1:4] == [
+        "  load order 2", "  add tax", "response: that will be 35.7",
+    ]  # fmt: skip
+    assert price.count("load order") == 1
+    assert unknown.splitlines()[-2:] == ["  apologize: there is no order '3'", "  done"]
+    assert result.stderr == ""
+
+
 def test_demo():
     """It shows that no response waited, and stops by itself."""
     result = subprocess.run(

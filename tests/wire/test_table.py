@@ -26,7 +26,7 @@ def table(request):
     """The measurements of all cells to be tested, several set-ups at a time."""
     wanted = defaultdict(list)
     for item in request.session.items:
-        if item.originalname == "test_cell":
+        if getattr(item, "function", None) is test_cell:
             cell = item.callspec.params
             if not servers.SETUPS[cell["name"]].missing():
                 wanted[cell["name"]].append((cell["shape"], cell["protocol"]))
