@@ -13,6 +13,8 @@ import weakref
 from wsgi_defer import Outcome, Scope, background, defer
 from wsgi_defer._scope import enter, leave
 
+from .orders import handle_abort
+
 
 def scope_with(*calls):
     """A scope in which each call is deferred."""
@@ -83,9 +85,7 @@ def test_it_survives_an_error_of_ours(ran, caplog):
 
 def test_gunicorns_order_to_stop_does_not_end_it(ran, caplog):
     """The thread goes on; what the order cut off is named."""
-    module = {"__name__": "gunicorn.workers.base"}
-    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
-    background.submit(scope_with((module["handle_abort"],)), Outcome(200), ready)
+    background.submit(scope_with((handle_abort,)), Outcome(200), ready)
     background.submit(scope_with((ran.append, 1)), Outcome(200), ready)
     background.join()
     assert ran == [1]

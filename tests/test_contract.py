@@ -23,6 +23,7 @@ from wsgi_defer import (
 )
 
 from .client import get, make_environ, text_app
+from .orders import handle_abort
 
 
 def fail():
@@ -491,12 +492,10 @@ def test_deferred_by_a_streaming_body(ran):
 
 def test_gunicorns_order_to_stop(ran, caplog):
     """Only gunicorn's own SystemExit leaves close(); what did not run is named."""
-    module = {"__name__": "gunicorn.workers.base"}
-    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
 
     def view():
         defer(ran.append, 1)
-        defer(module["handle_abort"]).named("the slow one")
+        defer(handle_abort).named("the slow one")
         defer(ran.append, 2).named("waiting one")
         defer(fail)
 

@@ -21,6 +21,8 @@ from wsgi_defer import (
 from wsgi_defer._drain import drain, report_lost
 from wsgi_defer._scope import Options, enter, leave
 
+from .orders import handle_abort
+
 
 class SlowToClose(Scope):
     """A scope to which another thread adds a call just as it is closed."""
@@ -31,13 +33,6 @@ class SlowToClose(Scope):
             defer(self.late)
             leave(token)
         super().__setattr__(name, value)
-
-
-def order_to_stop():
-    """What gunicorn's signal handlers raise."""
-    module = {"__name__": "gunicorn.workers.base"}
-    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
-    module["handle_abort"]()
 
 
 def test_a_call_that_comes_at_the_last_moment_runs(ran):
@@ -73,7 +68,7 @@ def test_the_order_to_stop_between_two_calls(ran, caplog):
     class Scope2(Scope):
         def take(self):
             if self.finished:
-                order_to_stop()
+                handle_abort()
             return super().take()
 
     scope = Scope2()
@@ -91,7 +86,7 @@ def test_the_order_to_stop_in_the_view(ran, caplog):
     """gunicorn's timeout ended the view: its calls are named, and not begun."""
     with pytest.raises(SystemExit), deferring():  # noqa: PT012
         defer(ran.append, 1).always()
-        order_to_stop()
+        handle_abort()
     assert ran == []
     assert "list.append lost: the worker was told to stop" in caplog.text
 
@@ -99,7 +94,7 @@ def test_the_order_to_stop_in_the_view(ran, caplog):
 def test_the_order_to_stop_in_a_held_call(ran, caplog):
     """The block's other calls are named, and the order goes on."""
     with pytest.raises(SystemExit), deferring():  # noqa: PT012
-        before_response(order_to_stop)
+        before_response(handle_abort)
         defer(ran.append, 1).always()
     assert ran == []
     assert "list.append lost: the worker was told to stop" in caplog.text

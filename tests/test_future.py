@@ -36,6 +36,7 @@ from wsgi_defer import (
 from wsgi_defer._drain import report_lost
 
 from .client import get, make_environ, text_app
+from .orders import handle_abort
 
 
 class Heard(Observer):
@@ -480,18 +481,11 @@ def test_a_failed_call_is_in_no_cycle(monkeypatch):
         gc.enable()
 
 
-def stop(hook=None):
-    """What gunicorn's signal handlers raise."""
-    module = {"__name__": "gunicorn.workers.base"}
-    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
-    module["handle_abort"]()
-
-
 @pytest.mark.parametrize("how", ["catch", "finally_"])
 def test_an_order_to_stop_is_not_caught(ran, caplog, how):
     """It is not the failure of a call."""
     with pytest.raises(SystemExit), deferring():  # noqa: PT012
-        first = defer(stop).named("stopped")
+        first = defer(handle_abort).named("stopped")
         handler = getattr(first, how)(lambda *error: ran.append(1)).named("handler")
         handler.result()
     assert ran == []
@@ -612,7 +606,7 @@ def test_a_callback_that_exits(ran, caplog):
     assert ran == [1]
     assert "a callback of the deferred call" in caplog.text
     with pytest.raises(SystemExit), deferring():  # noqa: PT012
-        defer(fail).named("told").add_done_callback(stop)
+        defer(fail).named("told").add_done_callback(handle_abort)
         defer(ran.append, 2)
     assert ran == [1]
     assert "call told failed" in caplog.text
@@ -645,7 +639,7 @@ def test_interrupted_early(heard, monkeypatch):
 
     class Broken(Observer):
         def started(self, call, scope):
-            stop()
+            handle_abort()
 
     stopped = pytest.raises(SystemExit)
     with stopped, deferring(observers=[heard, Broken()]) as scope:
@@ -765,7 +759,7 @@ def test_wanted_as_the_first_one(ran):
         assert not second.wants(Outcome(200))
         assert second.wants(Outcome(500))
     with pytest.raises(SystemExit), deferring():  # noqa: PT012
-        defer(int).when(stop)
+        defer(int).when(handle_abort)
         defer(ran.append, 1)
     assert ran == []
 

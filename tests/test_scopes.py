@@ -15,6 +15,7 @@ import pytest
 from wsgi_defer import (
     DeferMiddleware,
     NoScopeError,
+    Outcome,
     ResponseStartedError,
     Scope,
     ScopeClosedError,
@@ -537,3 +538,28 @@ def test_around_of_two_middlewares(ran):
     get(app(functools.partial(around, "outer")))
     get(app(None))
     assert ran == ["outer", "inner"]
+
+
+@pytest.mark.parametrize("body", [[b"x"], (b"x",), iter([b"x"])])
+def test_dropped_with_its_body(ran, caplog, body):
+    """The collector may come to the body first, and then to the scope, which the
+    background has by then."""
+    scopes, go = [], threading.Event()
+
+    def view(environ, start_response):
+        scopes.append(current_scope())
+        defer(ran.append, 1).always()
+        start_response("200 OK", [])
+        return body
+
+    with deferring() as blocking:
+        defer(go.wait, 10)
+        background.submit(blocking, Outcome(), lambda: None)
+        response = DeferMiddleware(view)(make_environ(), lambda status, headers: None)
+        del response
+        gc.collect()
+        scopes[0].__del__()
+        go.set()
+        assert background.join(10)
+    assert ran == [1]
+    assert "lost" not in caplog.text

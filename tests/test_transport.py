@@ -15,6 +15,7 @@ import pytest
 from wsgi_defer import DeferMiddleware, _transport, background, defer
 
 from .client import get, make_environ
+from .orders import handle_abort
 
 
 class Socket:
@@ -272,12 +273,10 @@ def test_not_handed_over(ran):
 
 def test_the_order_to_stop_names_all_jobs(caplog):
     """What was handed over and not begun is lost with the rest, by name."""
-    module = {"__name__": "gunicorn.workers.base"}
-    exec("import sys\ndef handle_abort(): sys.exit(1)", module)
 
     def app(environ, start_response):
         start_response("200 OK", [])
-        defer(module["handle_abort"])
+        defer(handle_abort)
         defer(print).named(environ["PATH_INFO"])
         return [b"1"]
 

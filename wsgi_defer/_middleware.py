@@ -360,7 +360,7 @@ class _Exchange(ResponseScope):
         environ, inline = self._environ, self.options.inline
         if inline is None:
             inline = not _transport.somebody_would_wait(environ, self._respond)
-        ready: Callable[[], object] = _nothing
+        ready: Callable[[], object] = background.nothing_to_wait_for
         if self._elsewhere:
             ready = _transport.closing(environ)
         job = self._job(delivered, ready)
@@ -373,7 +373,7 @@ class _Exchange(ResponseScope):
             _transport.finish(environ)
             background.drain_here(*job[:2])
 
-    def _job(self, delivered: bool, ready: Callable[[], object]) -> _transport.Job:
+    def _job(self, delivered: bool, ready: Callable[[], object]) -> background.Job:
         """What is needed to run the calls, wherever that will be."""
         code, error = self._code(), self._error
         if code is None and error is None:
@@ -404,7 +404,3 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         allowed = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{option} is {allowed}, not {value!r}")
-
-
-def _nothing() -> None:
-    """There is nothing to wait for."""

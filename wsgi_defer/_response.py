@@ -79,8 +79,11 @@ class ResponseScope(Scope):
         inside a context variable: one that is set in there can crash CPython, and
         nothing of the app's belongs there. So all the rest is for the background.
         """
-        if self._ended:  # and whoever was to run the calls has dropped them
-            super().dropped()
+        if self._ended:
+            # Whoever was to run the calls has dropped them; unless the body was dropped
+            # with this scope, and has just handed it to the background.
+            if not self._dropped:
+                super().dropped()
             return
         self._dropped = True
         if self.registered or self._guests:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _host, background
 from ._drain import report_lost
-from ._outcome import Outcome
-from ._scope import Scope
+from .background import Job
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -29,7 +28,6 @@ logger = logging.getLogger("wsgi_defer")
 
 CLOSE_WAIT = 3.0  # seconds; gunicorn 26+ lingers for up to 2 before it closes
 
-Job = tuple[Scope, Outcome, Callable[[], object]]
 _hand_over: ContextVar[list[Job] | None] = ContextVar(
     "wsgi_defer.hand_over", default=None
 )

@@ -28,6 +28,7 @@ EXIT_WAIT = 20.0  # seconds; gunicorn kills a worker 30 s (graceful_timeout) aft
 BEAT = 0.2  # seconds between two signs of life while the process waits for its end
 MAX_WAITING = 1000  # scopes
 
+# A scope to drain, its outcome, and what returns when that may begin.
 Job = tuple[Scope, Outcome, Callable[[], object]]
 
 
@@ -165,7 +166,7 @@ def drain_here(scope: Scope, outcome: Outcome) -> None:
     """Drain the scope in this thread. If its options say that it gives way, the rest
     goes to the background thread as soon as a client waits for this one."""
     if not drain(scope, outcome, give_way=scope.options.gives_way):
-        submit(scope, outcome, _nothing)
+        submit(scope, outcome, nothing_to_wait_for)
 
 
 def finish() -> None:
@@ -175,8 +176,8 @@ def finish() -> None:
         _background().finish()
 
 
-def _nothing() -> None:
-    """There is nothing to wait for."""
+def nothing_to_wait_for() -> None:
+    """The ``ready()`` of a response that is out."""
 
 
 def join(timeout: float | None = None) -> bool:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trustme
 
 HOME = Path(__file__).parent.parent.parent
@@ -450,6 +451,17 @@ SETUPS = {
         partial(mod_wsgi, mode="embedded"), MOD_WSGI, sendfile="c"
     ),
 }
+
+
+@contextmanager
+def running_or_skipped(name):
+    """For a fixture: the set-up of that name, or a skip that says what is missing."""
+    setup = SETUPS[name]
+    if missing := setup.missing():
+        pytest.skip(f"{name}: {missing} is not installed: make services")
+    with running(name) as server:
+        server.setup, server.name = setup, name
+        yield server
 
 
 @contextmanager

@@ -27,11 +27,7 @@ NUMBERS = itertools.count()
 @pytest.fixture(scope="module", params=SETUPS)
 def server(request):
     """Each server in turn, once for all tests."""
-    setup = servers.SETUPS[request.param]
-    if missing := setup.missing():
-        pytest.skip(f"{request.param}: {missing} is not installed: make services")
-    with servers.running(request.param) as server:
-        server.setup, server.name = setup, request.param
+    with servers.running_or_skipped(request.param) as server:
         yield server
 
 

@@ -22,11 +22,7 @@ SETUPS = [
 @pytest.fixture(scope="module", params=SETUPS)
 def server(request):
     """Each set-up in turn, started once."""
-    setup = servers.SETUPS[request.param]
-    if missing := setup.missing():
-        pytest.skip(f"{request.param}: {missing} is not installed: make services")
-    with servers.running(request.param) as server:
-        server.name = request.param
+    with servers.running_or_skipped(request.param) as server:
         yield server
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from gevent import pool
 from gunicorn.workers import ggevent
 
-from .. import _host
-from .._transport import Job, handed_over, report_lost_jobs, run_jobs
-from ._hooks import attach
-from ._host import time_for_calls
+from .._transport import handed_over, run_jobs
+from ..background import Job
+from ._hooks import finishing_calls
 
 
 class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
@@ -40,17 +38,5 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
             self._unfinished.remove(jobs)
 
     def run(self) -> None:
-        attach(self)
-        try:
-            try:
-                super().run()
-            finally:  # also on INT and QUIT, which raise SystemExit in here
-                deadline = time.monotonic() + time_for_calls()
-                while len(self._calls) and time.monotonic() < deadline:
-                    _host.current.beat()
-                    self._calls.join(0.1)
-        finally:
-            for jobs in self._unfinished:
-                # One that runs may still come to its end while the process exits, and
-                # if not, the master names it.
-                report_lost_jobs(jobs, running=not _host.current.recorded)
+        with finishing_calls(self, lambda: list(self._unfinished)):
+            super().run()

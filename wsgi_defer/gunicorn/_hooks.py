@@ -16,8 +16,10 @@ from typing import Any
 
 from .. import _host, background
 from .._observer import observe_process, stop_observing
+from .._transport import report_lost_jobs
+from ..background import Job
 from ..ledger import Ledger, Left, Recorder
-from ._host import GunicornHost, host_for
+from ._host import GunicornHost, host_for, time_for_calls
 
 KILLED_WAIT = 2.0  # seconds for the kernel to end a worker that was sent SIGKILL
 
@@ -145,6 +147,30 @@ def attach(worker: Any) -> None:
         observe_process(recorder)
         host.recorded = True
     _host.install(host)
+
+
+@contextmanager
+def finishing_calls(
+    worker: Any, unfinished: Callable[[], list[list[Job]]]
+) -> Iterator[None]:
+    """Around a worker's own ``run()``: what can finish afterwards does, and the rest is
+    lost. ``unfinished`` returns what still runs or waits beside the main thread."""
+    attach(worker)
+    try:
+        try:
+            yield
+        finally:  # also on INT and QUIT, which raise SystemExit in here
+            # The responses have ended, but calls may still run: keep the master from
+            # taking this worker for stuck.
+            deadline = time.monotonic() + time_for_calls()
+            while unfinished() and time.monotonic() < deadline:
+                _host.current.beat()
+                time.sleep(0.1)
+    finally:
+        for jobs in unfinished():
+            # One that runs may still come to its end while the process exits, and if
+            # not, the master names it.
+            report_lost_jobs(jobs, running=not _host.current.recorded)
 
 
 def _detach() -> None:

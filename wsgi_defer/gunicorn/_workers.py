@@ -7,17 +7,15 @@ They override what gunicorn documents or has kept since 20.1, and nothing else.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from gunicorn.workers import gthread, sync
 
-from .. import _host
-from .._transport import Job, handed_over, report_lost_jobs, run_jobs
-from ._hooks import attach
-from ._host import time_for_calls
+from .._transport import handed_over, report_lost_jobs, run_jobs
+from ..background import Job
+from ._hooks import attach, finishing_calls
 
 
 class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
@@ -49,22 +47,8 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         return DrainingThreadPool(max_workers=self.cfg.threads)
 
     def run(self) -> None:
-        attach(self)
-        try:
-            try:
-                super().run()
-            finally:  # also on INT and QUIT, which raise SystemExit in here
-                # The responses have ended, but calls may still run: keep the master
-                # from taking this worker for stuck.
-                deadline = time.monotonic() + time_for_calls()
-                while self.tpool.draining and time.monotonic() < deadline:
-                    _host.current.beat()
-                    time.sleep(0.1)
-        finally:
-            for jobs in list(self.tpool.draining.values()):
-                # The process waits for its threads, so one that runs may yet end; and
-                # if it does not, the master names it.
-                report_lost_jobs(jobs, running=not _host.current.recorded)
+        with finishing_calls(self, lambda: list(self.tpool.draining.values())):
+            super().run()
 
 
 class DrainingThreadPool(ThreadPoolExecutor):
