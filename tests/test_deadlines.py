@@ -63,7 +63,7 @@ def test_something_earlier(deadlines, queue):
     deadlines.wake()
     assert thing.expired.wait(10)
     deadlines.unwatch(other)
-    assert deadlines._queues == [queue]
+    assert list(deadlines._queues.values()) == [queue]
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), SystemExit("boom")])

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "wsgi_defer"
 
 # From the ground up. A module may import those named before it.
 FLOORS = [
-    "errors", "_outcome", "_coroutine", "_host", "_future", "_call",
+    "errors", "_outcome", "_coroutine", "_per_process", "_host", "_future", "_call",
     "_observer", "_pool_kinds", "_scope", "_room", "_watch", "_limit", "_drain",
     "background",
     "_deadlines", "_job", "_thread_pool", "_process_child", "_process_pool",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections import OrderedDict
 from time import monotonic
 from typing import Protocol
+
+from ._per_process import PerProcess
 
 logger = logging.getLogger("wsgi_defer")
 LONGEST = 3600.0  # seconds to sleep at once; locks take no infinity
@@ -35,18 +36,20 @@ class Deadlines:
 
     def __init__(self) -> None:
         self.next_look = math.inf  # when the thread wakes by itself
-        self._queues: list[Queue] = []
+        self._queues: dict[int, Queue] = {}
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._started = False
 
+    # No lock in these two: the collector of garbage may call them, at any line.
+
     def watch(self, queue: Queue) -> None:
         """Look after this queue, too."""
-        self._queues.append(queue)
+        self._queues[id(queue)] = queue
 
     def unwatch(self, queue: Queue) -> None:
         """Look after it no more."""
-        self._queues = [other for other in self._queues if other is not queue]
+        self._queues.pop(id(queue), None)
 
     def wake(self) -> None:
         """Something was added that is due before ``next_look``."""
@@ -69,7 +72,7 @@ class Deadlines:
             # Until the look is over: whoever adds something then wakes this thread.
             self.next_look = math.inf
             soonest = math.inf
-            for queue in self._queues:
+            for queue in list(self._queues.values()):
                 soonest = min(soonest, _expire(queue))
             self.next_look = soonest
             self._wake.wait(min(max(soonest - monotonic(), 0), LONGEST))
@@ -93,13 +96,4 @@ def _expire(queue: Queue) -> float:
             logger.exception("ending a job that took too long failed")
 
 
-_made: dict[str, Deadlines] = {}
-
-
-def deadlines() -> Deadlines:
-    """Those of this process."""
-    # Made when first needed, for the reason given in background.py.
-    return _made.get("deadlines") or _made.setdefault("deadlines", Deadlines())
-
-
-os.register_at_fork(after_in_child=_made.clear)  # the thread did not come along
+deadlines = PerProcess(Deadlines)
