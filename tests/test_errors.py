@@ -18,6 +18,8 @@ from wsgi_defer import errors
         (errors.ResponseStartedError(), None, "use defer()"),
         (errors.UnknownPoolError("a", ("b",)), "pool", "pools="),
         (errors.PoolTimeoutError("a", "app.fetch", 2.5), "seconds", "max_wait"),
+        (errors.PoolTimeoutError("a", "app.fetch", 2.5, "Why."), "why", "Why."),
+        (errors.PoolClosedError("a"), "pool", "exits"),
         (errors.WorkerDiedError("a", "app.fetch", -9), "exitcode", "not run again"),
         (errors.UnpicklableError("a", "app.fetch", "call"), "what", "ThreadPool"),
         (errors.RemoteError("OddError", "text"), "kind", "text"),

@@ -160,28 +160,53 @@ class UnknownPoolError(DeferError):
         )
 
 
+TOO_SLOW = (
+    "The pool may be too small, its max_wait too short, or what the job waits for too "
+    "slow; a job that waits for another one of its own pool may wait in vain."
+)
+
+
 class PoolTimeoutError(DeferError, _TimeoutError):
     """A job of a pool had no result in time.
 
-    Carries ``pool``, the pool's name, ``function``, that of the function, and
-    ``seconds``, the time that was allowed. It is a ``TimeoutError``, too.
+    Carries ``pool``, the pool's name, ``function``, that of the function, ``seconds``,
+    the time that was allowed, and ``why``, what may be the reason. It is a
+    ``TimeoutError``, too.
     """
 
-    def __init__(self, pool: str, function: str, seconds: float) -> None:
+    def __init__(
+        self, pool: str, function: str, seconds: float, why: str = TOO_SLOW
+    ) -> None:
         super().__init__()
         self.pool = pool
         self.function = function
         self.seconds = seconds
+        self.why = why
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, float]]:
-        return type(self), (self.pool, self.function, self.seconds)
+    def __reduce__(self) -> tuple[type, tuple[str, str, float, str]]:
+        return type(self), (self.pool, self.function, self.seconds, self.why)
 
     def __str__(self) -> str:
         return (
             f"{self.function} on the pool {self.pool!r} had no result after "
-            f"{self.seconds:g} s. The pool may be too small, its max_wait too short, "
-            "or what the job waits for too slow; a job that waits for another one of "
-            "its own pool may wait in vain."
+            f"{self.seconds:g} s. {self.why}"
+        )
+
+
+class PoolClosedError(DeferError):
+    """The process exits, and its pools take no more jobs.
+
+    Carries ``pool``, the pool's name.
+    """
+
+    def __init__(self, pool: str) -> None:
+        super().__init__(pool)
+        self.pool = pool
+
+    def __str__(self) -> str:
+        return (
+            f"the pool {self.pool!r} takes no more jobs, because the process exits. "
+            "Call the function itself, if it is to run all the same."
         )
 
 
