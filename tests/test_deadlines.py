@@ -92,6 +92,25 @@ def test_a_thread_that_cannot_be_started(deadlines, queue, monkeypatch):
     assert thing.expired.wait(10)
 
 
+def test_a_queue_that_changes_while_it_is_looked_at(deadlines):
+    """It is looked at once more."""
+
+    class Changing(OrderedDict):
+        looks = 0
+
+        def __iter__(self):
+            self.looks += 1
+            if self.looks == 1:
+                raise RuntimeError("OrderedDict mutated during iteration")
+            return super().__iter__()
+
+    queue, thing = Changing(), Thing(0)
+    queue[thing] = None
+    deadlines.watch(queue)
+    deadlines.wake()
+    assert thing.expired.wait(10)
+
+
 def test_nothing_to_wait_for(deadlines):
     """It sleeps, until something comes."""
     assert deadlines.next_look == math.inf

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from typing import Any
 
 from ._call import qualified_name
 from ._deadlines import Queue, deadlines
-from ._job import Job
+from ._job import Job, end_all
+from ._per_process import PerProcess
 from ._scope import Scope
+from .errors import PoolClosedError
 
 logger = logging.getLogger("wsgi_defer")
 
@@ -54,15 +55,7 @@ class Loop:
                 logger.debug("the loop was stopped; it goes on", exc_info=True)
 
 
-_made: dict[str, Loop] = {}
-
-
-def _loop() -> Loop:
-    # Made when first needed, for the reason given in background.py.
-    return _made.get("loop") or _made.setdefault("loop", Loop())
-
-
-os.register_at_fork(after_in_child=_made.clear)  # the thread did not come along
+_loop = PerProcess(Loop)
 
 
 class Coroutines:
@@ -77,8 +70,9 @@ class Coroutines:
         self._deadlines = deadlines()
         self._deadlines.watch(self.jobs)
         self._loop = _loop()
-        self._waiting: deque[Job] = deque()
+        self._waiting: OrderedDict[Job, None] = OrderedDict()
         self._tasks: dict[Job, asyncio.Task[Any]] = {}
+        self._closed = False
 
     def submit(
         self,
@@ -97,6 +91,8 @@ class Coroutines:
         job = Job(self, pool, scope, fn, args, kwargs)
         job.enter()
         try:
+            if self._closed:  # as in Threads
+                raise PoolClosedError(pool)
             if job.deadline < self._deadlines.next_look:
                 self._deadlines.wake()
             self._loop.call(self._admit, job)
@@ -106,12 +102,12 @@ class Coroutines:
         return job
 
     def _admit(self, job: Job) -> None:
-        self._waiting.append(job)
+        self._waiting[job] = None
         self._start_next()
 
     def _start_next(self) -> None:
         while self._waiting and len(self._tasks) < self.size:
-            job = self._waiting.popleft()
+            job, _ = self._waiting.popitem(last=False)
             if (work := job.begin()) is not None:
                 # create_task(context=...) is 3.11: this copies the copy.
                 work[0].run(self._start, job, *work[1:])
@@ -142,14 +138,13 @@ class Coroutines:
     def _stop(self, job: Job) -> None:
         if (task := self._tasks.get(job)) is not None:
             task.cancel()
-        elif not job.begun:
-            try:
-                self._waiting.remove(job)
-            except ValueError:  # it has been its turn
-                pass
+        else:
+            self._waiting.pop(job, None)
 
     def close(self) -> None:
-        """Look after it no more."""
+        """End the jobs that there are."""
+        self._closed = True
+        end_all(self.jobs)
         self._deadlines.unwatch(self.jobs)
 
     def forget(self) -> None:

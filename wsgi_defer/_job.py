@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from concurrent.futures import (
-    TimeoutError as FuturesTimeoutError,  # up to 3.10, its own
-)
 from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Protocol
 
+from . import _host
 from ._call import qualified_name
-from ._deadlines import Queue
+from ._deadlines import LONGEST, Queue
+from ._host import is_order_to_stop
 from ._scope import Scope
-from .errors import PoolTimeoutError
+from .errors import TOO_SLOW, PoolTimeoutError
+
+logger = logging.getLogger("wsgi_defer")
 
 _NO_KWARGS: Mapping[str, Any] = {}
+_NO_PATIENCE = (
+    "The server would have ended this worker, which has waited for as long as the "
+    "server's timeout lets it. Wait for less, or give the server a longer timeout."
+)
 
 
 class Runner(Protocol):
@@ -42,6 +50,9 @@ class Job(Future[Any]):
     """
 
     begun = False
+    _expires = False
+    _label = ""  # once its function is let go of
+    _done_callbacks: list[Callable[[Future[Any]], object]]  # of Future
     payload = b""  # for another process
     finished = False  # its function has returned
     replaced = False  # so is the thread that it runs on
@@ -74,13 +85,19 @@ class Job(Future[Any]):
     def label(self) -> str:
         """What logs and errors call it: its function's name, never its arguments."""
         fn = self._fn
-        return "job" if fn is None else qualified_name(fn)
+        return self._label if fn is None else qualified_name(fn)
 
     def enter(self) -> None:
         """Begin to wait. Raises ``ScopeClosedError``."""
-        if self._scope is not None:
-            self._scope.add_guest(self, "submit")
+        scope = self._scope
+        # In this order: the end of the scope, which may come now, takes it out again.
         self._runner.jobs[self] = None
+        try:
+            if scope is not None:  # not too late already
+                scope.add_guest(self, "submit")
+        except BaseException:
+            self._leave()
+            raise
 
     def begin(self) -> tuple[Context, Callable[..., Any], Any, Any] | None:
         """What is to be run; None if it has ended already."""
@@ -115,6 +132,8 @@ class Job(Future[Any]):
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.remove_guest(self)
+        if (fn := self._fn) is not None:
+            self._label = qualified_name(fn)
         self._fn = self._context = None
         self._args, self._kwargs = (), _NO_KWARGS
 
@@ -136,39 +155,110 @@ class Job(Future[Any]):
 
     def expire(self) -> None:
         """Its pool's ``max_wait`` is over."""
+        self._expires = True
         if self.fail(PoolTimeoutError(self._pool, self.label, self._runner.max_wait)):
             self._runner.stop(self)
 
-    def scope_closed(self) -> None:
-        """The request has ended, and nobody has awaited it."""
-        if not self.cancel() and self.fail(CancelledError("the request has ended")):
-            self._runner.stop(self)
+    def end(self, why: str) -> None:
+        """Nobody may await it any more. Raises nothing but an order to stop."""
+        try:
+            if not self.cancel() and self.fail(CancelledError(why)):
+                self._runner.stop(self)
+        except BaseException as error:  # its thread could not be replaced, for one
+            if is_order_to_stop(error):
+                raise
+            logger.exception("the job %s could not be ended", self.label)
+
+    def _invoke_callbacks(self) -> None:
+        # Future calls it, at its end.
+        if not self._done_callbacks:
+            return
+        if self._expires:  # by the one thread that ends all that take too long
+            thread = threading.Thread(
+                target=self._run_callbacks, name="wsgi_defer-callbacks", daemon=True
+            )
+            try:
+                thread.start()
+                return
+            except RuntimeError:  # too many threads
+                pass
+        self._run_callbacks()
+
+    def _run_callbacks(self) -> None:
+        try:
+            super()._invoke_callbacks()  # type: ignore[misc]
+        except BaseException as error:  # Future itself logs each Exception
+            if is_order_to_stop(error):
+                raise
+            logger.exception("a callback of the job %s failed", self.label)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result, for at most ``timeout`` seconds; return it or raise.
 
-        Raises ``PoolTimeoutError`` after that time, and the job goes on. Raises
-        ``ValueError`` for a negative time, and nothing has happened.
+        Raises ``PoolTimeoutError`` after that time, and the job goes on; and so it does
+        before the server would end a worker that waits too long. Raises ``ValueError``
+        for a negative time, and nothing has happened.
         """
         try:
-            return super().result(checked_timeout(timeout))
-        except (TimeoutError, FuturesTimeoutError) as error:
-            if error is self._exception:  # the job has raised it
-                raise
-            raise PoolTimeoutError(self._pool, self.label, timeout or 0) from None
+            self._await(timeout)
+            return super().result()
         finally:
             del self  # this frame is in the traceback of an error that the job holds
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end; return what it raised, or None. See ``result()``."""
-        try:
-            return super().exception(checked_timeout(timeout))
-        except (TimeoutError, FuturesTimeoutError):
-            raise PoolTimeoutError(self._pool, self.label, timeout or 0) from None
+        self._await(timeout)
+        return super().exception()
+
+    def _await(self, timeout: float | None) -> None:
+        seconds = checked_timeout(timeout)
+        if self.done():
+            return
+        with self._condition:
+            late = wait_for(self._wait, seconds, monotonic())
+        if late is not None:
+            raise PoolTimeoutError(self._pool, self.label, *late)
+
+    def _wait(self, seconds: float) -> bool:
+        return self._condition.wait_for(self.done, seconds)
 
 
-def checked_timeout(timeout: float | None) -> float | None:
-    """Refuse a negative time to wait."""
-    if timeout is not None and not timeout >= 0:
+def end_all(jobs: Iterable[Any]) -> None:
+    """The process exits, or nobody is left who knows their pool."""
+    for job in list(jobs):
+        job.end("its pool is closed")
+
+
+def checked_timeout(timeout: float | None) -> float:
+    """Refuse a negative time to wait; None is no bound."""
+    if timeout is None:
+        return math.inf
+    if not timeout >= 0:
         raise ValueError(f"timeout takes seconds, 0 or more, not {timeout!r}")
     return timeout
+
+
+def wait_for(
+    wait: Callable[[float], bool], seconds: float, began: float
+) -> tuple[float, str] | None:
+    """Call ``wait(seconds)`` until it returns True; returns None then.
+
+    There are so many seconds since the time ``began``. When they are over, or the
+    server is about to end a worker that waits too long, returns after how many seconds
+    that was, and why.
+    """
+    left = seconds - (monotonic() - began)
+    while not wait(max(min(left, _patience()), 0)):
+        waited = monotonic() - began
+        left = seconds - waited
+        if left <= 0:
+            return seconds, TOO_SLOW
+        # Asked again: it may have got more, as a call that has a time limit does.
+        if _patience() <= 0:
+            return round(waited, 1), _NO_PATIENCE
+    return None
+
+
+def _patience() -> float:
+    patience = _host.current.patience()
+    return LONGEST if patience is None else patience

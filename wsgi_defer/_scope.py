@@ -35,8 +35,8 @@ class Room(Protocol):
 class Guest(Protocol):
     """What lives no longer than a request: a job of a pool, for one."""
 
-    def scope_closed(self) -> None:
-        """The request has ended. Called once, in any thread; raises nothing."""
+    def end(self, why: str) -> None:
+        """Whoever may await it has ended. Raises nothing but an order to stop."""
 
 
 class Options(NamedTuple):
@@ -97,7 +97,8 @@ class Scope:
     _early: list[Call] = ()  # type: ignore[assignment]  # run before their turn
     _outer: Scope | None = None  # around this one, in deferring()
     _process = 0
-    _guests: dict[Guest, None] = {}  # noqa: RUF012 - of its own from the first on
+    # With the process that each is of. The scope's own dict from the first one on.
+    _guests: dict[Guest, int] = {}  # noqa: RUF012
 
     def __init__(self, options: Options = _DEFAULTS) -> None:
         self.options = options
@@ -138,9 +139,7 @@ class Scope:
 
     def add_guest(self, guest: Guest, function: str) -> None:
         """Tell it when this scope has closed. Raises ``ScopeClosedError``."""
-        if not self._guests:
-            self._process = os.getpid()
-        self.__dict__.setdefault("_guests", {})[guest] = None
+        self.__dict__.setdefault("_guests", {})[guest] = os.getpid()
         if self.closed:  # in this order, as in _append()
             self.remove_guest(guest)
             raise ScopeClosedError(function)
@@ -151,14 +150,13 @@ class Scope:
 
     def end_guests(self) -> None:
         """The scope has closed: so do its guests, the last one first."""
-        if not self._guests or self._process != os.getpid():
-            return
-        while True:
+        while self._guests:
             try:  # others leave by themselves meanwhile
-                guest, _ = self._guests.popitem()
+                guest, process = self._guests.popitem()
             except KeyError:
                 return
-            guest.scope_closed()
+            if process == os.getpid():  # else it is the parent's to end
+                guest.end("the request has ended")
 
     def add(self, call: Call, function: str) -> None:
         """Take a call that is deferred by ``function``; raises as ``defer()``."""
@@ -177,6 +175,7 @@ class Scope:
         if self._process != os.getpid():  # it is the parent's to run
             return
         chain = [call]
+        del call  # what it raises may lead back to here
         while (before := chain[-1]._before) is not None and not before.done():
             chain.append(before)
         while chain:

@@ -15,8 +15,9 @@ from types import CoroutineType
 from typing import Any
 
 from ._deadlines import Queue, deadlines
-from ._job import Job
+from ._job import Job, end_all
 from ._scope import Scope
+from .errors import PoolClosedError
 
 logger = logging.getLogger("wsgi_defer")
 
@@ -59,6 +60,8 @@ class Threads:
     def _enqueue(self, job: Job) -> None:
         job.enter()
         try:
+            if self._closed:  # after enter(): close() looks the other way round
+                raise PoolClosedError(job.pool)
             if job.deadline < self._deadlines.next_look:
                 self._deadlines.wake()
             with self._lock:
@@ -97,8 +100,8 @@ class Threads:
         while (job := get()) is not None:
             try:
                 run(job)
-            except BaseException:  # of a callback of the future, which is the app's
-                logger.exception("a callback of a job's future failed")
+            except BaseException:  # ours: the thread is still good
+                logger.exception("the pool failed to run a job; it goes on")
             if job.replaced:
                 return
             del job  # not while it waits for the next one
@@ -161,8 +164,9 @@ class Threads:
             self._start_thread()
 
     def close(self) -> None:
-        """Let the threads end when they are free."""
+        """End the jobs that there are, and let the threads end when they are free."""
         self._closed = True
+        end_all(self.jobs)
         self._deadlines.unwatch(self.jobs)
         for _ in range(self.size):
             self._queue.put(None)

@@ -40,11 +40,21 @@ All of it may be used from any thread that carries the request's context.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from collections.abc import (
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar, overload
 from weakref import WeakSet, finalize
 
+from . import background
 from ._pool_kinds import (
     DEFAULT,
     AsyncPool,
@@ -54,10 +64,7 @@ from ._pool_kinds import (
     checked_pools,
 )
 from ._scope import Scope, get_current
-from .errors import NoScopeError, PoolTimeoutError, UnknownPoolError
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from .errors import NoScopeError, UnknownPoolError
 
 __all__ = ["AsyncPool", "Pool", "ProcessPool", "ThreadPool", "gather", "pool"]
 
@@ -131,7 +138,7 @@ class Pool:
         except BaseException:
             _cancel(futures)
             raise
-        return _results(futures)
+        return _Results(futures)
 
 
 def pool(name: str = DEFAULT) -> Pool:
@@ -186,41 +193,33 @@ def gather(
     Raises ``NoScopeError`` outside a request, ``TypeError`` for what is neither a
     function nor a future, ``ValueError`` for a negative time; then nothing has run.
     """
-    from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, wait
-
+    from ._gather import collect
     from ._job import checked_timeout
 
     default = _default("gather")
-    seconds = default.max_wait if timeout is None else timeout
-    checked_timeout(seconds)
+    seconds = default.max_wait if timeout is None else checked_timeout(timeout)
     keys = list(calls) if isinstance(calls, Mapping) else None
     items = list(calls.values() if isinstance(calls, Mapping) else calls)
     for item in items:
-        if not callable(item) and not hasattr(item, "add_done_callback"):
+        if not callable(item) and not isinstance(item, Future):
             raise TypeError(
                 "gather() takes functions without arguments, and futures, not "
                 f"{type(item).__name__}"
             )
-    futures: list[Any] = []
+    futures: list[Future[Any]] = []
     try:
         for item in items:
-            futures.append(default.submit(item) if callable(item) else item)
-        until = ALL_COMPLETED if return_exceptions else FIRST_EXCEPTION
-        done, _ = wait(futures, min(seconds, _LONGEST), until)
-        if return_exceptions:
-            results = [_outcome(future, seconds) for future in futures]
-        else:
-            for future in futures:
-                if future in done:
-                    future.result()  # raises
-            results = [_result(future, seconds) for future in futures]
+            futures.append(item if isinstance(item, Future) else default.submit(item))
+        results = collect(futures, seconds, return_exceptions)
+        return results if keys is None else dict(zip(keys, results, strict=True))
     except BaseException:
         _cancel(futures)
         raise
-    return results if keys is None else dict(zip(keys, results, strict=True))
-
-
-_LONGEST = 1e6  # seconds; locks take no infinity
+    finally:
+        # What is raised leads to this frame, and the job that has raised it holds it.
+        futures.clear()
+        items.clear()
+        calls = default = item = results = None  # type: ignore[assignment]
 
 
 def _default(function: str) -> Pool:
@@ -229,22 +228,23 @@ def _default(function: str) -> Pool:
     return pool()
 
 
-def _result(future: Any, seconds: float) -> Any:
-    if not future.done():
-        name = getattr(future, "pool", DEFAULT)
-        raise PoolTimeoutError(name, getattr(future, "label", "a future"), seconds)
-    return future.result()
+class _Results(Iterator[T]):
+    """What ``map()`` returns. A generator that has not begun could not be closed."""
+
+    def __init__(self, futures: list[Future[T]]) -> None:
+        self._futures = futures
+        self._steps = _results(futures)
+
+    def __next__(self) -> T:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """Cancel the jobs whose results nobody has taken."""
+        self._steps.close()
+        _cancel(self._futures)
 
 
-def _outcome(future: Any, seconds: float) -> Any:
-    try:
-        return _result(future, seconds)
-    except BaseException as error:
-        future.cancel()
-        return error
-
-
-def _results(futures: list[Future[T]]) -> Iterator[T]:
+def _results(futures: list[Future[T]]) -> Generator[T]:
     try:
         futures.reverse()
         while futures:
@@ -271,14 +271,33 @@ def _open(kind: PoolKind) -> Any:
     else:
         from ._thread_pool import Threads as runner  # noqa: N813
     made = runner(kind.size, kind.max_wait)
+    _opened.add(kind)  # first, for a fork may come at any line
     # setdefault: two threads may both be the first.
     running = kind.__dict__.setdefault("_running", made)
     if running is made:
-        _opened.add(kind)
-        finalize(kind, made.close)
+        finalize(kind, _close, made, os.getpid()).atexit = False
+        # Once more, so that it comes before that of multiprocessing, which may have
+        # been imported just now.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
     else:
         made.close()
     return running
+
+
+def _close(running: Any, process: int) -> None:
+    if process == os.getpid():  # else it is the parent's
+        running.close()
+
+
+def _close_all() -> None:
+    """The process exits. Its deferred calls may need the pools up to the last one."""
+    try:
+        background.finish()
+    finally:
+        for kind in list(_opened):
+            if kind._running is not None:
+                kind._running.close()
 
 
 def _start_anew() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from urllib.parse import parse_qsl
 
-from wsgi_defer import DeferMiddleware, pool
+from wsgi_defer import DeferMiddleware, PoolTimeoutError, pool
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
 from . import BODY
@@ -45,6 +45,13 @@ def view(environ, start_response):
         future = pool(name).submit(job)
         while not future.running():  # one that has not begun would be cancelled
             sleep(0.02)
+    if seconds := query.get("await"):
+        try:
+            pool("threads").submit(sleep, float(seconds)).result()
+        except PoolTimeoutError as error:  # as a framework does
+            text = str(error).encode()
+            start_response("500 Oops", [("Content-Length", str(len(text)))])
+            return [text]
     if "idle" in query:  # two children that have nothing to do
         list(pool("cpu").map(sleep, [0.2, 0.2]))
     if "busy" in query:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ..wire import servers
 from .gunicorns import configuration, running
 
 APP = "tests.life.pools_app:app"
@@ -159,3 +160,35 @@ def test_max_requests(worker):
         gunicorn.until(lambda: not is_running(first), "the worker to end", 6)
         gunicorn.until(lambda: not any(map(is_running, children)), "its children", 2)
         gunicorn.request("/?idle=1")
+
+
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("version", ["20.1.0", None])
+def test_a_job_that_takes_longer_than_the_timeout(version, ours):
+    """On a sync worker, the view gets an error in time, and the worker lives on."""
+    if version is not None and not (servers.GUNICORNS / version / "installed").exists():
+        pytest.skip(f"gunicorn {version} is not installed: make services")
+    conf = configuration(ours=ours, timeout=3)
+    with running(conf, version=version, app=APP) as gunicorn:
+        pid = gunicorn.last_loaded
+        for _ in range(2):
+            began = time.monotonic()
+            answer = get(gunicorn, "/?await=10")
+            assert 2 < time.monotonic() - began < 3
+            assert b" 500 " in answer.splitlines()[0]
+            assert b"no result after 2.4 s. The server would" in answer
+        assert b" 200 OK" in get(gunicorn, "/?await=2")
+        assert is_running(pid)
+        assert "TIMEOUT" not in gunicorn.log
+
+
+def test_a_thread_may_wait_for_longer_than_the_timeout():
+    """On a gthread worker, whose heart beats meanwhile."""
+    with running(configuration("gthread", timeout=3), app=APP) as gunicorn:
+        assert b" 200 OK" in get(gunicorn, "/?await=5")
+
+
+def get(gunicorn, target):
+    """Send a request, and read until the server closes the connection."""
+    with ask(gunicorn, target) as connection:
+        return b"".join(iter(lambda: connection.recv(4096), b""))
