@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 import pytest
 
 from wsgi_defer import PoolTimeoutError, Scope, _host, deferring, pool
+from wsgi_defer._async_pool import Loop
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
 from .orders import handle_abort
@@ -135,6 +136,64 @@ def test_a_thread_that_cannot_be_replaced(released, monkeypatch, caplog):
         assert "could not be ended" in caplog.text
         assert not other.done()
         waiting.cancel()
+
+
+def test_a_second_thread_that_cannot_be_started(scope, released, monkeypatch):
+    """The pool goes on with the one that it has."""
+    kind = ThreadPool(2)
+    with deferring(pools={"two": kind}):
+        first = pool("two").submit(released.wait, LONG)
+        until(first.running)
+
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        second = pool("two").submit(int, 7)
+        monkeypatch.undo()
+        released.set()
+        assert second.result(PATIENCE) == 7
+        assert kind._running._threads == 1
+
+
+def test_a_job_that_is_over_is_not_abandoned(scope):
+    """Though somebody may come to stop it just when its function has returned."""
+    kind = ThreadPool(1)
+    with deferring(pools={"one": kind}):
+        job = pool("one").submit(int)
+        job.result()
+        kind._running.stop(job)
+        assert (kind._running._threads, kind._running._abandoned) == (1, 0)
+
+
+def test_a_fault_of_ours(monkeypatch, caplog):
+    """It is logged, and costs no thread."""
+    from wsgi_defer._job import Job
+
+    kind = ThreadPool(1, max_wait=0.2)
+    with deferring(pools={"one": kind}):
+        pool("one").submit(int).result()
+        monkeypatch.setattr(Job, "begin", lambda job: 1 / 0)
+        assert isinstance(pool("one").submit(int).exception(), PoolTimeoutError)
+        monkeypatch.undo()
+        assert pool("one").submit(int, 7).result() == 7
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_loop_that_cannot_be_started(monkeypatch):
+    """Who needs it next tries again, and there is one for all."""
+    loop, called = Loop(), threading.Event()
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError):
+        loop.call(called.set)
+    monkeypatch.undo()
+    loop.call(called.set)
+    assert called.wait(PATIENCE)
+    assert loop._start() is loop._start()
 
 
 # Names

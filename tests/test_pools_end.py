@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import OrderedDict
 from concurrent.futures import CancelledError
 from pathlib import Path
 from weakref import WeakSet
@@ -18,14 +19,17 @@ import pytest
 
 from wsgi_defer import (
     PoolClosedError,
+    PoolTimeoutError,
     Scope,
     ScopeClosedError,
+    _thread_pool,
     defer,
     deferring,
     pool,
     pools,
 )
 from wsgi_defer._scope import enter, leave
+from wsgi_defer._thread_pool import Threads
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
 PATIENCE = 20  # seconds for what should come; a machine may be busy
@@ -160,6 +164,36 @@ def test_close_ends_the_jobs(kind, work):
         assert scope._guests == {}
 
 
+def test_what_runs_at_exit(monkeypatch):
+    """Each pool that there is gets closed, here by hand."""
+    kind, unused = ThreadPool(1), ThreadPool(1)
+    monkeypatch.setattr(pools, "_opened", WeakSet([kind, unused]))
+    with deferring(pools={"one": kind}):
+        pool("one").submit(int).result()
+        pools._close_all()
+        with pytest.raises(PoolClosedError):
+            pool("one").submit(int)
+
+
+def test_two_threads_are_the_first(monkeypatch):
+    """They get the same pool, and the other one is closed."""
+    made = []
+
+    class Made(Threads):
+        def __init__(self, *args):
+            made.append(self)
+            if len(made) == 1:
+                pool("one").submit(int).result()  # of the other thread
+            super().__init__(*args)
+
+    monkeypatch.setattr(_thread_pool, "Threads", Made)
+    kind = ThreadPool(1)
+    with deferring(pools={"one": kind}):
+        assert pool("one").submit(int).result() == 0
+    assert kind._running is made[1]
+    assert [each._closed for each in made] == [True, False]
+
+
 # At the end of the request
 
 
@@ -186,14 +220,24 @@ def test_a_request_that_ends_while_a_job_is_submitted(work, kind):
     assert not kind._running.jobs
 
 
-def test_a_job_that_is_late_before_it_has_begun(released):
+def test_a_job_that_is_late_before_it_has_begun():
     """It is submitted all the same, and has failed."""
-    kind = ThreadPool(1, max_wait=1e-9)
-    with deferring(pools={"one": kind}):
-        for _ in range(20):
-            error = pool("one").submit(int).exception(PATIENCE)
-            assert error is None or type(error).__name__ == "PoolTimeoutError"
-    assert not kind._running.jobs
+
+    class Jobs(OrderedDict):
+        def __setitem__(self, job, value):
+            super().__setitem__(job, value)
+            job.expire()
+            job.expire()  # once more is of no effect
+
+    kind = ThreadPool(1, max_wait=LONG)
+    with deferring(pools={"one": kind}) as scope:
+        pool("one").submit(int).result()
+        kind._running.jobs = Jobs()
+        job = pool("one").submit(int)
+        assert isinstance(job.exception(0), PoolTimeoutError)
+        assert not kind._running.jobs
+        assert scope._guests == {}
+    until(lambda: not kind._running._load)
 
 
 def test_many_jobs_that_wait_for_their_turn(monkeypatch):
@@ -264,12 +308,29 @@ def test_a_call_in_a_child_ends_no_job_of_the_parent(released):
         assert not job.done()
 
 
+def test_a_child_forgets_the_pools(monkeypatch):
+    """What it does then, here."""
+    kind = ThreadPool(1)
+    monkeypatch.setattr(pools, "_opened", WeakSet([kind]))
+    with deferring(pools={"one": kind}):
+        pools._start_anew()  # nothing was made, as after a fork in the midst of it
+        assert pool("one").submit(int).result() == 0
+        first = kind._running
+        pools._start_anew()
+        assert kind._running is None
+        assert pool("one").submit(int).result() == 0
+        assert kind._running is not first
+        first.close()
+
+
 def test_a_pool_that_is_forgotten_in_a_child(released):
     """It is closed in the process that made it, and nowhere else."""
     with deferring(pools={"one": ThreadPool(1)}):
         job = pool("one").submit(released.wait, LONG)
         runner = pool("one")._kind._running
         until(job.running)
+        pools._close(runner, os.getppid())  # of another process
+        assert not runner._closed
 
         def child():
             pools._close(runner, os.getppid())

@@ -89,11 +89,11 @@ class Job(Future[Any]):
 
     def enter(self) -> None:
         """Begin to wait. Raises ``ScopeClosedError``."""
-        scope = self._scope
         # In this order: the end of the scope, which may come now, takes it out again.
         self._runner.jobs[self] = None
+        scope = self._scope
         try:
-            if scope is not None:  # not too late already
+            if scope is not None:  # not late already
                 scope.add_guest(self, "submit")
         except BaseException:
             self._leave()
