@@ -22,7 +22,10 @@ The rules, in one place:
   traceback as text in its cause. A result may be asked for any number of times.
 - ``max_wait`` of the pool bounds waiting for a place in it and running, counted from
   ``submit()``. After that the future fails with ``PoolTimeoutError``. It is one bound,
-  because the client waits for both. Keep it below the server's own timeout.
+  because the client waits for both.
+- A sync worker of gunicorn is killed if its request takes longer than ``timeout``. With
+  the hooks of ``wsgi_defer.gunicorn``, ``result()``, ``map()`` and ``gather()`` raise
+  ``PoolTimeoutError`` a second before that.
 - ``result(timeout)`` bounds its caller. The job goes on, and may be asked for again
   until ``max_wait`` is over or the request ends; ``cancel()`` it if that is no use.
 - What nobody has awaited when the request ends is cancelled. The request ends when
@@ -32,8 +35,11 @@ The rules, in one place:
   response nor the next request nor the end of the worker.
 - A job of a pool that waits for another job of the same pool may wait in vain, when
   all places are taken by such jobs. ``max_wait`` ends that.
-- Callbacks of a future run in the thread that ends the job, as in all executors. They
-  are to be short.
+- Callbacks of a future run in the thread that ends the job, as in all executors, and
+  are to be short. Those of a job that was too late have a thread of their own.
+- When the process exits, its deferred calls may use the pools up to the last one. Then
+  the pools close: their jobs are cancelled, and ``submit()`` raises
+  ``PoolClosedError``.
 
 All of it may be used from any thread that carries the request's context.
 """
@@ -113,8 +119,9 @@ class Pool:
         """Run ``fn(*args, **kwargs)`` in the pool, now or when a place is free.
 
         Raises ``TypeError`` if ``fn`` is nothing that this pool runs,
-        ``UnpicklableError`` if it cannot be sent to another process, and
-        ``ScopeClosedError`` after the end of the request.
+        ``UnpicklableError`` if it cannot be sent to another process,
+        ``ScopeClosedError`` after the end of the request, and ``PoolClosedError`` when
+        the process exits.
         """
         if not callable(fn):
             raise TypeError(
@@ -183,12 +190,15 @@ def gather(
     """Run all at the same time, and return their results: same keys, same order.
 
     ``calls`` is a list or a dict of functions without arguments, which run on the
-    default pool, or of futures. If one fails, the others are cancelled, and its
-    exception is raised. ``timeout`` is in seconds, for all together; by default the
-    ``max_wait`` of the default pool. After it, the rest is cancelled, and
-    ``PoolTimeoutError`` raised. With ``return_exceptions`` nothing of this is raised:
-    each outcome is a result or an exception, a ``PoolTimeoutError`` for those that
-    were too late.
+    default pool, or of futures. Deferred calls are futures, too, and run here, early,
+    as by their ``result()``, once the jobs are submitted. If one fails, the others are
+    cancelled, and its exception is raised.
+
+    ``timeout`` is in seconds, for all together; by default the ``max_wait`` of the
+    default pool. It ends no deferred call that runs here. After it, the rest is
+    cancelled, and ``PoolTimeoutError`` raised. With ``return_exceptions`` nothing of
+    this is raised: each outcome is a result or an exception, a ``PoolTimeoutError``
+    for those that were too late.
 
     Raises ``NoScopeError`` outside a request, ``TypeError`` for what is neither a
     function nor a future, ``ValueError`` for a negative time; then nothing has run.
