@@ -103,6 +103,10 @@ def test_patience(attached, worker):
     assert attached.patience() > 2.35
     worker.cfg.timeout = 0  # for ever
     assert attached.patience() is None
+    worker.alive = False  # for graceful_timeout
+    assert 29 < attached.patience() <= 29.5
+    worker.cfg.timeout = 3
+    assert attached.patience() < 2.5
 
 
 def test_patience_beside_the_main_thread(attached, worker):

@@ -13,13 +13,15 @@ from typing import Any, Protocol
 
 from . import _host
 from ._call import qualified_name
-from ._deadlines import LONGEST, Queue
+from ._deadlines import Queue
 from ._host import is_order_to_stop
 from ._scope import Scope
 from .errors import TOO_SLOW, PoolTimeoutError
 
 logger = logging.getLogger("wsgi_defer")
 
+LOOK = 1.0  # seconds after which who waits asks again how long the server lets it
+_GOING_ON = ("PENDING", "RUNNING")
 _NO_KWARGS: Mapping[str, Any] = {}
 _NO_PATIENCE = (
     "The server would have ended this worker, which has waited for as long as the "
@@ -212,15 +214,16 @@ class Job(Future[Any]):
 
     def _await(self, timeout: float | None) -> None:
         seconds = checked_timeout(timeout)
-        if self.done():
-            return
         with self._condition:
+            if self._state not in _GOING_ON:
+                return
             late = wait_for(self._wait, seconds, monotonic())
         if late is not None:
             raise PoolTimeoutError(self._pool, self.label, *late)
 
     def _wait(self, seconds: float) -> bool:
-        return self._condition.wait_for(self.done, seconds)
+        self._condition.wait(seconds)
+        return self._state not in _GOING_ON
 
 
 def end_all(jobs: Iterable[Any]) -> None:
@@ -248,12 +251,12 @@ def wait_for(
     that was, and why.
     """
     left = seconds - (monotonic() - began)
-    while not wait(max(min(left, _patience()), 0)):
+    while not wait(max(min(left, _patience(), LOOK), 0)):
         waited = monotonic() - began
         left = seconds - waited
         if left <= 0:
             return seconds, TOO_SLOW
-        # Asked again: it may have got more, as a call that has a time limit does.
+        # It may be less by now, after TERM, and more for a call with a time limit.
         if _patience() <= 0:
             return round(waited, 1), _NO_PATIENCE
     return None
@@ -261,4 +264,4 @@ def wait_for(
 
 def _patience() -> float:
     patience = _host.current.patience()
-    return LONGEST if patience is None else patience
+    return math.inf if patience is None else patience

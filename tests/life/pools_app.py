@@ -46,6 +46,7 @@ def view(environ, start_response):
         while not future.running():  # one that has not begun would be cancelled
             sleep(0.02)
     if seconds := query.get("await"):
+        note("awaits", "view")
         try:
             pool("threads").submit(sleep, float(seconds)).result()
         except PoolTimeoutError as error:  # as a framework does

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -180,6 +181,17 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
         assert b" 200 OK" in get(gunicorn, "/?await=2")
         assert is_running(pid)
         assert "TIMEOUT" not in gunicorn.log
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_job_that_takes_longer_than_a_stopping_worker_has(ours):
+    """The view that waits for it answers before the worker is killed."""
+    conf = configuration(ours=ours, graceful_timeout=4)
+    with running(conf, app=APP) as gunicorn, ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(get, gunicorn, "/?await=10")
+        gunicorn.until(lambda: "view" in gunicorn.notes("awaits"), "the view")
+        gunicorn.send(signal.SIGTERM)
+        assert b" 500 " in answer.result().splitlines()[0]
 
 
 def test_a_thread_may_wait_for_longer_than_the_timeout():

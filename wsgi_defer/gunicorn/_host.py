@@ -85,13 +85,16 @@ class GunicornHost(_host.Host):
         return self._stopped_at + self._grace - self._margin - monotonic()
 
     def patience(self) -> float | None:
-        timeout = float(self.worker.cfg.timeout)
-        if not timeout or not self._is_heart(threading.get_ident()):
+        if not self._is_heart(threading.get_ident()):
             return None  # other threads of a worker may wait: its heart beats on
-        # When the heart beat last, ours or gunicorn's. The change time, because up to
-        # 21 gunicorn sets no other one.
-        since = time() - os.fstat(self._heart).st_ctime
-        return timeout - min(ANSWER, timeout / 5) - since
+        left = self.time_left()
+        if timeout := float(self.worker.cfg.timeout):
+            # When the heart beat last, ours or gunicorn's. The change time, because up
+            # to 21 gunicorn sets no other one.
+            since = time() - os.fstat(self._heart).st_ctime
+            stuck = timeout - min(ANSWER, timeout / 5) - since
+            left = stuck if left is None else min(left, stuck)
+        return left
 
     def note_timeout(self) -> None:
         """gunicorn's timeout has struck, and ends what the main thread does."""
