@@ -241,6 +241,30 @@ def test_a_job_that_is_late_before_it_has_begun():
     until(lambda: not kind._running._load)
 
 
+def test_guests_that_leave_by_themselves():
+    """One has left at that moment, and one is of a parent process."""
+
+    class Guests(dict):
+        def popitem(self):
+            if len(self) == 1:
+                self.clear()
+            return super().popitem()
+
+    class Guest:
+        def end(self, why):
+            ended.append(why)
+
+    ended, scope = [], Scope()
+    scope._guests = Guests()
+    scope.add_guest(Guest(), "submit")
+    scope.add_guest(Guest(), "submit")
+    scope.add_guest(Guest(), "submit")
+    scope._guests[guest := Guest()] = os.getppid()
+    scope.end_guests()
+    assert guest not in scope._guests
+    assert ended == ["the request has ended"] * 2
+
+
 def test_many_jobs_that_wait_for_their_turn(monkeypatch):
     """To cancel one does not take a look at each of the others."""
     from wsgi_defer._job import Job
