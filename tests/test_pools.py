@@ -958,6 +958,26 @@ def test_a_child_that_does_not_come_up(monkeypatch):
         assert pool("one").submit(same, 1).result() == 1
 
 
+def test_a_fork_while_a_pool_is_made(monkeypatch):
+    """By another thread: its child does not take the pool for its own."""
+    from wsgi_defer import pools
+
+    kind, status = ThreadPool(1), []
+
+    class Forking(weakref.WeakSet):
+        def add(self, item):
+            pid = os.fork()
+            if not pid:
+                os._exit(3 if kind._running is None else 4)
+            status.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            super().add(item)
+
+    monkeypatch.setattr(pools, "_opened", Forking())
+    with deferring(pools={"one": kind}):
+        assert pool("one").submit(same, 1).result() == 1
+    assert status == [3]
+
+
 def test_what_runs_in_a_child():
     """The loop of a child, here."""
     from wsgi_defer import _process_child

@@ -271,10 +271,10 @@ def _open(kind: PoolKind) -> Any:
     else:
         from ._thread_pool import Threads as runner  # noqa: N813
     made = runner(kind.size, kind.max_wait)
+    _opened.add(kind)  # first, because another thread may fork at any line
     # setdefault: two threads may both be the first.
     running = kind.__dict__.setdefault("_running", made)
     if running is made:
-        _opened.add(kind)
         finalize(kind, made.close)
     else:
         made.close()
