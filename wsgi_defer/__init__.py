@@ -9,6 +9,7 @@ from ._scope import Scope, before_response, current_scope, defer, forget
 from .errors import (
     DeferError,
     NoScopeError,
+    PoolStartError,
     PoolTimeoutError,
     RemoteError,
     ResponseStartedError,
@@ -31,6 +32,7 @@ __all__ = [
     "NoScopeError",
     "Observer",
     "Outcome",
+    "PoolStartError",
     "PoolTimeoutError",
     "RemoteError",
     "ResponseStartedError",

@@ -117,6 +117,7 @@ class Job(Future[Any]):
             scope.remove_guest(self)
         self._fn = self._context = None
         self._args, self._kwargs = (), _NO_KWARGS
+        self.payload = b""
 
     def running(self) -> bool:
         return self.begun and not self.done()
