@@ -138,6 +138,7 @@ class Job(Future[Any]):
             self._label = qualified_name(fn)
         self._fn = self._context = None
         self._args, self._kwargs = (), _NO_KWARGS
+        self.payload = b""
 
     def running(self) -> bool:
         return self.begun and not self.done()

@@ -49,13 +49,17 @@ class ThreadPool(PoolKind):
 class ProcessPool(PoolKind):
     """At most ``size`` child processes, for work that computes.
 
-    They come from multiprocessing's fork server, so they have no copy of the worker's
-    memory, sockets or ``contextvars``; function, arguments and result are pickled, and
-    the function must be importable by its name. The first use in a process takes about
-    a second. A job that is cancelled or takes too long is ended with its child, which
-    is replaced. Children end with their worker, however that ends. In them,
-    ``multiprocessing`` can start no processes; ``subprocess`` can. Not for gevent's
-    workers, and not where ``sys.executable`` is not Python, as in uWSGI.
+    Each is an interpreter of its own, started for the first job that finds none free,
+    so they have no copy of the worker's memory, sockets or ``contextvars``; function,
+    arguments and result are pickled, and the function must be importable by its name.
+    To start one takes 60 ms, and as long as the function's module takes to import. A
+    job that is cancelled or takes too long is ended with its child, which is replaced.
+
+    Children end with their worker, however that ends, and at no other time: TERM and
+    INT, which a service manager or a terminal may send to all processes, are for the
+    worker to heed. What a job starts itself is not ended with it. Not for gevent's
+    workers. Where ``sys.executable`` is not Python, as in uWSGI, tell
+    ``multiprocessing.set_executable()`` what is.
     """
 
 

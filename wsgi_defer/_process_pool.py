@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
 import pickle
 import threading
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
 from typing import Any
 
-from . import _process_child
 from ._job import Job
-from ._process_child import RAISED, RESULT
+from ._process_child import RAISED, UNPICKLABLE, why_not
+from ._process_handle import Child
 from ._scope import Scope
 from ._thread_pool import Threads
 from .errors import RemoteTraceback, UnpicklableError, WorkerDiedError
-
-# Never fork: a child would hold the listening socket, and locks of other threads.
-METHODS = ("forkserver", "spawn")
-KILLED_WAIT = 5.0  # seconds for the kernel to end a child
 
 
 class Processes(Threads):
@@ -29,13 +22,10 @@ class Processes(Threads):
 
     def __init__(self, size: int, max_wait: float) -> None:
         super().__init__(size, max_wait)
-        known = multiprocessing.get_all_start_methods()
-        self.method = next(name for name in METHODS if name in known)
+        # Reentrant: the collector may close the pool at any line.
+        self.serving_lock = threading.RLock()
         self.serving: dict[Job, Child] = {}
-        self.serving_lock = threading.Lock()
         self.children: set[Child] = set()
-        # Before multiprocessing's own, which waits for children that ignore its TERM.
-        atexit.register(self.close)
 
     def submit(
         self,
@@ -48,15 +38,21 @@ class Processes(Threads):
         """Raises ``UnpicklableError``, too."""
         job = Job(self, pool, scope, fn, (), {})
         try:
-            call = pickle.dumps((fn, args, kwargs), pickle.HIGHEST_PROTOCOL)
+            job.payload = pickle.dumps((fn, args, kwargs), pickle.HIGHEST_PROTOCOL)
         except Exception as error:
-            raise UnpicklableError(pool, job.label, "call") from error
-        job.payload = call
-        self._enqueue(job)
-        return job
+            why = _culprit((fn, *args, *kwargs.values()), error)
+        else:
+            self._enqueue(job)
+            return job
+        # Here, where no other error is its context: logs would show its text.
+        raise UnpicklableError(pool, job.label, "call", why)
 
-    def _make_run(self) -> Callable[[Job], None]:
-        return Child(self).run
+    def _work(self) -> None:
+        place = Place(self)
+        try:
+            self._run_jobs(place.run)
+        finally:
+            place.end()
 
     def stop(self, job: Job) -> None:
         """End the child that runs it."""
@@ -67,151 +63,113 @@ class Processes(Threads):
 
     def close(self) -> None:
         """End all children, whatever they do."""
-        atexit.unregister(self.close)
         super().close()
         for child in list(self.children):
             child.kill()
 
     def forget(self) -> None:
-        """In a child process that the app has forked: its parent has all this."""
-        atexit.unregister(self.close)
+        """In a process that this one has forked: the children are not its own."""
         for child in list(self.children):
             child.forget()
+        self.children, self.serving = set(), {}
+        self.serving_lock = threading.RLock()  # another thread may have held it
 
 
-class Child:
-    """A process that runs one job at a time, started and replaced as needed.
-
-    For the one thread that it belongs to, but for ``kill()``.
-    """
+class Place:
+    """Where one job runs at a time: a child, started and replaced as needed."""
 
     def __init__(self, pool: Processes) -> None:
         self._pool = pool
-        self._process: Any = None
-        self._connection: Connection | None = None
+        self._child: Child | None = None
 
     def run(self, job: Job) -> None:
-        """Run it in the process, and end the job with what comes back."""
+        """Run it in the child, and end the job with what comes back."""
         if job.begin() is None:
             self._pool._count_out(job)
             return
-        label, answer = job.label, None
+        answer = None
         error: BaseException | None = None
         try:
             answer = self._ask(job)
-        except (EOFError, OSError) as caught:
-            started = self._process is not None
-            exitcode = self._end()
-            error = WorkerDiedError(job.pool, label, exitcode) if started else caught
+        except (EOFError, OSError):
+            error = WorkerDiedError(job.pool, job.label, self.end())
         except BaseException as caught:
-            self._end()
+            self.end()
             error = caught
+        else:
+            # It was to be ended with this job, which had just ended by itself: the next
+            # one is not to have it.
+            if self._child is not None and self._child.doomed:
+                self.end()
         self._pool._count_out(job)
         try:
             if error is not None:
                 job.fail(error)
             elif answer is not None:
-                _take(job, label, answer)
+                _take(job, answer)
         finally:
             del job, error  # the traceback of an error may have this frame
 
-    def _ask(self, job: Job) -> bytes | None:
-        if self._connection is None:
-            self._start()
+    def _ask(self, job: Job) -> bytearray | None:
         pool = self._pool
+        child = self._child
+        fresh = child is None or not child.is_ready  # it has died, with nothing to do
+        if child is None or fresh:
+            self.end()
+            child = self._child = Child()
         with pool.serving_lock:
-            if job.done():  # nobody wants it any more, while the child was started
+            payload, job.payload = job.payload, b""
+            if job.done():  # nobody wants it any more
                 return None
-            pool.serving[job] = self
+            pool.serving[job] = child
+            pool.children.add(child)
+            if pool._closed:
+                child.kill()
         try:
-            self._send(job)
-            return self._connection.recv_bytes()  # type: ignore[union-attr]
+            if fresh:
+                child.start(job.pool)
+            return child.ask(payload)
         finally:
             with pool.serving_lock:
                 del pool.serving[job]
+            del job, payload  # the traceback of an error has this frame
 
-    def _send(self, job: Job) -> None:
-        data = job.payload
-        try:
-            self._connection.send_bytes(data)  # type: ignore[union-attr]
-        except OSError:
-            # It died while it had nothing to do, so it has not begun with this.
-            self._end()
-            self._start()
-            if job.done():  # there was no child, when it was to be ended
-                self.kill()
-            self._connection.send_bytes(data)  # type: ignore[union-attr]
-
-    def _start(self) -> None:
-        context: Any = multiprocessing.get_context(self._pool.method)
-        ours, theirs = context.Pipe()
-        try:
-            process = context.Process(
-                target=_process_child.serve,
-                args=(theirs, self._pool.method == "forkserver"),
-                name="wsgi_defer-pool",
-                daemon=True,
-            )
-            process.start()
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._process, self._connection = process, ours
-        self._pool.children.add(self)
-        if self._pool._closed:
-            self.kill()
-
-    def kill(self) -> None:
-        """End the process. From any thread."""
-        process = self._process
-        if process is not None:
-            try:
-                process.kill()
-            except ValueError:  # closed, at this moment
-                pass
-
-    def forget(self) -> None:
-        """Close what this process holds of it, and leave it alone."""
-        if self._connection is not None:
-            self._connection.close()
-
-    def _end(self) -> int | None:
-        """The process is of no use any more. Returns its exit code, if it has one."""
-        process, connection = self._process, self._connection
-        self._process = self._connection = None
-        self._pool.children.discard(self)
-        if connection is not None:
-            connection.close()
-        if process is None:
+    def end(self) -> int | None:
+        """The child is of no use any more. Returns its exit code, if it has one."""
+        child, self._child = self._child, None
+        if child is None:
             return None
-        process.join(1)  # it may be about to end by itself, with a code that tells
-        if process.exitcode is None:
-            process.kill()
-            process.join(KILLED_WAIT)
-        exitcode: int | None = process.exitcode
-        if exitcode is not None:
-            process.close()
+        exitcode = child.end()
+        self._pool.children.discard(child)
         return exitcode
 
 
-def _take(job: Job, label: str, answer: bytes) -> None:
+def _culprit(parts: tuple[object, ...], error: Exception) -> str:
+    """Which of them cannot be pickled."""
+    for part in parts:
+        try:
+            pickle.dumps(part)
+        except Exception as error_of_it:
+            return why_not(part, error_of_it)
+    return type(error).__name__
+
+
+def _take(job: Job, answer: bytearray) -> None:
     """End the job with the answer of its child."""
+    kind, content = answer[:1], memoryview(answer)[1:]
+    if kind == UNPICKLABLE:
+        job.fail(UnpicklableError(job.pool, job.label, "result", str(content, "utf-8")))
+        return
     try:
-        content = pickle.loads(memoryview(answer)[1:])  # noqa: S301 - our own child's
-    except Exception as error:  # of a class that is not here
-        job.fail(_unpicklable(job, label, error))
+        result = pickle.loads(content)  # noqa: S301 - our own child's
+    except BaseException as error:  # of a class that is not here
+        why = f"{type(error).__name__} where it arrived"
+    else:
+        if kind == RAISED:
+            raised, text = result
+            raised.__cause__ = RemoteTraceback(text)
+            job.fail(raised)
+        else:
+            job.succeed(result)
         return
-    if answer[:1] == RESULT:
-        job.succeed(content)
-        return
-    raised: BaseException = content[0]
-    raised.__cause__ = RemoteTraceback(content[1])
-    job.fail(raised if answer[:1] == RAISED else _unpicklable(job, label, raised))
-
-
-def _unpicklable(job: Job, label: str, cause: BaseException) -> UnpicklableError:
-    error = UnpicklableError(job.pool, label, "result")
-    error.__cause__ = cause
-    return error
+    job.fail(UnpicklableError(job.pool, job.label, "result", why))

@@ -95,7 +95,9 @@ class Threads:
                 raise
 
     def _work(self) -> None:
-        run = self._make_run()
+        self._run_jobs(self._run)
+
+    def _run_jobs(self, run: Callable[[Job], None]) -> None:
         get = self._queue.get
         while (job := get()) is not None:
             try:
@@ -105,10 +107,6 @@ class Threads:
             if job.replaced:
                 return
             del job  # not while it waits for the next one
-
-    def _make_run(self) -> Callable[[Job], None]:
-        """What a thread runs its jobs with."""
-        return self._run
 
     def _run(self, job: Job) -> None:
         work = job.begin()

@@ -210,6 +210,25 @@ class PoolClosedError(DeferError):
         )
 
 
+class PoolStartError(DeferError):
+    """A process pool could not start a process for a job, which has not run.
+
+    Carries ``pool``, the pool's name, and ``why``.
+    """
+
+    def __init__(self, pool: str, why: str) -> None:
+        super().__init__(pool, why)
+        self.pool = pool
+        self.why = why
+
+    def __str__(self) -> str:
+        return (
+            f"no process could be started for the pool {self.pool!r}: {self.why}. What "
+            "it wrote is in the server's standard error. If sys.executable is not "
+            "Python, as in uWSGI, multiprocessing.set_executable() says what is."
+        )
+
+
 class WorkerDiedError(DeferError):
     """The child process died in which the job ran.
 
@@ -234,21 +253,24 @@ class WorkerDiedError(DeferError):
 class UnpicklableError(DeferError, TypeError):
     """Something cannot be sent to another process, or back.
 
-    Carries ``pool``, the pool's name, ``function``, that of the function, and ``what``
-    it was: its call or its result. The cause says more.
+    Carries ``pool``, the pool's name, ``function``, that of the function, ``what`` it
+    was: its call or its result, and ``why``, in names of types: pickle's own text may
+    show arguments, and would be in the log.
     """
 
-    def __init__(self, pool: str, function: str, what: str) -> None:
-        super().__init__(pool, function, what)
+    def __init__(self, pool: str, function: str, what: str, why: str) -> None:
+        super().__init__(pool, function, what, why)
         self.pool = pool
         self.function = function
         self.what = what
+        self.why = why
 
     def __str__(self) -> str:
         return (
             f"the {self.what} of {self.function} cannot be pickled for the pool "
-            f"{self.pool!r}. A process pool takes functions of modules, not lambdas or "
-            "inner functions, and plain data; a ThreadPool takes anything."
+            f"{self.pool!r} ({self.why}). A process pool takes functions of modules, "
+            "not lambdas or inner functions, and plain data; a ThreadPool takes "
+            "anything."
         )
 
 

@@ -281,13 +281,12 @@ def _open(kind: PoolKind) -> Any:
     else:
         from ._thread_pool import Threads as runner  # noqa: N813
     made = runner(kind.size, kind.max_wait)
-    _opened.add(kind)  # first, for a fork may come at any line
+    _opened.add(kind)  # first, because another thread may fork at any line
     # setdefault: two threads may both be the first.
     running = kind.__dict__.setdefault("_running", made)
     if running is made:
         finalize(kind, _close, made, os.getpid()).atexit = False
-        # Once more, so that it comes before that of multiprocessing, which may have
-        # been imported just now.
+        # Once more, so that it comes before those of what was imported since.
         atexit.unregister(_close_all)
         atexit.register(_close_all)
     else:

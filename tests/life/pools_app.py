@@ -22,6 +22,13 @@ def long_job():
     note("finished", "long-job")
 
 
+def short_job():
+    """One that its view awaits, in a process of a pool."""
+    note("begun", "short-job")
+    sleep(1.5)
+    return "done"
+
+
 def child_job():
     """The same, in a process of a pool."""
     note("begun", f"child-{os.getpid()}")
@@ -55,6 +62,8 @@ def view(environ, start_response):
             return [text]
     if "idle" in query:  # two children that have nothing to do
         list(pool("cpu").map(sleep, [0.2, 0.2]))
+    if "await" in query:
+        assert pool("cpu").submit(short_job).result() == "done"
     if "busy" in query:
         for _ in range(2):
             pool("cpu").submit(child_job)

@@ -99,7 +99,7 @@ def test_children_end_with_their_worker(worker, number, state):
                 "the jobs in the processes",
             )
         children = descendants(pid)
-        assert len(children) >= 3  # the fork server, and two of the pool
+        assert len(children) == 2
         os.kill(pid, number)
         gunicorn.until(lambda: not is_running(pid), "the worker to end")
         ended = time.monotonic()
@@ -113,6 +113,23 @@ def ask(gunicorn, target):
     connection = socket.create_connection(address)
     connection.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
     return connection
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_term_to_all_processes(worker):
+    """As systemd sends it by default: the worker finishes, with its children's help."""
+    with running(configuration(worker, keepalive=0), app=APP) as gunicorn:
+        worker_pid = gunicorn.last_loaded
+        with ask(gunicorn, "/?await=1") as connection:
+            gunicorn.begun("short-job")
+            everybody = {gunicorn.master.pid} | descendants(gunicorn.master.pid)
+            assert worker_pid in everybody
+            assert len(everybody) == 3
+            for pid in sorted(everybody, reverse=True):
+                os.kill(pid, signal.SIGTERM)
+            connection.settimeout(10)
+            assert b" 200 OK" in connection.recv(100)
+        gunicorn.until(lambda: not any(map(is_running, everybody)), "all to end", 4)
 
 
 def listening_sockets():
@@ -141,7 +158,7 @@ def test_children_hold_no_listening_socket(worker):
         worker_files = open_files(pid)
         assert listening & set(worker_files.values())
         children = descendants(pid)
-        assert len(children) >= 3
+        assert len(children) == 2
         for child in children:
             held = open_files(child)
             assert not listening & set(held.values())
