@@ -96,9 +96,9 @@ def test_detach(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
     with deferring():
-        exec(block("detach"), {"source": "a.png", "folder": str(program.parent)})
+        exec(block("detach"), {"source": "a.png", "folder": program.parent})
     said = f"{program.parent} {['a.png', 'preview.png']}\n"
-    log = tmp_path / "convert.log"
+    log = program.parent / "log"
     deadline = time.monotonic() + 20
     while log.read_text() != said:
         assert time.monotonic() < deadline, log.read_text()
