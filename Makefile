@@ -39,8 +39,9 @@ test: unit .venv/installed
 	$(BIN)/python -m pytest tests/wire tests/life
 
 # Every branch of the heart has a test; what only a fork or an exit reaches, not all.
-HEART = _call _drain _future _host _limit _middleware _observer _outcome _response _room _scope \
-  _transport _watch ledger
+HEART = _async_pool _call _deadlines _drain _future _gather _host _job _limit _middleware \
+  _observer _outcome _per_process _pool_kinds _response _room _scope _thread_pool _transport \
+  _watch ledger pools
 
 unit: .venv/installed
 	$(BIN)/python -m pytest --ignore tests/wire --ignore tests/life --cov --cov-report=

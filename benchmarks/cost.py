@@ -5,7 +5,9 @@ with another machine's. Each is the median of several rounds, taken in turn, so 
 machine that changes its speed changes it for all.
 """
 
+import asyncio
 import gc
+import multiprocessing
 import platform
 import resource
 import statistics
@@ -13,16 +15,18 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 from werkzeug.wsgi import ClosingIterator
 
-from wsgi_defer import DeferMiddleware, _host, defer
+from wsgi_defer import DeferMiddleware, _host, defer, deferring, gather, pool
 from wsgi_defer._observer import observe_process, stop_observing
 from wsgi_defer.gunicorn._host import GunicornHost
 from wsgi_defer.ledger import Ledger
+from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
 ROUNDS = 15
 HEADERS = [("Content-Type", "text/plain"), ("Content-Length", "100")]
@@ -74,11 +78,11 @@ def serve(app, times):
             close()
 
 
-def time_each(functions, times):
+def time_each(functions, times, rounds=ROUNDS):
     """Microseconds for each function's unit, the median of rounds taken in turn."""
     results = {name: [] for name in functions}
     gc.collect()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
             function(times)
@@ -197,6 +201,59 @@ def hooks_on():
     print(f"  {'more, for each call':42}{hooked - without:8.2f} us")
 
 
+def job():
+    """What pools are measured with; a process must find it by its name."""
+
+
+async def wait_a_while():
+    await asyncio.sleep(0.1)
+
+
+def pools():
+    kinds = {
+        "threads": ThreadPool(8),
+        "processes": ProcessPool(2),
+        "io": AsyncPool(100),
+    }
+    start_method = multiprocessing.get_context("forkserver")
+    with (
+        deferring(pools=kinds),
+        ThreadPoolExecutor(8) as threads,
+        ProcessPoolExecutor(2, start_method) as processes,
+    ):
+        side_by_side("ThreadPool", pool("threads"), threads, 2000)
+        side_by_side("ProcessPool", pool("processes"), processes, 200)
+        print("\nAt the same time, in one request:")
+        for title, run in {
+            "three jobs of 250 ms": lambda: gather([partial(time.sleep, 0.25)] * 3),
+            "100 coroutines of 100 ms": lambda: gather(
+                [pool("io").submit(wait_a_while) for _ in range(100)]
+            ),
+        }.items():
+            run()  # the threads, or the loop, are there
+            taken = time_each({title: lambda times, run=run: run()}, 1, rounds=5)
+            print(f"  {title:42}{taken[title] / 1000:8.1f} ms")
+
+
+def side_by_side(title, ours, theirs, times):
+    """From submit() to the result, one after the other."""
+
+    def unit(times, submit):
+        for _ in range(times):
+            submit(job).result()
+
+    submits = {"ours": ours.submit, "theirs": theirs.submit}
+    for submit in submits.values():
+        unit(20, submit)
+    taken = time_each(
+        {name: partial(unit, submit=submit) for name, submit in submits.items()}, times
+    )
+    print(f"\nA job of a {title}, from submit() to its result:")
+    print(f"  {title:42}{taken['ours']:8.2f} us")
+    print(f"  {title + 'Executor':42}{taken['theirs']:8.2f} us")
+    print(f"  {'ratio':42}{taken['ours'] / taken['theirs']:8.2f}")
+
+
 def memory():
     app = DeferMiddleware(deferring_app)
     serve(app, 1000)
@@ -222,5 +279,6 @@ if __name__ == "__main__":
     nothing_deferred()
     one_deferred()
     hooks_on()
+    pools()
     memory()
     sys.exit()

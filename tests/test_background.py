@@ -11,6 +11,7 @@ import time
 import weakref
 
 from wsgi_defer import Outcome, Scope, background, defer
+from wsgi_defer._per_process import PerProcess
 from wsgi_defer._scope import enter, leave
 
 from .orders import handle_abort
@@ -107,7 +108,8 @@ def test_it_keeps_nothing_of_the_last_scope():
 
 def test_where_no_thread_can_be_started(ran, monkeypatch):
     """As the interpreter shuts down: the caller drains the scope itself."""
-    monkeypatch.setattr(background, "_made", {})
+    made = PerProcess(background._Background)
+    monkeypatch.setattr(background, "_background", made)
 
     def start(self):
         raise RuntimeError("can't create new thread at interpreter shutdown")

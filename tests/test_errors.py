@@ -16,11 +16,21 @@ from wsgi_defer import errors
         (errors.ScopeClosedError("defer"), "function", "deferring()"),
         (errors.TooManyCallsError(7), "limit", "max_calls"),
         (errors.ResponseStartedError(), None, "use defer()"),
+        (errors.UnknownPoolError("a", ("b",)), "pool", "pools="),
+        (errors.PoolTimeoutError("a", "app.fetch", 2.5), "seconds", "max_wait"),
+        (errors.PoolTimeoutError("a", "app.fetch", 2.5, "Why."), "why", "Why."),
+        (errors.PoolClosedError("a"), "pool", "exits"),
+        (errors.WorkerDiedError("a", "app.fetch", -9), "exitcode", "not run again"),
+        (errors.UnpicklableError("a", "app.fetch", "call", "E in T"), "why", "E in T"),
+        (errors.PoolStartError("a", "no memory"), "why", "no memory"),
+        (errors.RemoteError("OddError", "text"), "kind", "text"),
+        (errors.RemoteTraceback("text"), "text", "text"),
     ],
 )
 def test_errors(error, attribute, words):
     """Each has one base, carries its fact, and survives pickling."""
-    assert isinstance(error, errors.DeferError)
+    if type(error) is not errors.RemoteTraceback:  # which nobody raises
+        assert isinstance(error, errors.DeferError)
     assert words in str(error)
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error)

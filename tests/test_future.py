@@ -35,7 +35,7 @@ from wsgi_defer import (
 )
 from wsgi_defer._drain import report_lost
 
-from .client import get, text_app
+from .client import get, make_environ, text_app
 from .orders import handle_abort
 
 
@@ -69,6 +69,24 @@ def double(number):
 
 def fail(*args):
     raise ValueError("boom")
+
+
+def test_the_order_of_things(ran):
+    """I1 and I2: the call is taken, the view goes on, the reply leaves, and then it
+    runs. L34: at once nothing, all of it after the response; nobody must use what
+    defer() returns."""
+
+    def view():
+        ran.append("A")
+        defer(ran.append, "C").then(lambda result: ran.append("D"))
+        ran.append("B")
+
+    app = DeferMiddleware(text_app(view))
+    body = app(make_environ(), lambda status, headers: None)
+    assert list(body) == [b"hello"]
+    ran.append("reply")
+    body.close()
+    assert ran == ["A", "B", "reply", "C", "D"]
 
 
 def test_the_states():

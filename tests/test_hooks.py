@@ -91,6 +91,34 @@ def test_a_heart_that_cannot_beat(attached):
     attached._heart = os.dup(0)
 
 
+def test_patience(attached, worker):
+    """What is left of the timeout since the last beat, with a second to answer."""
+    os.utime(worker.tmp.fileno(), (1, 1))
+    assert 58 < attached.patience() <= 59.1
+    worker.cfg.timeout = 3
+    assert 2.3 < attached.patience() <= 2.5
+    time.sleep(0.05)
+    assert attached.patience() < 2.4
+    attached.beat()
+    assert attached.patience() > 2.35
+    worker.cfg.timeout = 0  # for ever
+    assert attached.patience() is None
+    worker.alive = False  # for graceful_timeout
+    assert 29 < attached.patience() <= 29.5
+    worker.cfg.timeout = 3
+    assert attached.patience() < 2.5
+
+
+def test_patience_beside_the_main_thread(attached, worker):
+    """Another thread may wait, and a greenlet: the heart beats on."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(attached.patience()))
+    thread.start()
+    thread.join()
+    assert found == [None]
+    assert GeventHost.patience(attached) is None
+
+
 def test_attached_once(attached, worker):
     """The hook and the worker class both do it."""
     _hooks.attach(worker)

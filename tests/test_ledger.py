@@ -166,6 +166,19 @@ def test_calls_without_an_entry_that_never_run(book, recorded):
     assert left(book) == ([], 0)
 
 
+def test_a_name_for_the_running_call(book, recorded):
+    """It is still known to run, under its new name."""
+    seen = []
+
+    def rename():
+        call.named("renamed")
+        seen.append(left(book))
+
+    with deferring():
+        call = defer(rename)
+    assert seen == [([("renamed", True)], 0)]
+
+
 def test_a_cancelled_call_is_not_left(book, recorded):
     """Even if the process dies before it comes to it."""
     with deferring():

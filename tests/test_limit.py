@@ -26,6 +26,7 @@ from wsgi_defer import (
     defer,
     deferring,
 )
+from wsgi_defer._per_process import PerProcess
 
 from .client import get, text_app
 
@@ -57,7 +58,7 @@ def the_alarm_is_as_it_was():
     yield
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    assert not any(watch._calls for watch in _watch._made.values())
+    assert not (_watch._watch.made and _watch._watch.made._calls)
 
 
 def sleep_on(seconds=20):
@@ -358,7 +359,7 @@ def test_the_watch_waits_when_there_is_nothing(monkeypatch, seen):
     """And wakes for the next call; one that ends while it is looked at is left."""
     monkeypatch.setattr(_watch, "LINGER", 0)
     monkeypatch.setattr(_watch, "INTERVAL", 0.01)
-    watch = _watch._made.setdefault("watch", _watch._Watch())
+    watch = _watch._watch()
     for _ in range(3):
         with deferring(observers=[seen], slow_after=0.05):
             defer(time.sleep, 0.2)
@@ -375,7 +376,7 @@ def test_the_watch_waits_when_there_is_nothing(monkeypatch, seen):
 
 def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
     """As when there were too many threads for a moment."""
-    monkeypatch.setattr(_watch, "_made", {})
+    monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
     start = threading.Thread.start
 
     def fail(self):
@@ -396,7 +397,7 @@ def test_no_watch_in_a_process_that_ends(monkeypatch, ran):
         def start(self):
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_watch, "_made", {})
+    monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
     monkeypatch.setattr(threading, "Thread", NoMore)
     with deferring(slow_after=5):
         defer(ran.append, 1)
@@ -444,7 +445,7 @@ def test_the_stack_of_a_greenlet(monkeypatch):
 
 def test_end_without_a_watch(monkeypatch):
     """A call that forks: its child has begun nothing."""
-    monkeypatch.setattr(_watch, "_made", {})
+    monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
     with deferring() as scope:
         _watch.end(_watch.Watched(defer(int), scope, None))
 
@@ -453,7 +454,7 @@ def test_the_watch_looks_for_what_came_just_before(monkeypatch, seen):
     """A call that begins as the watch is about to wait is seen all the same."""
     monkeypatch.setattr(_watch, "LINGER", 0)
     monkeypatch.setattr(_watch, "INTERVAL", 0.01)
-    monkeypatch.setattr(_watch, "_made", {})
+    monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
 
     class Wanted(threading.Event):
         def clear(self):
@@ -467,7 +468,7 @@ def test_the_watch_looks_for_what_came_just_before(monkeypatch, seen):
             return super().wait(timeout)
 
     cleared, waited = threading.Event(), []
-    watch = _watch._made["watch"] = _watch._Watch()
+    watch = _watch._watch()
     watch._wanted = Wanted()
     with deferring(observers=[seen], slow_after=0.001) as scope:
         late = _watch.Watched(defer(int), scope, None)

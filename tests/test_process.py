@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -240,6 +241,8 @@ def test_what_cannot_be_started(argv, options, error, named):
     [
         ("convert secret", {}, TypeError, "a list"),
         (b"convert secret", {}, TypeError, "a list"),
+        (Path("/bin/secret"), {}, TypeError, "a list"),
+        ({"convert": "secret"}, {}, TypeError, "a list"),
         (["convert", 7], {}, TypeError, "not int"),
         ([], {}, ValueError, "empty"),
         ([""], {}, ValueError, "empty"),
@@ -399,18 +402,101 @@ def test_an_order_to_stop_leaves_nothing(method, log, monkeypatch):
     assert log.read_text() == ""
 
 
-def test_a_daemon_without_standard_streams(tmp_path, log):
-    """They are closed, so their numbers are those of our own descriptors."""
+# A socket that was not yet in our hands is closed when it is dropped, with a warning.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("longest", [0.002, 0.016])
+def test_a_time_limit_at_any_moment_leaves_nothing(longest, caplog):
+    """Whatever line it hits, no child and no descriptor is left."""
+    for step in range(30):
+        with deferring():
+            defer(detach, ["true"]).time_limit(longest * (step + 1) / 30)
+    assert "TimeLimitError" in caplog.text
+    caplog.clear()  # its tracebacks hold what the calls had
+
+
+def test_a_process_at_its_limit_of_descriptors():
+    """A failure keeps none, so it works again when there are some."""
     code = f"""
-        import os, sys
+        import os, resource, sys
+        sys.path.insert(0, {HOME!r})
+        from wsgi_defer.process import detach
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        held = []
+        try:
+            while True:
+                held.append(os.dup(0))
+        except OSError:
+            pass
+        for _ in range(20):
+            try:
+                detach(["true"])
+            except OSError as error:
+                print(error.strerror)
+            os.close(held.pop())
+    """
+    said = subprocess.run([*PYTHON, textwrap.dedent(code)], check=True, timeout=60,
+                          stdout=subprocess.PIPE, text=True).stdout  # fmt: skip
+    assert set(said.splitlines()) == {"Too many open files"}
+    assert said.count("\n") < 10
+
+
+def test_another_thread_forks_meanwhile():
+    """Its child has a copy of our socket, and we do not wait for its end."""
+    pair, forked = socket.socketpair, []
+
+    def socketpair():
+        made = pair()
+        forked.append(os.fork())
+        if not forked[-1]:
+            signal.pause()
+        return made
+
+    socket.socketpair = socketpair
+    try:
+        assert detach(["true"])
+    finally:
+        socket.socketpair = pair
+        os.kill(forked[0], signal.SIGKILL)
+        os.waitpid(forked[0], 0)
+
+
+def test_a_fifo_that_nobody_reads(tmp_path):
+    """It is an error, and nothing waits for a reader."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(OSError, match="No such device"):
+        detach(["true"], log=fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    pid = detach([*PYTHON, "import os; print(os.get_blocking(1))"], log=fifo)
+    until(lambda: not is_running(pid))
+    assert os.read(reader, 100) == b"True\n"
+    os.close(reader)
+
+
+def test_a_daemon_without_standard_streams(tmp_path, log):
+    """They are closed, and another thread prints all the same."""
+    code = f"""
+        import os, sys, threading
         sys.path.insert(0, {HOME!r})
         from wsgi_defer.process import detach
         os.closerange(0, 3)
-        detach({[*PYTHON, REPORT]!r}, log={str(log)!r})
+
+        def chatter():
+            while True:
+                for fd in (0, 1, 2):
+                    try:
+                        os.write(fd, b"stray")
+                    except OSError:
+                        pass
+
+        threading.Thread(target=chatter, daemon=True).start()
+        for _ in range(10):
+            detach({[*PYTHON, REPORT]!r}, log={str(log)!r})
     """
     subprocess.run([*PYTHON, textwrap.dedent(code)], check=True, timeout=60)
-    said = json.loads(lines(log)[0])
-    assert said["fds"] == {"0": os.devnull, "1": str(log), "2": str(log)}
+    for line in lines(log, 10):
+        fds = json.loads(line)["fds"]
+        assert fds == {"0": os.devnull, "1": str(log), "2": str(log)}
 
 
 def test_it_outlives_us(started):
@@ -433,10 +519,13 @@ def test_it_outlives_us(started):
     assert is_running(started[0])
 
 
-def test_a_server_that_is_the_executable(log, monkeypatch):
+def test_a_server_that_is_the_executable(tmp_path, monkeypatch):
     """In uWSGI, sys.executable is uWSGI; with none at all, it says so."""
-    monkeypatch.setattr(sys, "executable", "/bin/true")
-    assert detach(["true"])
+    true = tmp_path / "uwsgi_python3"
+    true.symlink_to("/bin/true")
+    for server in ("/bin/true", str(true)):
+        monkeypatch.setattr(sys, "executable", server)
+        assert detach(["true"])
     for name in ("exec_prefix", "base_exec_prefix"):
         monkeypatch.setattr(sys, name, "/no/prefix")
     with pytest.raises(FileNotFoundError, match=r"needs a Python interpreter"):
@@ -458,6 +547,30 @@ def test_an_interpreter_that_is_asked_half(log):
         [*PYTHON, process.STARTER], input=b"[", capture_output=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def test_another_thread_changes_the_environment(monkeypatch):
+    """And one variable has no name, as can be inherited."""
+    monkeypatch.setitem(posix.environ, b"", b"x")
+    ended = threading.Event()
+
+    def change():
+        number = 0
+        while not ended.is_set():
+            number += 1
+            posix.environ[b"CHANGED_%d" % (number % 50)] = b"x"
+            posix.environ.pop(b"CHANGED_%d" % ((number + 25) % 50), None)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(30):
+            detach(["true"])
+    finally:
+        ended.set()
+        thread.join()
+        for name in [name for name in posix.environ if name.startswith(b"CHANGED_")]:
+            del posix.environ[name]
 
 
 def test_deferred(log):

@@ -16,6 +16,7 @@ import wsgi_defer
 from wsgi_defer import DeferMiddleware, defer, deferring
 from wsgi_defer.gunicorn import SyncWorker
 from wsgi_defer.gunicorn._hooks import HOOKS
+from wsgi_defer.pools import ThreadPool
 
 from .client import get, text_app
 
@@ -95,9 +96,9 @@ def test_detach(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
     with deferring():
-        exec(block("detach"), {"source": "a.png", "folder": str(program.parent)})
+        exec(block("detach"), {"source": "a.png", "folder": program.parent})
     said = f"{program.parent} {['a.png', 'preview.png']}\n"
-    log = tmp_path / "convert.log"
+    log = program.parent / "log"
     deadline = time.monotonic() + 20
     while log.read_text() != said:
         assert time.monotonic() < deadline, log.read_text()
@@ -126,6 +127,7 @@ def test_middleware_options_and_an_observer(capsys):
     exec(block("class Timings"), namespace)
     namespace["app"] = text_app(lambda: defer(int))
     namespace["DeferMiddleware"] = DeferMiddleware
+    namespace["ThreadPool"] = ThreadPool
     exec(block("when_full"), namespace)
     get(namespace["app"])
     assert capsys.readouterr().out.startswith("builtins.int ")
@@ -134,11 +136,25 @@ def test_middleware_options_and_an_observer(capsys):
     assert real - documented == {"around", "inline"}
 
 
+def test_pools():
+    """The three pools are configured, and the page has all that it asked for."""
+    results = []
+    namespace = {
+        "app": text_app(lambda: results.append(namespace["page"](7))),
+        "fetch_stock": lambda item: item + 1,
+        "fetch_price": lambda item: item + 2,
+        "draw": abs,  # which can be pickled
+    }
+    exec(block("gather("), namespace)
+    get(namespace["app"])
+    assert results == [(9, 8, 7)]
+
+
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
                "worker_class", "price.result()", "when_full", "class Timings",
-               "detach"]  # fmt: skip
+               "gather(", "detach"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 

@@ -335,10 +335,13 @@ class DeferredCall(Call, LazyFuture):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What it raised, or None if it returned; else as ``result()``."""
-        self._await(timeout)
-        if self._end == CANCELLED:
-            raise CancelledError
-        return self._error
+        try:
+            self._await(timeout)
+            if self._end == CANCELLED:
+                raise CancelledError
+            return self._error
+        finally:
+            del self  # its error leads back to here
 
     def _await(self, timeout: float | None) -> None:
         if self._end != PENDING:

@@ -24,6 +24,7 @@ from ._future import RAISED, RETURNED
 from ._host import TimeUp, is_order_to_stop
 from ._observer import Observer, Observers
 from ._outcome import Outcome
+from ._pool_kinds import Pools
 from ._scope import MAX_CALLS, Options, Scope, enter, get_current, leave
 
 logger = logging.getLogger("wsgi_defer")
@@ -52,6 +53,7 @@ def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
         # What another thread added between the last look and the line above.
         while (call := scope.take()) is not None:
             _run(call, scope, outcome)
+        scope.end_guests()
     except BaseException as error:  # an order to stop
         report_lost(scope, _reason(error))
         raise
@@ -109,6 +111,7 @@ def report_lost(scope: Scope, why: str, *, running: bool = True) -> None:
         for call in scope.under_way():
             scope.lose(call, why)
     scope.lose_rest(why)
+    scope.end_guests()
 
 
 @contextmanager
@@ -119,6 +122,7 @@ def deferring(
     observers: Iterable[Observer] = (),
     time_limit: float | None = None,
     slow_after: float | None = None,
+    pools: Pools | None = None,
 ) -> Iterator[Scope]:
     """Open a scope where there is no request: a command, a queue task, a test.
 
@@ -128,7 +132,7 @@ def deferring(
     are those of ``DeferMiddleware``.
     """
     options = Options(
-        max_calls, around, time_limit=time_limit, slow_after=slow_after
+        max_calls, around, time_limit=time_limit, slow_after=slow_after, pools=pools
     ).checked()
     if observers := tuple(observers):
         options = options._replace(observers=Observers(observers))

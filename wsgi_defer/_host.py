@@ -30,6 +30,12 @@ class Host:
         """
         return None
 
+    def patience(self) -> float | None:
+        """Seconds that this thread may wait before the server takes the process for
+        stuck, and ends it. None if it may wait for ever, or if nobody says so.
+        """
+        return None
+
     def call_within(
         self, seconds: float, up: TimeUp, run: Callable[[], object]
     ) -> bool:

@@ -17,6 +17,7 @@ from ._call import Around
 from ._drain import discard_held, run_held
 from ._observer import Observer, Observers
 from ._outcome import Outcome
+from ._pool_kinds import Pools
 from ._response import ResponseScope, SizedBody, hook_close, is_body
 from ._room import WaitingRoom
 from ._scope import MAX_CALLS, Options, enter, get_current, leave
@@ -63,6 +64,8 @@ class DeferMiddleware:
         requests to this middleware.
     :param when_full: what a call over that does: "raise" raises
         ``TooManyWaitingError``; "drop" drops the oldest, which is then lost.
+    :param pools: those of ``pool(name)``, by their names; see ``wsgi_defer.pools``.
+        ``default`` is ``ThreadPool(8, max_wait=30)`` unless it is among them.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class DeferMiddleware:
         slow_after: float | None = None,
         max_waiting: int | None = None,
         when_full: Literal["raise", "drop"] = "raise",
+        pools: Pools | None = None,
     ) -> None:
         if not callable(app):
             raise TypeError(
@@ -95,7 +99,7 @@ class DeferMiddleware:
         self.app = app
         self.options = Options(
             max_calls, around, inline, when_busy == "thread", Observers(observers),
-            time_limit, slow_after, room,
+            time_limit, slow_after, room, pools,
         ).checked()  # fmt: skip
         _transport.install()
 
@@ -108,6 +112,8 @@ class DeferMiddleware:
                 # Wrapped twice, or part of a larger request: the outer one's to run.
                 if outer.options.around is None:
                     outer.options = outer.options._replace(around=self.options.around)
+                if outer.options.pools is None:
+                    outer.options = outer.options._replace(pools=self.options.pools)
                 return self.app(environ, start_response)
         scope = environ[SCOPE_KEY] = _Exchange(self.options, environ, start_response)
         if "_bjoern" in sys.modules:
@@ -301,7 +307,7 @@ class _Exchange(ResponseScope):
 
     def finish(self, close: Callable[[], object] | None) -> None:
         """Close the app's body, tell the client that was all, and run the calls."""
-        if self._dropped and self.registered:
+        if self._dropped and (self.registered or self._guests):
             # Not in here, where the collector of garbage may be at work.
             job = self._job(False, partial(self._close_body, close))
             background.submit(*job, limited=False)
@@ -334,6 +340,8 @@ class _Exchange(ResponseScope):
             self.closed = False
             return False
         self._environ = self._respond = self._error = None  # as in _job()
+        if self._guests:
+            self.end_guests()
         return True
 
     def _close_body(self, close: Callable[[], object] | None) -> None:

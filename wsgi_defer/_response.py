@@ -86,7 +86,7 @@ class ResponseScope(Scope):
                 super().dropped()
             return
         self._dropped = True
-        if self.registered:
+        if self.registered or self._guests:
             self.close()
         else:
             self.closed = True

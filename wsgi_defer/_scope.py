@@ -12,6 +12,7 @@ from ._call import Around, Call, DeferredCall, check_seconds
 from ._future import CANCELLED
 from ._observer import Observers
 from ._outcome import Outcome
+from ._pool_kinds import Pools, checked_pools
 from .errors import (
     NoScopeError,
     ResponseStartedError,
@@ -31,6 +32,13 @@ class Room(Protocol):
         """Take one more, or raise ``TooManyWaitingError``."""
 
 
+class Guest(Protocol):
+    """What lives no longer than a request: a job of a pool, for one."""
+
+    def end(self, why: str) -> None:
+        """Whoever may await it has ended. Raises nothing but an order to stop."""
+
+
 class Options(NamedTuple):
     """What the scopes of one middleware have in common, see ``DeferMiddleware``."""
 
@@ -42,6 +50,7 @@ class Options(NamedTuple):
     time_limit: float | None = None
     slow_after: float | None = None
     room: Room | None = None
+    pools: Pools | None = None  # by name once checked
 
     def checked(self) -> Options:
         """Refuse what would fail later, at the first call; return the options."""
@@ -56,7 +65,9 @@ class Options(NamedTuple):
             check_seconds("time_limit", self.time_limit)
         if self.slow_after is not None:
             check_seconds("slow_after", self.slow_after)
-        return self
+        if self.pools is None:
+            return self
+        return self._replace(pools=checked_pools(self.pools))
 
 
 _DEFAULTS = Options()
@@ -86,6 +97,8 @@ class Scope:
     _early: list[Call] = ()  # type: ignore[assignment]  # run before their turn
     _outer: Scope | None = None  # around this one, in deferring()
     _process = 0
+    # With the process that each is of. The scope's own dict from the first one on.
+    _guests: dict[Guest, int] = {}  # noqa: RUF012
 
     def __init__(self, options: Options = _DEFAULTS) -> None:
         self.options = options
@@ -124,6 +137,27 @@ class Scope:
             self._tell_skipped(call, "it came too late")
             raise ScopeClosedError(function) if self.closed else ResponseStartedError
 
+    def add_guest(self, guest: Guest, function: str) -> None:
+        """Tell it when this scope has closed. Raises ``ScopeClosedError``."""
+        self.__dict__.setdefault("_guests", {})[guest] = os.getpid()
+        if self.closed:  # in this order, as in _append()
+            self.remove_guest(guest)
+            raise ScopeClosedError(function)
+
+    def remove_guest(self, guest: Guest) -> None:
+        """It has ended before."""
+        self._guests.pop(guest, None)
+
+    def end_guests(self) -> None:
+        """The scope has closed: so do its guests, the last one first."""
+        while self._guests:
+            try:  # others leave by themselves meanwhile
+                guest, process = self._guests.popitem()
+            except KeyError:
+                return
+            if process == os.getpid():  # else it is the parent's to end
+                guest.end("the request has ended")
+
     def add(self, call: Call, function: str) -> None:
         """Take a call that is deferred by ``function``; raises as ``defer()``."""
         self._append(call, "_deferred", function)
@@ -141,6 +175,7 @@ class Scope:
         if self._process != os.getpid():  # it is the parent's to run
             return
         chain = [call]
+        del call  # what it raises may lead back to here
         while (before := chain[-1]._before) is not None and not before.done():
             chain.append(before)
         while chain:

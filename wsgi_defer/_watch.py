@@ -8,7 +8,6 @@ on its main thread is within its limit.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from . import _host
 from ._call import Call
+from ._per_process import PerProcess
 from ._scope import Scope
 
 INTERVAL = 0.1  # seconds between two looks
@@ -116,23 +116,18 @@ class _Watch:
             scope.options.observers.tell(listeners, call, scope, elapsed, stack)
 
 
-_made: dict[str, _Watch] = {}
+_watch = PerProcess(_Watch)
 
 
 def begin(call: Call, scope: Scope, limit: float | None) -> Watched:
     """Watch a call that begins now, in this thread."""
     watched = Watched(call, scope, limit)
-    # Made when it is first needed, for the reason given in background.py.
-    watch = _made.get("watch") or _made.setdefault("watch", _Watch())
-    watch.begin(watched)
+    _watch().begin(watched)
     return watched
 
 
 def end(watched: Watched) -> None:
     """The call has ended."""
     watched.frame = None  # which holds this object
-    if (watch := _made.get("watch")) is not None:
-        watch.end(watched)
-
-
-os.register_at_fork(after_in_child=_made.clear)  # the thread did not come along
+    if _watch.made is not None:
+        _watch.made.end(watched)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from . import _host
 from ._drain import drain, report_lost
 from ._outcome import Outcome
+from ._per_process import PerProcess
 from ._scope import Scope
 
 logger = logging.getLogger("wsgi_defer")
@@ -38,6 +38,7 @@ class _Background:
         self._waiting: deque[Job] = deque()
         self._running: Scope | None = None
         self._thread: threading.Thread | None = None
+        self._gave_up = False
 
     def submit(self, job: Job, limited: bool) -> bool:
         if sys.is_finalizing():
@@ -93,12 +94,15 @@ class _Background:
 
     def finish(self) -> None:
         """Let what waits come to its end, while there is time; the rest is lost."""
+        if self._gave_up:  # not once more, when there are several who call this
+            return
         done = False
         try:
             deadline = time.monotonic() + _time_to_finish()
             while not (done := self.join(BEAT)) and time.monotonic() < deadline:
                 _host.current.beat()
         finally:  # gunicorn's timeout may end the waiting, too
+            self._gave_up = not done
             if not done:
                 # Other threads may hold the process up, so that the one that runs
                 # ends after all; and if it does not, who records it names it.
@@ -131,23 +135,7 @@ def _time_to_finish() -> float:
     return EXIT_WAIT if left is None else left
 
 
-_made: dict[str, _Background] = {}
-
-
-def _background() -> _Background:
-    # Made when it is first needed, so that its lock is gevent's own if that has
-    # replaced the locks. setdefault: two threads may both be the first.
-    return _made.get("background") or _made.setdefault("background", _Background())
-
-
-def _start_anew() -> None:
-    # The thread did not come along, and its lock may be held.
-    for background in _made.values():
-        background.forget()
-    _made.clear()
-
-
-os.register_at_fork(after_in_child=_start_anew)
+_background = PerProcess(_Background, forget=_Background.forget)
 
 
 def submit(
@@ -172,8 +160,8 @@ def drain_here(scope: Scope, outcome: Outcome) -> None:
 def finish() -> None:
     """Let what waits come to its end, at the end of the process; what does not is
     lost."""
-    if "background" in _made:
-        _background().finish()
+    if _background.made is not None:
+        _background.made.finish()
 
 
 def nothing_to_wait_for() -> None:

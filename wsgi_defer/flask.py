@@ -123,7 +123,7 @@ def fresh_context(app: Flask) -> Iterator[None]:
 @contextmanager
 def _command_scope(app: Flask, options: dict[str, Any]) -> Iterator[None]:
     leaving: click.exceptions.Exit | None = None
-    known = ("max_calls", "observers", "time_limit", "slow_after")
+    known = ("max_calls", "observers", "time_limit", "slow_after", "pools")
     chosen = {name: options[name] for name in known if name in options}
     with deferring(around=partial(fresh_context, app), **chosen):
         try:

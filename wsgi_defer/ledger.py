@@ -160,7 +160,7 @@ class Recorder(Observer):
         entry = self._entries.get(id(call))
         if entry is None:
             return
-        if call.pending:
+        if call.pending or call._started_at is not None:
             self._write_name(entry, call)
         else:  # cancelled, and so not lost
             self._numbers[entry // 8] = _FREE

@@ -86,6 +86,33 @@ def test_promise_chain():
     assert result.stderr == ""
 
 
+def run_example(name):
+    """What it prints; it ends by itself and has nothing to say on stderr."""
+    result = subprocess.run(
+        [sys.executable, HOME / "examples" / name],
+        capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+    )  # fmt: skip
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_price_page():
+    """Two parts, and an excuse for the third, long before that would be there."""
+    *lines, last = run_example("price_page.py").splitlines()
+    assert lines == [
+        "teapot", "price: 19.90", "stock: 7 left", "reviews: not available just now",
+    ]  # fmt: skip
+    assert float(last.split()[1]) < 5
+
+
+def test_parallel_http():
+    """All twenty, in order, in less time than one after the other would take."""
+    texts, last = run_example("parallel_http.py").splitlines()
+    assert texts.split() == [f"/{number}" for number in range(20)]
+    assert float(last.split()[-2]) < 2
+
+
 def test_demo():
     """It shows that no response waited, and stops by itself."""
     result = subprocess.run(

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from .. import _host
@@ -16,6 +16,7 @@ from .._host import TimeUp
 
 BEAT = 0.05  # seconds; more often is of no use, since the master looks once a second
 MARGIN = 0.5  # seconds before the master kills the worker, to name what is lost
+ANSWER = 1.0  # seconds before gunicorn's timeout, for the view to answer all the same
 
 
 class GunicornHost(_host.Host):
@@ -83,6 +84,18 @@ class GunicornHost(_host.Host):
             self._stopped_at = monotonic()
         return self._stopped_at + self._grace - self._margin - monotonic()
 
+    def patience(self) -> float | None:
+        if not self._is_heart(threading.get_ident()):
+            return None  # other threads of a worker may wait: its heart beats on
+        left = self.time_left()
+        if timeout := float(self.worker.cfg.timeout):
+            # When the heart beat last, ours or gunicorn's. The change time, because up
+            # to 21 gunicorn sets no other one.
+            since = time() - os.fstat(self._heart).st_ctime
+            stuck = timeout - min(ANSWER, timeout / 5) - since
+            left = stuck if left is None else min(left, stuck)
+        return left
+
     def note_timeout(self) -> None:
         """gunicorn's timeout has struck, and ends what the main thread does."""
         self.why = f"gunicorn's timeout of {self.worker.cfg.timeout} s ended the worker"
@@ -98,6 +111,9 @@ class GeventHost(GunicornHost):
 
     def _is_heart(self, thread: int) -> bool:
         return True  # if one greenlet runs, none hangs
+
+    def patience(self) -> float | None:
+        return None  # while one greenlet waits, the others run, and gunicorn's heart
 
     def call_within(
         self, seconds: float, up: TimeUp, run: Callable[[], object]

@@ -1,0 +1,76 @@
+"""An app with pools, for a real gunicorn. It notes what its jobs do, see ``app``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from urllib.parse import parse_qsl
+
+from wsgi_defer import DeferMiddleware, PoolTimeoutError, pool
+from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
+
+from . import BODY
+from .app import note, sleep
+
+LONG = 8.0  # seconds of a job that nobody awaits
+
+
+def long_job():
+    """A job that is abandoned; in pieces, so that greenlets give way."""
+    note("begun", "long-job")
+    sleep(LONG)
+    note("finished", "long-job")
+
+
+def short_job():
+    """One that its view awaits, in a process of a pool."""
+    note("begun", "short-job")
+    sleep(1.5)
+    return "done"
+
+
+def child_job():
+    """The same, in a process of a pool."""
+    note("begun", f"child-{os.getpid()}")
+    sleep(300)
+
+
+async def long_coroutine():
+    """The same, on a loop."""
+    note("begun", "long-job")
+    try:
+        await asyncio.sleep(LONG)
+    finally:
+        note("finished", "long-job")
+
+
+def view(environ, start_response):
+    """Submit what the query says, and await nothing but what it says."""
+    query = dict(parse_qsl(environ["QUERY_STRING"]))
+    if name := query.get("abandon"):
+        job = long_coroutine if name == "io" else long_job
+        future = pool(name).submit(job)
+        while not future.running():  # one that has not begun would be cancelled
+            sleep(0.02)
+    if seconds := query.get("await"):
+        note("awaits", "view")
+        try:
+            pool("threads").submit(sleep, float(seconds)).result()
+        except PoolTimeoutError as error:  # as a framework does
+            text = str(error).encode()
+            start_response("500 Oops", [("Content-Length", str(len(text)))])
+            return [text]
+    if "idle" in query:  # two children that have nothing to do
+        list(pool("cpu").map(sleep, [0.2, 0.2]))
+    if "await" in query:
+        assert pool("cpu").submit(short_job).result() == "done"
+    if "busy" in query:
+        for _ in range(2):
+            pool("cpu").submit(child_job)
+        sleep(2)
+    start_response("200 OK", [("Content-Length", str(len(BODY)))])
+    return [BODY]
+
+
+POOLS = {"threads": ThreadPool(4), "cpu": ProcessPool(2), "io": AsyncPool(10)}
+app = DeferMiddleware(view, pools=POOLS)

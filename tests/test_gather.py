@@ -1,0 +1,274 @@
+"""gather() and map(): waiting for several things at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import CancelledError, Future
+
+import pytest
+
+from wsgi_defer import (
+    PoolTimeoutError,
+    WaitsForItselfError,
+    _host,
+    defer,
+    deferring,
+    gather,
+    pool,
+)
+from wsgi_defer.pools import AsyncPool, ThreadPool
+
+from .orders import handle_abort
+
+SOON = 5  # seconds; without what is tested here it would be LONG
+LONG = 30
+POOLS = {"default": ThreadPool(4, max_wait=LONG), "io": AsyncPool(9, max_wait=LONG)}
+
+
+@pytest.fixture
+def scope():
+    with deferring(pools=POOLS) as scope:
+        yield scope
+
+
+@pytest.fixture
+def released():
+    """Jobs may wait for it, and end with the test at last."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture(autouse=True)
+def quickly():
+    """No test waits for what takes long."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < SOON
+
+
+def fail(error):
+    raise error
+
+
+def long_job():
+    """It waits until it is cancelled."""
+    return pool("io").submit(asyncio.sleep, LONG)
+
+
+# Deferred calls
+
+
+def test_deferred_calls_run_early(ran):
+    """As result() runs them: once, here, with those that they follow."""
+    with deferring() as scope:
+        first = defer(lambda: ran.append("first") or 1)
+        second = first.then(lambda n: n + 1)
+        rest = defer(ran.append, "rest")
+        gathered = gather({"call": second, "job": lambda: 3})
+        assert gathered == {"call": 2, "job": 3}
+        assert ran == ["first"]
+        assert gather([first, second]) == [1, 2]
+        assert scope.pending == (rest,)
+    assert ran == ["first", "rest"]
+
+
+def test_jobs_run_beside_deferred_calls(scope):
+    """The call of the list that needs this thread is the last one to begin."""
+    begun = threading.Event()
+    call = defer(begun.wait, SOON)
+    assert gather([call, begun.set]) == [True, None]
+
+
+def test_a_deferred_call_that_fails(scope, ran, caplog):
+    """Those after it are cancelled, and so are the jobs; its error is raised."""
+    failing, other, job = (
+        defer(fail, ValueError("boom")),
+        defer(ran.append, 1),
+        long_job(),
+    )
+    with pytest.raises(ValueError, match="boom"):
+        gather([job, failing, other])
+    assert job.cancelled()
+    assert other.cancelled()
+    assert ran == []
+    assert "boom" not in caplog.text
+
+
+def test_outcomes_of_deferred_calls(scope):
+    """Each in its place."""
+    gone = defer(int)
+    gone.cancel()
+    outcomes = gather(
+        [defer(fail, KeyError(0)), gone, defer(int)], return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [KeyError, CancelledError, int]
+
+
+def test_a_deferred_call_that_another_thread_runs(scope, released):
+    """It is waited for, and is late as any other."""
+    begun = threading.Event()
+    call = defer(lambda: (begun.set(), released.wait(LONG)))
+    runs = pool().submit(call.result)
+    assert begun.wait(SOON)
+    (outcome,) = gather([call], timeout=0.05, return_exceptions=True)
+    assert isinstance(outcome, PoolTimeoutError)
+    released.set()
+    assert gather([call, runs]) == [(None, True)] * 2
+
+
+def test_a_deferred_call_that_gathers_itself():
+    """It would wait for ever."""
+    with deferring():
+        calls = []
+        call = defer(lambda: gather(calls))
+        calls.append(call)
+    assert isinstance(call.exception(), WaitsForItselfError)
+
+
+# Cancelled futures, and orders to stop
+
+
+def test_a_future_that_was_cancelled(scope):
+    """Also one that its executor has not come upon yet."""
+    cancelled = Future()
+    cancelled.cancel()
+    with pytest.raises(CancelledError):
+        gather([long_job(), cancelled])
+    (outcome,) = gather([cancelled], return_exceptions=True)
+    assert isinstance(outcome, CancelledError)
+
+
+def test_a_future_that_is_cancelled_meanwhile(scope):
+    """The others are cancelled at once, as after any failure."""
+    cancelled, job = Future(), long_job()
+    timer = threading.Timer(0.05, cancelled.cancel)
+    timer.start()
+    with pytest.raises(CancelledError):
+        gather([job, cancelled])
+    timer.join()
+    assert job.cancelled()
+
+
+def test_what_is_no_future_of_threads(scope):
+    """Those of asyncio cannot be waited for here."""
+    loop = asyncio.new_event_loop()
+    with pytest.raises(TypeError, match="functions without arguments, and futures"):
+        gather([loop.create_future()])
+    loop.close()
+
+
+def test_an_order_to_stop_while_it_waits(scope, released):
+    """It goes up, and the jobs are cancelled; nothing takes it for an outcome."""
+    job = long_job()
+    before = signal.signal(signal.SIGALRM, handle_abort)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(SystemExit):
+            gather([job], return_exceptions=True)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert job.cancelled()
+
+
+def test_an_order_to_stop_while_it_collects(scope):
+    """It may come at any line."""
+
+    class Stopped(Future):
+        def result(self, timeout=None):
+            handle_abort()
+
+    future = Stopped()
+    future.set_result(1)
+    with pytest.raises(SystemExit):
+        gather([future], return_exceptions=True)
+
+
+def test_sys_exit_in_a_job(scope):
+    """It is the job's own end, and so an outcome."""
+    (outcome,) = gather([lambda: sys.exit(3)], return_exceptions=True)
+    assert (type(outcome), outcome.code) == (SystemExit, 3)
+
+
+class Impatient(_host.Host):
+    """A server that ends those who wait for longer than that."""
+
+    def __init__(self, seconds):
+        self.until = time.monotonic() + seconds
+
+    def patience(self):
+        return self.until - time.monotonic()
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_impatient_server(scope, monkeypatch, calls):
+    """The view gets an error that says so, before the worker is ended."""
+    jobs = [long_job() for _ in range(calls)]
+    monkeypatch.setattr(_host, "current", Impatient(0.2))
+    with pytest.raises(
+        PoolTimeoutError, match=r"after 0\.2 s.*longer timeout"
+    ) as caught:
+        gather(jobs)
+    assert all(job.cancelled() for job in jobs)
+    assert caught.value.seconds == 0.2
+    late = gather([long_job()], return_exceptions=True)
+    assert "longer timeout" in str(late[0])
+
+
+# What is left of it
+
+
+class Thing:
+    """What a request may hold."""
+
+
+@pytest.mark.parametrize("options", [{}, {"return_exceptions": True}])
+@pytest.mark.parametrize("how", ["function", "future", "call"])
+def test_a_failing_gather_keeps_nothing(scope, options, how):
+    """The collector of garbage is not needed to be rid of what its jobs knew."""
+
+    def serve():
+        thing = Thing()
+
+        def job():
+            raise ValueError(thing)  # in no local of its own
+
+        with contextlib.suppress(ValueError):
+            gather({"call": make[how](job), "other": int}, **options)
+        return weakref.ref(thing)
+
+    make = {"function": lambda job: job, "future": pool().submit, "call": defer}
+    serve()  # the threads are there
+    gc.disable()
+    try:
+        seen = serve()
+        deadline = time.monotonic() + SOON / 2
+        while seen() is not None:  # a thread lets go of its job a moment later
+            assert time.monotonic() < deadline
+            pool().submit(int).result()
+    finally:
+        gc.enable()
+
+
+def test_map_that_is_closed_before_it_begins(scope):
+    """Its jobs are cancelled, as those of one that has begun."""
+    results = pool("io").map(asyncio.sleep, [LONG] * 3)
+    results.close()
+    assert not scope._guests
+    assert next(results, "over") == "over"
+
+
+def test_map_that_nobody_looks_at(scope, ran):
+    """Its jobs run, as if by submit()."""
+    pool().map(ran.append, range(3))
+    deadline = time.monotonic() + SOON
+    while sorted(ran) != [0, 1, 2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -1,0 +1,268 @@
+"""One job of a pool, and its future: they are the same object."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextvars import Context, copy_context
+from time import monotonic
+from typing import Any, Protocol
+
+from . import _host
+from ._call import qualified_name
+from ._deadlines import Queue
+from ._host import is_order_to_stop
+from ._scope import Scope
+from .errors import TOO_SLOW, PoolTimeoutError
+
+logger = logging.getLogger("wsgi_defer")
+
+LOOK = 1.0  # seconds after which who waits asks again how long the server lets it
+_GOING_ON = ("PENDING", "RUNNING")
+_NO_KWARGS: Mapping[str, Any] = {}
+_NO_PATIENCE = (
+    "The server would have ended this worker, which has waited for as long as the "
+    "server's timeout lets it. Wait for less, or give the server a longer timeout."
+)
+
+
+class Runner(Protocol):
+    """The pool that a job belongs to, as the job sees it."""
+
+    max_wait: float
+    jobs: Queue
+    stops_running: bool
+
+    def stop(self, job: Job) -> None:
+        """Nobody wants its result any more; it may not have begun."""
+
+
+class Job(Future[Any]):
+    """A function with its arguments on its way through a pool.
+
+    The state RUNNING of a ``Future`` means that it cannot be cancelled. Jobs that a
+    pool can stop while they run do without it, and tell so by themselves.
+
+    It ends once: by its function, by ``cancel()``, or too late. Whoever is first wins,
+    and what comes then disturbs nobody. Its arguments and its context, which hold the
+    request, are let go of at that moment.
+    """
+
+    begun = False
+    _expires = False
+    _label = ""  # once its function is let go of
+    _done_callbacks: list[Callable[[Future[Any]], object]]  # of Future
+    payload = b""  # for another process
+    finished = False  # its function has returned
+    replaced = False  # so is the thread that it runs on
+
+    def __init__(
+        self,
+        runner: Runner,
+        pool: str,
+        scope: Scope,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self._runner = runner
+        self._pool = pool
+        self._scope: Scope | None = scope
+        self._fn: Callable[..., Any] | None = fn
+        self._args = args
+        self._kwargs = kwargs
+        self._context: Context | None = copy_context()
+        self.deadline = monotonic() + runner.max_wait
+
+    @property
+    def pool(self) -> str:
+        """The name of its pool."""
+        return self._pool
+
+    @property
+    def label(self) -> str:
+        """What logs and errors call it: its function's name, never its arguments."""
+        fn = self._fn
+        return self._label if fn is None else qualified_name(fn)
+
+    def enter(self) -> None:
+        """Begin to wait. Raises ``ScopeClosedError``."""
+        # In this order: the end of the scope, which may come now, takes it out again.
+        self._runner.jobs[self] = None
+        scope = self._scope
+        try:
+            if scope is not None:  # not late already
+                scope.add_guest(self, "submit")
+        except BaseException:
+            self._leave()
+            raise
+
+    def begin(self) -> tuple[Context, Callable[..., Any], Any, Any] | None:
+        """What is to be run; None if it has ended already."""
+        with self._condition:
+            work = self._context, self._fn, self._args, self._kwargs
+            if self._state != "PENDING" or work[0] is None or work[1] is None:
+                return None
+            self.begun = True
+            if not self._runner.stops_running:
+                self._state = "RUNNING"
+            return work[0], work[1], work[2], work[3]
+
+    def succeed(self, result: object) -> None:
+        """It has run. No effect if it has ended before."""
+        self._leave()
+        try:
+            self.set_result(result)
+        except InvalidStateError:
+            pass  # it came too late
+
+    def fail(self, error: BaseException) -> bool:
+        """It failed. False, and no effect, if it has ended before."""
+        self._leave()
+        try:
+            self.set_exception(error)
+        except InvalidStateError:
+            return False
+        return True
+
+    def _leave(self) -> None:
+        self._runner.jobs.pop(self, None)
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.remove_guest(self)
+        if (fn := self._fn) is not None:
+            self._label = qualified_name(fn)
+        self._fn = self._context = None
+        self._args, self._kwargs = (), _NO_KWARGS
+        self.payload = b""
+
+    def running(self) -> bool:
+        return self.begun and not self.done()
+
+    def cancel(self) -> bool:
+        """Cancel it. False if it has ended, or runs where nothing can end it."""
+        if not super().cancel():
+            return False
+        with self._condition:
+            first = self._state == "CANCELLED"
+            if first:  # who waits for several futures learns of it here only
+                self.set_running_or_notify_cancel()
+        if first:
+            self._leave()
+            self._runner.stop(self)
+        return True
+
+    def expire(self) -> None:
+        """Its pool's ``max_wait`` is over."""
+        self._expires = True
+        if self.fail(PoolTimeoutError(self._pool, self.label, self._runner.max_wait)):
+            self._runner.stop(self)
+
+    def end(self, why: str) -> None:
+        """Nobody may await it any more. Raises nothing but an order to stop."""
+        try:
+            if not self.cancel() and self.fail(CancelledError(why)):
+                self._runner.stop(self)
+        except BaseException as error:  # its thread could not be replaced, for one
+            if is_order_to_stop(error):
+                raise
+            logger.exception("the job %s could not be ended", self.label)
+
+    def _invoke_callbacks(self) -> None:
+        # Future calls it, at its end.
+        if not self._done_callbacks:
+            return
+        if self._expires:  # by the one thread that ends all that take too long
+            thread = threading.Thread(
+                target=self._run_callbacks, name="wsgi_defer-callbacks", daemon=True
+            )
+            try:
+                thread.start()
+                return
+            except RuntimeError:  # too many threads
+                pass
+        self._run_callbacks()
+
+    def _run_callbacks(self) -> None:
+        try:
+            super()._invoke_callbacks()  # type: ignore[misc]
+        except BaseException as error:  # Future itself logs each Exception
+            if is_order_to_stop(error):
+                raise
+            logger.exception("a callback of the job %s failed", self.label)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result, for at most ``timeout`` seconds; return it or raise.
+
+        Raises ``PoolTimeoutError`` after that time, and the job goes on; and so it does
+        before the server would end a worker that waits too long. Raises ``ValueError``
+        for a negative time, and nothing has happened.
+        """
+        try:
+            self._await(timeout)
+            return super().result()
+        finally:
+            del self  # this frame is in the traceback of an error that the job holds
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end; return what it raised, or None. See ``result()``."""
+        self._await(timeout)
+        return super().exception()
+
+    def _await(self, timeout: float | None) -> None:
+        seconds = checked_timeout(timeout)
+        with self._condition:
+            if self._state not in _GOING_ON:
+                return
+            late = wait_for(self._wait, seconds, monotonic())
+        if late is not None:
+            raise PoolTimeoutError(self._pool, self.label, *late)
+
+    def _wait(self, seconds: float) -> bool:
+        self._condition.wait(seconds)
+        return self._state not in _GOING_ON
+
+
+def end_all(jobs: Iterable[Any]) -> None:
+    """The process exits, or nobody is left who knows their pool."""
+    for job in list(jobs):
+        job.end("its pool is closed")
+
+
+def checked_timeout(timeout: float | None) -> float:
+    """Refuse a negative time to wait; None is no bound."""
+    if timeout is None:
+        return math.inf
+    if not timeout >= 0:
+        raise ValueError(f"timeout takes seconds, 0 or more, not {timeout!r}")
+    return timeout
+
+
+def wait_for(
+    wait: Callable[[float], bool], seconds: float, began: float
+) -> tuple[float, str] | None:
+    """Call ``wait(seconds)`` until it returns True; returns None then.
+
+    There are so many seconds since the time ``began``. When they are over, or the
+    server is about to end a worker that waits too long, returns after how many seconds
+    that was, and why.
+    """
+    left = seconds - (monotonic() - began)
+    while not wait(max(min(left, _patience(), LOOK), 0)):
+        waited = monotonic() - began
+        left = seconds - waited
+        if left <= 0:
+            return seconds, TOO_SLOW
+        # It may be less by now, after TERM, and more for a call with a time limit.
+        if _patience() <= 0:
+            return round(waited, 1), _NO_PATIENCE
+    return None
+
+
+def _patience() -> float:
+    patience = _host.current.patience()
+    return math.inf if patience is None else patience

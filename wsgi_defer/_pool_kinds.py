@@ -1,0 +1,103 @@
+"""What pools there are to choose from, and how each is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ._call import check_seconds
+
+MAX_WAIT = 30.0  # seconds
+
+
+class PoolKind:
+    """How a pool is bounded. Each process makes its own pool of it, on first use.
+
+    ``size`` is how many jobs run at a time. ``max_wait`` is how many seconds a job has
+    from ``submit()`` to its result; ``math.inf`` is no bound.
+    """
+
+    # Whoever made the pool in this process; see pools.py.
+    _running: Any = None
+
+    def __init__(self, size: int, *, max_wait: float = MAX_WAIT) -> None:
+        kind = type(self).__name__
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(
+                f"{kind} takes the number of jobs that run at a time, not "
+                f"{type(size).__name__}"
+            )
+        if size < 1:
+            raise ValueError(f"{kind} runs at least 1 job at a time, not {size}")
+        self.size = size
+        self.max_wait = check_seconds("max_wait", max_wait)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size}, max_wait={self.max_wait:g})"
+
+
+class ThreadPool(PoolKind):
+    """At most ``size`` threads, for work that waits for others: services, disks.
+
+    A job runs in a copy of the ``contextvars`` context of its ``submit()``, so that
+    ``current_scope()`` and Flask's ``request`` are those of the view. A thread cannot
+    be ended from outside: a job that runs when nobody wants its result any more goes on
+    by itself, and another thread takes its place, up to ``size`` of them.
+    """
+
+
+class ProcessPool(PoolKind):
+    """At most ``size`` child processes, for work that computes.
+
+    Each is an interpreter of its own, started for the first job that finds none free,
+    so they have no copy of the worker's memory, sockets or ``contextvars``; function,
+    arguments and result are pickled, and the function must be importable by its name.
+    To start one takes 60 ms, and as long as the function's module takes to import. A
+    job that is cancelled or takes too long is ended with its child, which is replaced.
+
+    Children end with their worker, however that ends, and at no other time: TERM and
+    INT, which a service manager or a terminal may send to all processes, are for the
+    worker to heed. What a job starts itself is not ended with it. Not for gevent's
+    workers. Where ``sys.executable`` is not Python, as in uWSGI, tell
+    ``multiprocessing.set_executable()`` what is.
+    """
+
+
+class AsyncPool(PoolKind):
+    """At most ``size`` coroutines, on one event loop in a thread of its own.
+
+    All such pools of a process share the loop, and whatever blocks it holds them all
+    up. A job that is cancelled gets ``asyncio.CancelledError``; its place is free when
+    it has ended. It runs in a copy of the ``contextvars`` context of its ``submit()``.
+    Not for gevent's workers.
+    """
+
+
+DEFAULT = "default"
+_DEFAULT_POOLS = {DEFAULT: ThreadPool(8)}
+
+Pools = Mapping[str, PoolKind] | Iterable[tuple[str, PoolKind]]
+
+
+def checked_pools(pools: Pools | None) -> Mapping[str, PoolKind]:
+    """Refuse what is no set of pools; return it by name, with a ``default``."""
+    if pools is None:
+        return _DEFAULT_POOLS
+    checked: dict[str, PoolKind] = {}
+    names: dict[int, str] = {}
+    for name, kind in pools.items() if isinstance(pools, Mapping) else pools:
+        if not isinstance(name, str) or not isinstance(kind, PoolKind):
+            raise TypeError(
+                "pools takes names with a ThreadPool, ProcessPool or AsyncPool each, "
+                f"not {type(name).__name__} with {type(kind).__name__}"
+            )
+        if name in checked:
+            raise ValueError(f"there are two pools of the name {name!r}")
+        other = names.setdefault(id(kind), name)
+        if other != name:
+            raise ValueError(
+                f"the pools {other!r} and {name!r} are the same object; make one for "
+                "each name"
+            )
+        checked[name] = kind
+    return {**_DEFAULT_POOLS, **checked}

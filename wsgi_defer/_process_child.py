@@ -1,0 +1,137 @@
+"""What runs in the children of a process pool.
+
+A message, in either direction, is its length in eight bytes, and then so many bytes.
+The child's first one is empty: it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import threading
+import time
+import traceback
+from types import FrameType
+
+from .errors import RemoteError
+
+HEADER = struct.Struct("!Q")
+SMALL = 16384  # bytes; two pieces would wake the receiver twice
+# The first byte of an answer. A pickle follows, or for the last one a text.
+RESULT, RAISED, UNPICKLABLE = b"R", b"E", b"U"
+# A terminal sends the one to all, and systemd the other, while the worker wants to
+# finish what it has begun.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PR_SET_PDEATHSIG = 1  # of prctl(2), on Linux
+
+
+def serve(fd: int, worker: int, main: dict[str, str]) -> None:
+    """Run jobs until the worker is gone. ``main`` is what ``__main__`` is there."""
+    os.set_inheritable(fd, False)
+    _end_with_worker(worker)
+    for number in SIGNALS:
+        # Not SIG_IGN, which a command that a job starts would inherit.
+        signal.signal(number, _pass)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    code = 0
+    try:
+        _serve(socket.socket(fileno=fd), main)
+    except OSError:  # the worker is gone
+        pass
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)  # waits for no thread that a job has left
+
+
+def _serve(connection: socket.socket, main: dict[str, str]) -> None:
+    pid = os.getpid()
+    read = connection.makefile("rb").read
+    connection.sendall(HEADER.pack(0))
+    while len(header := read(HEADER.size)) == HEADER.size:
+        data = read(*HEADER.unpack(header))
+        answer = _answer(data, main)
+        if os.getpid() != pid:  # the job has forked, and this is not the child
+            os._exit(1)
+        for part in message(answer):
+            connection.sendall(part)
+        del data, answer  # not while it waits for the next one
+
+
+def message(data: bytes) -> tuple[bytes, ...]:
+    """What is to be sent: in one piece, unless that would be a large copy."""
+    header = HEADER.pack(len(data))
+    return (header + data,) if len(data) < SMALL else (header, data)
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    """Go on; the worker ends this process when it is done with it."""
+
+
+def _end_with_worker(worker: int) -> None:
+    # On Linux the kernel sees to it, whatever a job is doing. Its signal comes when the
+    # thread ends that has started this process, which is the one that it works for.
+    try:
+        import ctypes
+
+        done = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
+    except (ImportError, OSError, AttributeError):
+        done = False
+    if os.getppid() != worker:
+        os._exit(1)
+    if not done:
+        threading.Thread(target=_wait_for_worker, args=[worker], daemon=True).start()
+
+
+def _wait_for_worker(worker: int) -> None:
+    while os.getppid() == worker:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _answer(data: bytes, main: dict[str, str]) -> bytes:
+    """Run the call that was sent, and say how it ended."""
+    try:
+        if b"__main__" in data and main:
+            # Only then: it is the server's, and to load that takes time.
+            from multiprocessing import spawn
+
+            spawn.prepare(main)
+        fn, args, kwargs = pickle.loads(data)  # noqa: S301 - our own worker sent it
+        result = fn(*args, **kwargs)
+    except BaseException as error:
+        return _raised(error)
+    try:
+        return RESULT + pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:
+        return UNPICKLABLE + why_not(result, error).encode()
+
+
+def _raised(error: BaseException) -> bytes:
+    # Whatever methods it has: none is to end this process.
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException:
+        text = "its traceback cannot be formatted"
+    try:
+        answer = pickle.dumps((error, text))
+        # To the end: many can be sent that cannot be received.
+        if isinstance(pickle.loads(answer)[0], BaseException):  # noqa: S301
+            return RAISED + answer
+    except BaseException:  # then without the original
+        pass
+    try:
+        said = "".join(["", str(error)])  # a plain one
+    except BaseException:
+        said = "its text cannot be had"
+    remote = RemoteError(type(error).__qualname__, said)
+    return RAISED + pickle.dumps((remote, text))
+
+
+def why_not(what: object, error: BaseException) -> str:
+    """Why that cannot be pickled. The text of the error may show what is private."""
+    return f"{type(error).__name__} in {type(what).__qualname__}"

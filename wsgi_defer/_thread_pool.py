@@ -1,0 +1,180 @@
+"""A pool of daemon threads, of which none is waited for.
+
+Not ``ThreadPoolExecutor``: the interpreter joins its threads at exit, so that one
+abandoned job of 8 s delays gunicorn's TERM by 8 s.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import CoroutineType
+from typing import Any
+
+from ._deadlines import Queue, deadlines
+from ._job import Job, end_all
+from ._scope import Scope
+from .errors import PoolClosedError
+
+logger = logging.getLogger("wsgi_defer")
+
+
+class Threads:
+    """Threads are started when there are more jobs than threads, up to ``size``.
+
+    One whose job was abandoned while it ran is replaced, up to ``size`` of them, and
+    ends with that job. Beyond that, the pool is as much smaller.
+    """
+
+    stops_running = False  # nothing can end what a thread does
+
+    def __init__(self, size: int, max_wait: float) -> None:
+        self.size = size
+        self.max_wait = max_wait
+        self.jobs: Queue = OrderedDict()  # that have not ended, oldest first
+        self._deadlines = deadlines()
+        self._deadlines.watch(self.jobs)
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0  # without those that are replaced
+        self._load = 0  # jobs that wait for a thread or have one; not the abandoned
+        self._abandoned = 0  # jobs that run on threads which are replaced
+        self._closed = False
+
+    def submit(
+        self,
+        pool: str,
+        scope: Scope,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Job:
+        """Run it as soon as a thread is free."""
+        job = Job(self, pool, scope, fn, args, kwargs)
+        self._enqueue(job)
+        return job
+
+    def _enqueue(self, job: Job) -> None:
+        job.enter()
+        try:
+            if self._closed:  # after enter(): close() looks the other way round
+                raise PoolClosedError(job.pool)
+            if job.deadline < self._deadlines.next_look:
+                self._deadlines.wake()
+            with self._lock:
+                self._load += 1
+                more = self._claim_thread()
+            self._queue.put(job)
+            # Not with the lock held: gevent's start() lets the other greenlet run.
+            if more:
+                self._start_thread()
+        except BaseException:  # no thread can be started, or an order to stop
+            job.cancel()
+            raise
+
+    def _claim_thread(self) -> bool:
+        if self._closed or self._threads >= min(self.size, self._load):
+            return False
+        self._threads += 1
+        return True
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(
+            target=self._work, name="wsgi_defer-pool", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # too many, or the interpreter is shutting down
+            with self._lock:
+                self._threads -= 1
+                others = self._threads
+            if not others:
+                raise
+
+    def _work(self) -> None:
+        self._run_jobs(self._run)
+
+    def _run_jobs(self, run: Callable[[Job], None]) -> None:
+        get = self._queue.get
+        while (job := get()) is not None:
+            try:
+                run(job)
+            except BaseException:  # ours: the thread is still good
+                logger.exception("the pool failed to run a job; it goes on")
+            if job.replaced:
+                return
+            del job  # not while it waits for the next one
+
+    def _run(self, job: Job) -> None:
+        work = job.begin()
+        if work is None:
+            self._count_out(job)
+            return
+        context, fn, args, kwargs = work
+        try:
+            result = context.run(fn, *args, **kwargs)
+            if type(result) is CoroutineType:
+                result.close()
+                raise _not_plain(job)
+        except BaseException as error:
+            self._count_out(job)
+            job.fail(error)
+        else:
+            self._count_out(job)
+            job.succeed(result)
+        finally:
+            # The traceback of an error has this frame.
+            del job, work, context, fn, args, kwargs
+
+    def _count_out(self, job: Job) -> None:
+        # Before its future has the result: who waits for that may submit the next job
+        # at once, and this thread is about to be free.
+        with self._lock:
+            job.finished = True
+            if job.replaced:
+                self._abandoned -= 1
+            else:
+                self._load -= 1
+
+    def stop(self, job: Job) -> None:
+        """Let its thread go, if it has one, and take another one in its place."""
+        if not job.begun:
+            return
+        more = False
+        with self._lock:
+            if job.finished:
+                return
+            job.replaced = replaced = self._abandoned < self.size
+            if replaced:
+                self._abandoned += 1
+                self._threads -= 1
+                self._load -= 1
+                more = self._claim_thread()
+        if not replaced:
+            logger.warning(
+                "the pool %r has abandoned %d jobs that still run, and does not "
+                "replace the thread of one more", job.pool, self.size,
+            )  # fmt: skip
+        if more:
+            self._start_thread()
+
+    def close(self) -> None:
+        """End the jobs that there are, and let the threads end when they are free."""
+        self._closed = True
+        end_all(self.jobs)
+        self._deadlines.unwatch(self.jobs)
+        for _ in range(self.size):
+            self._queue.put(None)
+
+    def forget(self) -> None:
+        """In a child process: its parent has all this."""
+
+
+def _not_plain(job: Job) -> TypeError:
+    return TypeError(
+        f"{job.label} is a coroutine function; the pool {job.pool!r} runs plain "
+        "functions. An AsyncPool runs coroutines."
+    )
