@@ -105,6 +105,15 @@ def test_detach(tmp_path, monkeypatch):
         time.sleep(0.01)
 
 
+def test_jobs(ran):
+    """A job is enqueued, and its handler does it."""
+    namespace = {"send_mail": ran.append}
+    exec(block("jobs.db").replace('"sqlite:///jobs.db"', "None"), namespace)
+    job_id = namespace["signup"]("ada@example.org")
+    assert namespace["jobs"].status(job_id).state == "done"
+    assert ran == ["ada@example.org"]
+
+
 def test_flask(ran):
     """The app answers and sends."""
     namespace = {"__name__": "app", "send_mail": ran.append}
@@ -154,7 +163,7 @@ def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
                "worker_class", "price.result()", "when_full", "class Timings",
-               "gather(", "detach"]  # fmt: skip
+               "gather(", "detach", "jobs.db"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 
