@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = 1.8  # seconds that a call waits for the database's lock, or a connection
-# Milliseconds, again and again. SQLite itself sleeps up to 100 ms before it looks again,
-# and others come first. With 4 busy web processes and 2 workers, the slowest of 2000
-# requests took 0.3 to 0.6 s so, and 1.1 to 1.9 s otherwise, when one of them failed.
+# Milliseconds, again and again. SQLite itself sleeps up to 100 ms before it looks
+# again, and others come first. With 4 busy web processes and 2 workers, the slowest of
+# 2000 requests took 0.3 to 0.6 s so, and 1.1 to 1.9 s otherwise, where one failed.
 LOCK_WAIT = 30
 
 
