@@ -34,7 +34,7 @@ THIRD_PARTIES = {
     "jobs._attempts": {"sqlalchemy"},
     "jobs._dbos_json": {"dbos"},
     "jobs._dbos_worker": {"dbos"},
-    "jobs.dbos": {"dbos", "sqlalchemy"},
+    "jobs.dbos": {"dbos", "psycopg", "sqlalchemy"},
 }
 
 
