@@ -22,12 +22,21 @@ FLOORS = [
     "flask", "ledger",
     "gunicorn._host", "gunicorn._hooks", "gunicorn._workers", "gunicorn._gevent",
     "gunicorn.__init__",
+    "jobs.errors", "jobs._job", "jobs._engine", "jobs._memory", "jobs._jobs",
+    "jobs.__init__", "jobs._supervisor", "jobs.__main__",
+    "jobs._sqlite", "jobs._slots", "jobs._attempts", "jobs._dbos_json",
+    "jobs._dbos_worker", "jobs.dbos",
 ]  # fmt: skip
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
     "gunicorn._host": {"gevent"},
     "gunicorn._workers": {"gunicorn"},
     "gunicorn._gevent": {"gunicorn", "gevent"},
+    "jobs._slots": {"sqlalchemy"},
+    "jobs._attempts": {"sqlalchemy"},
+    "jobs._dbos_json": {"dbos"},
+    "jobs._dbos_worker": {"dbos"},
+    "jobs.dbos": {"dbos", "psycopg", "sqlalchemy"},
 }
 
 

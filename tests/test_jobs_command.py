@@ -332,13 +332,15 @@ def test_wrong_usage_has_the_status_2(here, capsys, argv):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_enough_is_no_error(here):
-    """Such as head(1)."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(here, unbuffered):
+    """Such as head(1), whether it is noticed at once or at the end."""
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
         [sys.executable, "-m", "wsgi_defer.jobs", "list", "command_app:jobs"],
         stdout=writer, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )  # fmt: skip
     os.close(writer)
     assert result.stderr == ""

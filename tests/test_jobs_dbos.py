@@ -201,7 +201,7 @@ def test_many_attempts_are_found(jobs):
     engine = jobs.engine
     jobs.enqueue("mail.welcome", 1, job_id="a")
     attempts = engine._open()[1]
-    attempt = attempts.last(attempts.of(["a"])["a"])
+    _, attempt = attempts.last("a")
     for place in range(2, 20):
         jobs.enqueue("mail.welcome", 1, job_id="b")
         engine.put("a", place, attempt, 0)

@@ -54,7 +54,8 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("sqlite", "dbos", None),
-        Kind("dbos+postgresql", "dbos", Postgres),
+        # It waits on, if the server stops to answer in the middle.
+        Kind("dbos+postgresql", "dbos", Postgres, frozenset({"frozen"})),
         Kind("rq", "rq", Redis),
         Kind("procrastinate", "procrastinate", Postgres),
         Kind("celery", "celery", Rabbit, frozenset({"status", *LISTS})),
@@ -185,7 +186,8 @@ class Workers:
     def start(self):
         """Start them; a test that needs them waits for what they do."""
         command = [sys.executable, "-m", "wsgi_defer.jobs", "worker",
-                   "tests.engines.app:jobs", "--processes", str(self.processes)]  # fmt: skip
+                   "tests.engines.app:jobs", "--processes",
+                   str(self.processes)]  # fmt: skip
         with (self.place.root / "output").open("a") as output:
             self.supervisor = subprocess.Popen(
                 command, cwd=HOME, env=self.env, stdin=subprocess.DEVNULL,

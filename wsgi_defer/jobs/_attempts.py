@@ -87,9 +87,9 @@ def columns(*names: str) -> list[sa.ColumnClause[Any]]:
 class Attempts:
     """Reads those of one queue."""
 
-    def __init__(self, engine: sa.Engine, queue: str, owner: str) -> None:
+    def __init__(self, engine: sa.Engine, serial: Serial, owner: str) -> None:
         self.engine = engine
-        self.serial = Serial(queue)
+        self._serial = serial
         self._owner = owner
         schema = None if engine.dialect.name == "sqlite" else "dbos"
         self._status = sa.table(
@@ -130,7 +130,7 @@ class Attempts:
         first, wanted = 1, list(found)
         while wanted:
             places = range(first, first + SPAN)
-            id_of = self.serial.id
+            id_of = self._serial.id
             rows = self._by_id(
                 self._status, [id_of(job, place) for job in wanted for place in places]
             )
@@ -141,10 +141,11 @@ class Attempts:
             wanted = [job for job in wanted if len(found[job]) == first - 1]
         return {job: rows for job, rows in found.items() if rows}
 
-    def last(self, rows: Sequence[sa.Row[Any]]) -> Attempt:
-        """What the last of them was given. Raises as ``parse()``."""
+    def last(self, job_id: str) -> tuple[int, Attempt]:
+        """The place of the last, and what it was given. Raises as ``parse()``."""
+        rows = self.of([job_id])[job_id]
         id_ = rows[-1].workflow_uuid
-        return parse(self._by_id(self._input, [id_])[id_].inputs)
+        return len(rows), parse(self._by_id(self._input, [id_])[id_].inputs)
 
     def jobs(self, job_ids: Sequence[str]) -> list[Job]:
         """What is known of them, in that order."""
@@ -199,7 +200,7 @@ class Attempts:
         )
         latest = [table.c.created_at.desc(), *self._order("workflow_status")]
         rows = self._ask(query.order_by(*latest).limit(limit))
-        return self.jobs([self.serial.split(row.workflow_uuid)[0] for row in rows])
+        return self.jobs([self._serial.split(row.workflow_uuid)[0] for row in rows])
 
     def failed(self, limit: int) -> list[Job]:
         """The jobs that failed last, the latest first."""
@@ -217,8 +218,8 @@ class Attempts:
             rows = self._ask(query.limit(limit).offset(start))
             ids = [row.workflow_uuid for row in rows]
             # Those that were queued again by hand have an attempt after it.
-            places = {id_: self.serial.split(id_) for id_ in ids}
-            after = {id_: self.serial.id(job, place + 1)
+            places = {id_: self._serial.split(id_) for id_ in ids}
+            after = {id_: self._serial.id(job, place + 1)
                      for id_, (job, place) in places.items()}  # fmt: skip
             again = self._by_id(self._status, after.values())
             found += self.jobs(

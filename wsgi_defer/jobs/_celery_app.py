@@ -6,7 +6,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, signals
@@ -83,7 +84,8 @@ def add_task(app: Celery, run: Callable[[str, str, str, int, int], bool]) -> Non
         # Quorum queues count how often a message came back.
         crashes = int((request.headers or {}).get("x-delivery-count") or 0)
         crashes = crashes or int(getattr(request, "x-delivery-count", None) or 0)
-        done = run(name, payload, request.id, request.retries + 1, crashes)
+        with unstopped():
+            done = run(name, payload, request.id, request.retries + 1, crashes)
         if not done:
             raise Reject("its next attempt could not be stored", requeue=True)
         raise Ignore  # it is acknowledged, and nothing else
@@ -91,7 +93,7 @@ def add_task(app: Celery, run: Callable[[str, str, str, int, int], bool]) -> Non
 
 def run_worker(app: Celery, processes: int) -> None:
     """Run Celery's worker until SIGTERM or SIGINT."""
-    signals.worker_process_init.connect(stay, weak=False)
+    signals.worker_process_init.connect(die_with_parent, weak=False)
     worker = app.Worker(
         concurrency=processes,
         pool="prefork",
@@ -105,18 +107,27 @@ def run_worker(app: Celery, processes: int) -> None:
     worker.start()
 
 
-def stay(**_: Any) -> None:
-    """In each pool process: finish the job when all are told to stop; die with Celery.
-
-    A job whose message goes back to the queue would else run twice at the same time.
-    """
-    # Not SIG_IGN, which the programs that a job starts would inherit.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+def die_with_parent(**_: Any) -> None:
+    """In each pool process: a job whose message goes back must not run on beside it."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+@contextmanager
+def unstopped() -> Iterator[None]:
+    """Let the job finish though a service manager tells all processes to stop.
+
+    Celery's own process then waits for it.
+    """
+    # Not SIG_IGN, which the programs that a job starts would inherit.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def too_often(crashes: int) -> str | None:

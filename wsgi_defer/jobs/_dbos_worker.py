@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbos import DBOS
 
-from ._attempts import FIRST, NEXT, Attempt, Serial
+from ._attempts import FIRST, NEXT, Attempt
 from ._dbos_json import AttemptFailed, Json, refuse_pickles
 from ._job import MOST_CRASHES, describe
 from ._slots import take_one
@@ -39,7 +39,6 @@ class Worker:
     def __init__(self, engine: Dbos, slot: int) -> None:
         self._engine = engine
         self._wanted = slot
-        self._serial = Serial(engine.queue)
         self._stops: SimpleQueue[int] = SimpleQueue()  # one that signals may put into
 
     def run(self) -> None:
@@ -122,7 +121,7 @@ class Worker:
 
     def _run(self, attempt: Attempt) -> Any:
         """The workflow. What it returns, and raises, is kept by DBOS."""
-        job_id, place = self._serial.split(DBOS.workflow_id or "")
+        job_id, place = self._engine.serial.split(DBOS.workflow_id or "")
         if not attempt.last and self._until_reached(
             self._engine.follows, job_id, place
         ):

@@ -70,6 +70,8 @@ class Celery:
         self, name: str, payload: str, job_id: str, attempt: int, wait: float
     ) -> None:
         def publish(connection: Connection) -> None:
+            # The way to connect that heeds max_retries; the others wait for 2 seconds.
+            connection.default_channel  # noqa: B018
             if wait and not self._delays:
                 # The worker's start declares them, but it may not have run yet.
                 declare_delays(connection, "quorum")
@@ -109,12 +111,10 @@ class Celery:
                 old = False
             try:
                 use(connection)
-            except TimeoutError:
+            except Exception as error:
                 connection.collect()
-                raise
-            except Exception:
-                connection.collect()
-                if old:
+                slow = isinstance(error.__cause__ or error, TimeoutError)
+                if old and not slow:
                     continue
                 raise
             break
@@ -198,6 +198,8 @@ class Celery:
         last = attempt > len(waits)
         try:
             result = self._jobs.run(name, payload, job_id, attempt, last=last)
+        except SystemExit:
+            raise  # Celery ends this process; the message goes back to the queue
         except BaseException as error:
             fields["error"] = describe(error)
         else:

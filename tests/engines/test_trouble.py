@@ -1,0 +1,308 @@
+"""What becomes of jobs when their worker or their server does not do as it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from wsgi_defer.jobs import JobsUnavailable, NotSupported
+from wsgi_defer.jobs._job import MOST_CRASHES
+
+from . import kills
+from .kinds import KINDS, Place, kinds
+from .services import Postgres, Rabbit, Redis, silent
+
+SERVED = [kind for kind in KINDS.values() if kind.server]
+LIMIT = 2.5  # seconds that a request may be held up by a server that is down
+
+
+@pytest.fixture(scope="module")
+def outcomes(servers):
+    """Runs one function for all engines at once: they mostly wait."""
+    runs = {}
+    executor = ThreadPoolExecutor(12)
+
+    def one(function, kind):
+        place = Place(kind, servers)
+        try:
+            return function(place)
+        finally:
+            place.close()
+
+    def get(function, kind):
+        if function not in runs:
+            runs[function] = {
+                each: executor.submit(one, function, each) for each in KINDS.values()
+            }
+        return runs[function][kind].result()
+
+    yield get
+    executor.shutdown(cancel_futures=True)
+
+
+def killed(place):
+    """A small run of ``kills``."""
+    return kills.run(place, jobs=100, kills=4)
+
+
+@kinds()
+def test_no_job_is_lost_when_all_workers_are_killed(outcomes, kind):
+    """And few run twice. ``python -m tests.engines.kills`` does more of it."""
+    count = outcomes(killed, kind)
+    assert count.lost == 0, count
+    assert count.twice <= 5, count
+
+
+def stopped(place):
+    """SIGTERM with two jobs of 3 seconds: to the supervisor, and to all processes."""
+    seen = []
+    for everyone in (False, True):
+        workers = place.work(2)
+        ids = [place.jobs.enqueue("nap", 3) for _ in range(2)]
+        place.until(lambda i=ids: all(place.times("begin", j) for j in i), "both begin")
+        later = place.jobs.enqueue("echo")
+        begin = time.monotonic()
+        workers.terminate(everyone)
+        code = workers.supervisor.wait(20)
+        took = time.monotonic() - begin
+        ends = [len(place.times("end", job_id)) for job_id in ids]
+        seen.append((ends, code, took < 10, len(place.times("echo", later))))
+        assert not workers.family()
+        assert ends == [1, 1], f"{everyone}\n{place.notes}\n{place}"
+    return seen
+
+
+@kinds()
+def test_a_stop_lets_running_jobs_finish(outcomes, kind):
+    """2 of 2, and nothing new is begun; the exit status is 0."""
+    to_supervisor, to_all = outcomes(stopped, kind)
+    assert to_supervisor == ([1, 1], 0, True, 0)
+    # The job that had to wait ran when the workers were started again.
+    assert to_all == ([1, 1], 0, True, 0)
+
+
+def died_once(place):
+    """A job that kills the process that runs it, but only the first time."""
+    place.work(1)
+    job_id = place.jobs.enqueue("deadly", 1)
+    place.until(lambda: len(place.times("deadly", job_id)) == 2, "again", 100)
+    return place.wait(job_id) if place.kind.can("status") else None
+
+
+@kinds()
+def test_a_job_whose_worker_dies_is_begun_again(outcomes, kind):
+    """Though it is to be tried once: a killed worker is not the handler's failure."""
+    job = outcomes(died_once, kind)
+    assert job is None or (job.state, job.attempts) == ("done", 1)
+
+
+@pytest.mark.parametrize("name", ["rq", "celery+results"])
+def test_a_job_that_kills_every_worker_fails_in_the_end(alone, name):
+    """Its worker is killed as often as is allowed, and no more."""
+    if name not in KINDS:
+        pytest.skip(f"{name} is not installed")
+    place = alone(KINDS[name])
+    place.work(1)
+    job_id = place.jobs.enqueue("deadly", 1000)
+    job = place.wait(job_id, "failed")
+    assert f"died, or was killed, {MOST_CRASHES + 1} times" in job.error
+    assert len(place.times("deadly", job_id)) == MOST_CRASHES + 1
+    place.wait(place.jobs.enqueue("echo"))
+
+
+def client_of(kind, port, alone):
+    """A client of a place whose server is somewhere else."""
+    place = alone(kind)
+    before = f":{place.servers.get(kind.server).port}/"
+    place.url = place.url.replace(before, f":{port}/")
+    assert str(port) in place.url
+    return place.client(place.queue)
+
+
+@pytest.mark.parametrize("kind", SERVED, ids=str)
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
+    """Whether it refuses or never answers, for all that a client may ask."""
+    with silent() as port:
+        jobs = client_of(kind, port if how == "silent" else 1, alone)
+        asks = [
+            lambda: jobs.enqueue("echo"),
+            lambda: jobs.enqueue("echo", delay=60),
+            lambda: jobs.status("a"),
+            jobs.failed,
+            jobs.recent,
+            lambda: jobs.retry("a"),
+        ]
+        if kind.results:  # that one is up
+            del asks[2:]
+        for ask in asks:
+            begin = time.monotonic()
+            with pytest.raises((JobsUnavailable, NotSupported)) as caught:
+                ask()
+            assert time.monotonic() - begin < LIMIT
+            if kind.can("recent"):
+                assert caught.type is JobsUnavailable
+                assert caught.value.__cause__ is not None
+        jobs.engine.close()
+
+
+@pytest.mark.parametrize("server", [Redis, Postgres, Rabbit])
+def test_a_client_outlives_its_server(server):
+    """It connects again when the server is back, and stops waiting if it hangs."""
+    some = [kind for kind in SERVED if kind.server is server]
+    if not some:
+        pytest.skip("no engine for it is installed")
+    server.skip_unless_installed()
+
+    class Own:  # servers of this test alone
+        running = server()
+
+        def get(self, _):
+            return self.running
+
+    try:
+        for kind in (kind for kind in some if not kind.results):
+            place = Place(kind, Own())
+            place.jobs.enqueue("echo")
+            Own.running.stop()
+            with pytest.raises(JobsUnavailable):
+                place.jobs.enqueue("echo")
+            Own.running.start()
+            place.jobs.enqueue("echo")
+            if not kind.can("frozen"):
+                place.close()
+                continue
+            frozen = [process.pid for process in Own.running.processes]
+            frozen += children(*frozen)
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            begin = time.monotonic()
+            thread = ThreadPoolExecutor(1)
+            hung = thread.submit(place.jobs.enqueue, "echo")
+            try:
+                with pytest.raises(JobsUnavailable):
+                    hung.result(10)
+                took = time.monotonic() - begin
+            finally:
+                for pid in frozen:
+                    os.kill(pid, signal.SIGCONT)
+            assert took < LIMIT
+            place.jobs.enqueue("echo")
+            place.close()
+    finally:
+        Own.running.close()
+
+
+def children(*pids):
+    """The ids of all processes below those."""
+    found = []
+    for pid in pids:
+        for path in (f"/proc/{pid}/task/{pid}/children",):
+            with open(path) as file:
+                below = [int(word) for word in file.read().split()]
+            found += [*below, *children(*below)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["celery"])
+def test_what_an_engine_cannot_do_is_said(alone, name):
+    """With what to do instead, and not by a guess."""
+    if name not in KINDS:
+        pytest.skip(f"{name} is not installed")
+    jobs = alone(KINDS[name]).jobs
+    for ask in (
+        lambda: jobs.status("a"),
+        jobs.failed,
+        jobs.recent,
+        lambda: jobs.retry("a"),
+    ):
+        with pytest.raises(NotSupported, match=r"Celery on RabbitMQ cannot .*\. "):
+            ask()
+
+
+def test_rq_imports_nothing_that_redis_names(alone, tmp_path):
+    """Whoever can write to Redis cannot choose what the worker runs."""
+    rq = pytest.importorskip("rq")
+    from redis import Redis as Client
+
+    place = alone(KINDS["rq"])
+    place.work(1)
+    connection = Client.from_url(place.url)
+    target = tmp_path / "made"
+    queue = rq.Queue(place.queue, connection=connection, serializer="json")
+    options = {"retry": rq.Retry(2), "result_ttl": 100}
+    foreign = [
+        queue.enqueue_call("os.mkdir", (str(target),), **options),
+        queue.enqueue_call("wsgi_defer.job", ("echo", "1", 3), **options),
+        queue.enqueue_call(
+            "wsgi_defer.job", ("fails", "1", "x"), **options,
+            on_failure=rq.Callback("os.mkdir"), on_success=rq.Callback("os.mkdir"),
+        ),
+    ]  # fmt: skip
+    pickled = rq.Queue(place.queue, connection=connection)
+    foreign.append(pickled.enqueue_call(os.mkdir, (str(target),), **options))
+    place.until(
+        lambda: all(job.get_status() == "failed" for job in foreign), "all refused"
+    )
+    assert not target.exists()
+    assert [job.id for job in place.jobs.failed()] == ["x"]
+    place.wait(place.jobs.enqueue("echo"))
+    connection.close()
+
+
+def test_celery_takes_json_only(alone, tmp_path):
+    """Neither a pickled message nor another task's is run; the worker goes on."""
+    pytest.importorskip("celery")
+    from kombu import Connection
+
+    place = alone(KINDS["celery"])
+    place.work(1)
+    first = place.jobs.enqueue("echo")
+    place.until(lambda: place.times("echo", first), "the queue is there")
+    target = tmp_path / "made"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(target),)
+
+    with Connection(place.url) as connection:
+        producer = connection.Producer()
+        for body, serializer, task in (
+            ((Trap(), {}, {}), "pickle", "wsgi_defer.job"),
+            ((["a"], {}, {}), "json", "os.mkdir"),
+            ((["a"], {}, {}), "json", "wsgi_defer.job"),
+            ((["echo", "{", 1], {"x": 2}, {}), "json", "wsgi_defer.job"),
+        ):
+            producer.publish(
+                body, exchange=place.queue, routing_key=place.queue,
+                serializer=serializer,
+                headers={"task": task, "id": "strange", "lang": "py"},
+            )  # fmt: skip
+    second = place.jobs.enqueue("echo")
+    place.until(lambda: place.times("echo", second), "the worker goes on")
+    assert not target.exists()
+
+
+def test_procrastinate_gives_up_a_job_that_killed_too_many(alone):
+    """Counted without the 30 seconds that each of its deaths would take."""
+    psycopg = pytest.importorskip("psycopg")
+    place = alone(KINDS["procrastinate"])
+    job_id = place.jobs.enqueue("echo", 1)
+    with psycopg.connect(place.url) as connection:
+        note = json.dumps({"crashes": MOST_CRASHES})
+        connection.execute(
+            "UPDATE procrastinate_jobs SET status = 'doing', args = args || %s::jsonb",
+            [note],
+        )
+    place.work(1)
+    job = place.wait(job_id, "failed")
+    assert f"{MOST_CRASHES + 1} times" in job.error
+    assert job.attempts == 1
+    assert place.jobs.failed() == [job]
+    place.jobs.retry(job_id)
+    assert place.wait(job_id).result == 1
