@@ -23,9 +23,11 @@ FLOORS = [
     "gunicorn._host", "gunicorn._hooks", "gunicorn._workers", "gunicorn._gevent",
     "gunicorn.__init__",
     "jobs.errors", "jobs._job", "jobs._engine", "jobs._memory", "jobs._jobs",
-    "jobs.__init__", "jobs._supervisor", "jobs.__main__",
+    "jobs.__init__", "jobs.flask", "jobs._supervisor", "jobs.__main__",
     "jobs._sqlite", "jobs._slots", "jobs._attempts", "jobs._dbos_json",
     "jobs._dbos_worker", "jobs.dbos",
+    "jobs._rq_worker", "jobs.rq", "jobs._celery_app", "jobs.celery",
+    "jobs._postgres", "jobs._procrastinate_worker", "jobs.procrastinate",
 ]  # fmt: skip
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
@@ -33,10 +35,18 @@ THIRD_PARTIES = {
     "gunicorn._workers": {"gunicorn"},
     "gunicorn._gevent": {"gunicorn", "gevent"},
     "jobs._slots": {"sqlalchemy"},
+    "jobs.flask": {"flask"},
     "jobs._attempts": {"sqlalchemy"},
     "jobs._dbos_json": {"dbos"},
     "jobs._dbos_worker": {"dbos"},
     "jobs.dbos": {"dbos", "psycopg", "sqlalchemy"},
+    "jobs._rq_worker": {"rq"},
+    "jobs.rq": {"rq", "redis"},
+    "jobs._celery_app": {"celery", "kombu"},
+    "jobs.celery": {"amqp", "kombu"},
+    "jobs._postgres": {"psycopg"},
+    "jobs._procrastinate_worker": {"procrastinate"},
+    "jobs.procrastinate": {"procrastinate", "psycopg"},
 }
 
 

@@ -1,6 +1,6 @@
 """Work that was promised to somebody, kept by a queue engine until it is done.
 
-See ``Jobs``, and docs/jobs in the README.
+See ``Jobs``, and README.md beside this file.
 """
 
 from ._job import Job
