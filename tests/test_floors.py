@@ -24,6 +24,8 @@ FLOORS = [
     "jobs.__init__", "jobs._supervisor", "jobs.__main__",
     "jobs._sqlite", "jobs._slots", "jobs._attempts", "jobs._dbos_json",
     "jobs._dbos_worker", "jobs.dbos",
+    "jobs._rq_worker", "jobs.rq", "jobs._celery_app", "jobs.celery",
+    "jobs._postgres", "jobs._procrastinate_worker", "jobs.procrastinate",
 ]  # fmt: skip
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
@@ -35,6 +37,13 @@ THIRD_PARTIES = {
     "jobs._dbos_json": {"dbos"},
     "jobs._dbos_worker": {"dbos"},
     "jobs.dbos": {"dbos", "psycopg", "sqlalchemy"},
+    "jobs._rq_worker": {"rq"},
+    "jobs.rq": {"rq", "redis"},
+    "jobs._celery_app": {"celery", "kombu"},
+    "jobs.celery": {"amqp", "kombu"},
+    "jobs._postgres": {"psycopg"},
+    "jobs._procrastinate_worker": {"procrastinate"},
+    "jobs.procrastinate": {"procrastinate", "psycopg"},
 }
 
 

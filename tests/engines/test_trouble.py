@@ -21,69 +21,9 @@ SERVED = [kind for kind in KINDS.values() if kind.server]
 LIMIT = 2.5  # seconds that a request may be held up by a server that is down
 
 
-@pytest.fixture(scope="module")
-def outcomes(servers):
-    """Runs one function for all engines at once: they mostly wait."""
-    runs = {}
-    executor = ThreadPoolExecutor(12)
-
-    def one(function, kind):
-        place = Place(kind, servers)
-        try:
-            return function(place)
-        finally:
-            place.close()
-
-    def get(function, kind):
-        if function not in runs:
-            runs[function] = {
-                each: executor.submit(one, function, each) for each in KINDS.values()
-            }
-        return runs[function][kind].result()
-
-    yield get
-    executor.shutdown(cancel_futures=True)
-
-
 def killed(place):
     """A small run of ``kills``."""
     return kills.run(place, jobs=100, kills=4)
-
-
-@kinds()
-def test_no_job_is_lost_when_all_workers_are_killed(outcomes, kind):
-    """And few run twice. ``python -m tests.engines.kills`` does more of it."""
-    count = outcomes(killed, kind)
-    assert count.lost == 0, count
-    assert count.twice <= 5, count
-
-
-def stopped(place):
-    """SIGTERM with two jobs of 3 seconds: to the supervisor, and to all processes."""
-    seen = []
-    for everyone in (False, True):
-        workers = place.work(2)
-        ids = [place.jobs.enqueue("nap", 3) for _ in range(2)]
-        place.until(lambda i=ids: all(place.times("begin", j) for j in i), "both begin")
-        later = place.jobs.enqueue("echo")
-        begin = time.monotonic()
-        workers.terminate(everyone)
-        code = workers.supervisor.wait(20)
-        took = time.monotonic() - begin
-        ends = [len(place.times("end", job_id)) for job_id in ids]
-        seen.append((ends, code, took < 10, len(place.times("echo", later))))
-        assert not workers.family()
-        assert ends == [1, 1], f"{everyone}\n{place.notes}\n{place}"
-    return seen
-
-
-@kinds()
-def test_a_stop_lets_running_jobs_finish(outcomes, kind):
-    """2 of 2, and nothing new is begun; the exit status is 0."""
-    to_supervisor, to_all = outcomes(stopped, kind)
-    assert to_supervisor == ([1, 1], 0, True, 0)
-    # The job that had to wait ran when the workers were started again.
-    assert to_all == ([1, 1], 0, True, 0)
 
 
 def died_once(place):
@@ -94,61 +34,33 @@ def died_once(place):
     return place.wait(job_id) if place.kind.can("status") else None
 
 
-@kinds()
-def test_a_job_whose_worker_dies_is_begun_again(outcomes, kind):
-    """Though it is to be tried once: a killed worker is not the handler's failure."""
-    job = outcomes(died_once, kind)
-    assert job is None or (job.state, job.attempts) == ("done", 1)
+@pytest.fixture(scope="module", autouse=True)
+def outcomes(servers):
+    """Runs of one function for all engines at once: they mostly wait.
 
+    Those that take longest are begun before the tests that do not need them.
+    """
+    runs = {}
+    executor = ThreadPoolExecutor(len(KINDS))
 
-@pytest.mark.parametrize("name", ["rq", "celery+results"])
-def test_a_job_that_kills_every_worker_fails_in_the_end(alone, name):
-    """Its worker is killed as often as is allowed, and no more."""
-    if name not in KINDS:
-        pytest.skip(f"{name} is not installed")
-    place = alone(KINDS[name])
-    place.work(1)
-    job_id = place.jobs.enqueue("deadly", 1000)
-    job = place.wait(job_id, "failed")
-    assert f"died, or was killed, {MOST_CRASHES + 1} times" in job.error
-    assert len(place.times("deadly", job_id)) == MOST_CRASHES + 1
-    place.wait(place.jobs.enqueue("echo"))
+    def one(function, kind):
+        place = Place(kind, servers)
+        try:
+            return function(place)
+        finally:
+            place.close()
 
+    def begin(function):
+        if function not in runs:
+            runs[function] = {
+                kind: executor.submit(one, function, kind) for kind in KINDS.values()
+            }
+        return runs[function]
 
-def client_of(kind, port, alone):
-    """A client of a place whose server is somewhere else."""
-    place = alone(kind)
-    before = f":{place.servers.get(kind.server).port}/"
-    place.url = place.url.replace(before, f":{port}/")
-    assert str(port) in place.url
-    return place.client(place.queue)
-
-
-@pytest.mark.parametrize("kind", SERVED, ids=str)
-@pytest.mark.parametrize("how", ["refused", "silent"])
-def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
-    """Whether it refuses or never answers, for all that a client may ask."""
-    with silent() as port:
-        jobs = client_of(kind, port if how == "silent" else 1, alone)
-        asks = [
-            lambda: jobs.enqueue("echo"),
-            lambda: jobs.enqueue("echo", delay=60),
-            lambda: jobs.status("a"),
-            jobs.failed,
-            jobs.recent,
-            lambda: jobs.retry("a"),
-        ]
-        if kind.results:  # that one is up
-            del asks[2:]
-        for ask in asks:
-            begin = time.monotonic()
-            with pytest.raises((JobsUnavailable, NotSupported)) as caught:
-                ask()
-            assert time.monotonic() - begin < LIMIT
-            if kind.can("recent"):
-                assert caught.type is JobsUnavailable
-                assert caught.value.__cause__ is not None
-        jobs.engine.close()
+    begin(killed)
+    begin(died_once)
+    yield lambda function, kind: begin(function)[kind].result()
+    executor.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("server", [Redis, Postgres, Rabbit])
@@ -306,3 +218,102 @@ def test_procrastinate_gives_up_a_job_that_killed_too_many(alone):
     assert place.jobs.failed() == [job]
     place.jobs.retry(job_id)
     assert place.wait(job_id).result == 1
+
+
+@pytest.mark.parametrize("name", ["rq", "celery+results"])
+def test_a_job_that_kills_every_worker_fails_in_the_end(alone, name):
+    """Its worker is killed as often as is allowed, and no more."""
+    if name not in KINDS:
+        pytest.skip(f"{name} is not installed")
+    place = alone(KINDS[name])
+    place.work(1)
+    job_id = place.jobs.enqueue("deadly", 1000)
+    job = place.wait(job_id, "failed")
+    assert f"died, or was killed, {MOST_CRASHES + 1} times" in job.error
+    assert len(place.times("deadly", job_id)) == MOST_CRASHES + 1
+    place.wait(place.jobs.enqueue("echo"))
+
+
+@kinds()
+def test_no_job_is_lost_when_all_workers_are_killed(outcomes, kind):
+    """And few run twice. ``python -m tests.engines.kills`` does more of it."""
+    count = outcomes(killed, kind)
+    assert count.lost == 0, count
+    assert count.twice <= 5, count
+
+
+def stopped(place):
+    """SIGTERM with two jobs of 3 seconds: to the supervisor, and to all processes."""
+    seen = []
+    for everyone in (False, True):
+        workers = place.work(2)
+        ids = [place.jobs.enqueue("nap", 3) for _ in range(2)]
+        place.until(lambda i=ids: all(place.times("begin", j) for j in i), "both begin")
+        later = place.jobs.enqueue("echo")
+        begin = time.monotonic()
+        workers.terminate(everyone)
+        code = workers.supervisor.wait(20)
+        took = time.monotonic() - begin
+        ends = [len(place.times("end", job_id)) for job_id in ids]
+        seen.append((ends, code, took < 10, len(place.times("echo", later))))
+        assert not workers.family()
+        assert ends == [1, 1], f"{everyone}\n{place.notes}\n{place}"
+    return seen
+
+
+@kinds()
+def test_a_stop_lets_running_jobs_finish(outcomes, kind):
+    """2 of 2, and nothing new is begun; the exit status is 0."""
+    to_supervisor, to_all = outcomes(stopped, kind)
+    assert to_supervisor == ([1, 1], 0, True, 0)
+    # The job that had to wait ran when the workers were started again.
+    assert to_all == ([1, 1], 0, True, 0)
+
+
+@kinds()
+def test_a_job_whose_worker_dies_is_begun_again(outcomes, kind):
+    """Though it is to be tried once: a killed worker is not the handler's failure."""
+    job = outcomes(died_once, kind)
+    assert job is None or (job.state, job.attempts) == ("done", 1)
+
+
+def client_of(kind, port, alone):
+    """A client of a place whose server is somewhere else."""
+    place = alone(kind)
+    before = f":{place.servers.get(kind.server).port}/"
+    place.url = place.url.replace(before, f":{port}/")
+    assert str(port) in place.url
+    return place.client(place.queue)
+
+
+@pytest.mark.parametrize("kind", SERVED, ids=str)
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
+    """Whether it refuses or never answers, for all that a client may ask."""
+    with silent() as port:
+        jobs = client_of(kind, port if how == "silent" else 1, alone)
+        asks = [
+            lambda: jobs.enqueue("echo"),
+            lambda: jobs.enqueue("echo", delay=60),
+            lambda: jobs.status("a"),
+            jobs.failed,
+            jobs.recent,
+            lambda: jobs.retry("a"),
+        ]
+        if kind.results:  # that one is up
+            del asks[2:]
+
+        def answer(ask):
+            begin = time.monotonic()
+            with pytest.raises((JobsUnavailable, NotSupported)) as caught:
+                ask()
+            return caught.value, time.monotonic() - begin
+
+        with ThreadPoolExecutor(len(asks)) as executor:
+            answers = list(executor.map(answer, asks))
+        jobs.engine.close()
+    for error, took in answers:
+        assert took < LIMIT, error
+        if kind.can("recent"):
+            assert isinstance(error, JobsUnavailable)
+            assert error.__cause__ is not None

@@ -129,19 +129,24 @@ class Celery:
             return
         try:
             known = self._known(job_id) or {}
-            self._app.backend.store_result(job_id, {**known, **fields}, STATE)
+            kept = {**known, **fields}
+            self._app.backend.store_result(self._key(job_id), kept, STATE)
         except Exception as error:
             raise JobsUnavailable(self.title, "keeping a job's status") from error
 
+    def _key(self, job_id: str) -> str:
+        """Its id in the result backend: all queues share that."""
+        return f"{self._jobs.queue}:{job_id}"
+
     def _known(self, job_id: str) -> dict[str, Any] | None:
-        meta = self._app.backend.get_task_meta(job_id, cache=False)
+        meta = self._app.backend.get_task_meta(self._key(job_id), cache=False)
         return meta["result"] if meta["status"] == STATE else None
 
     def _forget(self, job_id: str) -> None:
         if self._jobs.results is None:
             return
         try:
-            self._app.backend.forget(job_id)
+            self._app.backend.forget(self._key(job_id))
         except Exception as error:
             logger.warning("the status of job %s stays, though it was not stored: %s",
                            job_id, describe(error))  # fmt: skip

@@ -152,10 +152,15 @@ class Dbos:
             attempts.engine.dispose()
 
     def _open(self) -> tuple[DBOSClient, Attempts]:
-        with self._opening:
-            if self._opened is None:
-                self._opened = self._made()
-            return self._opened
+        if self._opened is None:
+            # Not under the lock: each thread is to wait for a dead server only once.
+            client, attempts = self._made()
+            with self._opening:
+                if self._opened is None:
+                    self._opened = client, attempts
+                    return self._opened
+            attempts.engine.dispose()
+        return self._opened
 
     def _made(self) -> tuple[DBOSClient, Attempts]:
         if self.path is not None:
