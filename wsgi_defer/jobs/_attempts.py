@@ -29,7 +29,7 @@ STATES: dict[str, State] = {
 }
 FAILED = [status for status, state in STATES.items() if state == "failed"]
 ERRORS = {
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "its worker died while it ran, "
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "its worker died, or was killed, "
     f"{MOST_CRASHES + 1} times",
     "CANCELLED": "it was cancelled",
 }

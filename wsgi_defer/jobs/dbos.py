@@ -152,10 +152,19 @@ class Dbos:
             attempts.engine.dispose()
 
     def _open(self) -> tuple[DBOSClient, Attempts]:
-        with self._opening:
+        if self._opened is not None:
+            return self._opened
+        begun = time.monotonic()
+        got = self._opening.acquire(timeout=PATIENCE)
+        try:
             if self._opened is None:
+                if not got or time.monotonic() - begun > PATIENCE / 2:
+                    raise TimeoutError("another thread waits for it, too")
                 self._opened = self._made()
             return self._opened
+        finally:
+            if got:
+                self._opening.release()
 
     def _made(self) -> tuple[DBOSClient, Attempts]:
         if self.path is not None:
