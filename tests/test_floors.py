@@ -36,7 +36,7 @@ THIRD_PARTIES = {
     "jobs._attempts": {"sqlalchemy"},
     "jobs._dbos_json": {"dbos"},
     "jobs._dbos_worker": {"dbos"},
-    "jobs.dbos": {"dbos", "sqlalchemy"},
+    "jobs.dbos": {"dbos", "psycopg", "sqlalchemy"},
     "jobs._rq_worker": {"rq"},
     "jobs.rq": {"rq", "redis"},
     "jobs._celery_app": {"celery", "kombu"},

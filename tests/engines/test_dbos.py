@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from wsgi_defer.jobs import JobsUnavailable
+
 from .kinds import HOME, KINDS, Workers
 
 dbos = pytest.mark.parametrize(
@@ -53,11 +55,11 @@ def crashing(place):
     workers.env = {**os.environ, "JOBS_URL": place.url, "JOBS_QUEUE": place.queue,
                    "JOBS_NOTES": str(place.root / "notes"),
                    "PYTHONPATH": f"{HOME}:{place.root}"}  # fmt: skip
+    command = [sys.executable, "-m", "wsgi_defer.jobs", "worker", "crashing:jobs"]
     with (place.root / "output").open("a") as output:
-        workers.running = [subprocess.Popen(
-            [sys.executable, "-m", "wsgi_defer.jobs", "worker", "crashing:jobs"],
-            cwd=HOME, env=workers.env, stdout=output, stderr=output,
-        )]  # fmt: skip
+        workers.supervisor = subprocess.Popen(
+            command, cwd=HOME, env=workers.env, stdout=output, stderr=output
+        )
     try:
         yield workers
     finally:
@@ -97,11 +99,11 @@ def test_a_worker_takes_over_from_one_that_does_not_come_back(alone, kind):
     long = [place.jobs.enqueue("nap", 4) for _ in range(2)]
     for job_id in long:
         place.wait(job_id, "running")
-    [supervisor] = second.running
+    supervisor = second.supervisor
     # The supervisor first: it would start another.
     for pid in [supervisor.pid, *children(supervisor.pid)]:
         os.kill(pid, signal.SIGKILL)
-    second.reap(10)
+    supervisor.wait(10)
     begin = time.monotonic()
     for job_id in long:
         assert place.wait(job_id).state == "done"
@@ -109,7 +111,7 @@ def test_a_worker_takes_over_from_one_that_does_not_come_back(alone, kind):
     begun = [len(place.times("begin", job_id)) for job_id in long]
     assert sorted(begun) == [1, 2]
     first.terminate()
-    assert first.reap() == [0]
+    assert first.supervisor.wait(20) == 0
 
 
 @dbos
@@ -124,7 +126,7 @@ def test_the_next_attempt_is_enqueued_once(alone, kind):
         place.wait(place.jobs.enqueue("echo"))
         assert [words[2] for words in place.notes if words[0] == "flaky"] == ["1", "2"]
         workers.terminate()
-        assert workers.reap() == [0]
+        assert workers.supervisor.wait(20) == 0
 
 
 @dbos
@@ -203,7 +205,7 @@ def test_a_worker_that_loses_its_lock_ends(alone, kind):
     job_id = place.jobs.enqueue("nap", 3)
     place.wait(job_id, "running")
     _, attempts = place.jobs.engine._open()
-    [supervisor] = place.workers.running
+    supervisor = place.workers.supervisor
     before = children(supervisor.pid)
     with attempts.engine.begin() as connection:
         connection.execute(sa.text(
@@ -215,3 +217,28 @@ def test_a_worker_that_loses_its_lock_ends(alone, kind):
     assert place.wait(job_id).state == "done"
     assert len(place.times("begin", job_id)) == 1
     place.wait(place.jobs.enqueue("echo"))
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
+)
+def test_a_server_that_hangs_is_an_error(alone, kind):
+    """Within 2 seconds, on a connection that was fine; and it is forgotten after."""
+    place = alone(kind)
+    place.jobs.enqueue("echo", job_id="before")
+    root = place.servers.get(kind.server).root
+    server = int((root / "data" / "postmaster.pid").read_text().split()[0])
+    family = [server, *children(server)]
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        with pytest.raises(JobsUnavailable, match="storing a job"):
+            place.jobs.enqueue("echo", job_id="hanging")
+        assert time.monotonic() - begin < 2.5
+    finally:
+        for pid in family:
+            os.kill(pid, signal.SIGCONT)
+    assert place.jobs.status("before").state == "queued"
+    place.jobs.enqueue("echo", job_id="after")
+    assert place.jobs.status("after").state == "queued"

@@ -309,7 +309,9 @@ def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
                 ask()
             return caught.value, time.monotonic() - begin
 
-        with ThreadPoolExecutor(len(asks)) as executor:
+        # DBOS opens its database under a lock: threads wait for one another.
+        threads = len(asks) if kind.package != "dbos" else 1
+        with ThreadPoolExecutor(threads) as executor:
             answers = list(executor.map(answer, asks))
         jobs.engine.close()
     for error, took in answers:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, EnqueueOptions
 
@@ -186,6 +187,24 @@ class Dbos:
             raise JobsUnavailable(self.title, doing) from e
 
 
+class Impatient(psycopg.Connection[Any]):
+    """A connection to a server that may hang, after which it is of no use."""
+
+    hangs = False
+
+    def wait(
+        self, gen: Any, interval: float = 0.1, timeout: float | None = None
+    ) -> Any:
+        if self.hangs:  # SQLAlchemy rolls back
+            raise psycopg.OperationalError("the server does not answer")
+        begun = time.monotonic()
+        try:
+            return super().wait(gen, interval, timeout or PATIENCE)
+        except psycopg.OperationalError:
+            self.hangs = time.monotonic() - begun >= PATIENCE
+            raise
+
+
 class Busy(Exception):  # noqa: N818 - DBOS is not to know it
     """Another process is writing to the database."""
 
@@ -226,7 +245,13 @@ def database(url: str) -> sa.URL:
 def connect(url: sa.URL) -> sa.Engine:
     """An engine for a client: it gives up after about ``PATIENCE`` seconds."""
     if not is_sqlite(url):
-        return sa.create_engine(url, pool_pre_ping=True, pool_timeout=PATIENCE)
+        libpq = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return sa.create_engine(
+            url,
+            creator=lambda: Impatient.connect(libpq),
+            pool_pre_ping=True,
+            pool_timeout=PATIENCE,
+        )
     engine = sa.create_engine(url, pool_timeout=PATIENCE)
 
     # As DBOS does with an engine of its own, but not waiting for half a minute.
