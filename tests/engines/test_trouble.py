@@ -35,7 +35,7 @@ def died_once(place):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def outcomes(servers):
+def outcomes(servers, request):
     """Runs of one function for all engines at once: they mostly wait.
 
     Those that take longest are begun before the tests that do not need them.
@@ -57,8 +57,11 @@ def outcomes(servers):
             }
         return runs[function]
 
-    begin(killed)
-    begin(died_once)
+    if any(
+        item.name.startswith("test_no_job_is_lost") for item in request.session.items
+    ):
+        begin(killed)
+        begin(died_once)
     yield lambda function, kind: begin(function)[kind].result()
     executor.shutdown(cancel_futures=True)
 
