@@ -58,8 +58,9 @@ class Celery:
         parse_url(url)
 
     def enqueue(self, order: Order) -> None:
-        self._tell(order.id, {}, name=order.name, state="queued", enqueued_at=time.time(),
-                   due_at=order.delay and time.time() + order.delay)  # fmt: skip
+        now = time.time()
+        self._tell(order.id, {}, name=order.name, state="queued", enqueued_at=now,
+                   due_at=order.delay and now + order.delay)  # fmt: skip
         try:
             self._publish(order.name, order.payload, order.id, 1, order.delay)
         except JobsUnavailable:
