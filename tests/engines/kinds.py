@@ -192,15 +192,10 @@ class Workers:
                    "tests.engines.app:jobs", "--processes",
                    str(self.processes)]  # fmt: skip
         with (self.place.root / "output").open("a") as output:
-            self.running = [subprocess.Popen(
+            self.supervisor = subprocess.Popen(
                 command, cwd=HOME, env=self.env, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
-            )]  # fmt: skip
-
-    @property
-    def supervisor(self):
-        """The process that we have started."""
-        return self.running[0]
+            )  # fmt: skip
 
     def family(self):
         """The ids of all its processes: those that know of its file of notes."""
@@ -233,7 +228,3 @@ class Workers:
                 os.kill(pid, signal.SIGTERM)
             except ProcessLookupError:
                 pass
-
-    def reap(self, patience=PATIENCE):
-        """Wait for those that we have started; their exit codes."""
-        return [process.wait(patience) for process in self.running]

@@ -58,8 +58,9 @@ class Celery:
         parse_url(url)
 
     def enqueue(self, order: Order) -> None:
-        self._tell(order.id, name=order.name, state="queued", enqueued_at=time.time(),
-                   due_at=order.delay and time.time() + order.delay)  # fmt: skip
+        now = time.time()
+        self._tell(order.id, {}, name=order.name, state="queued", enqueued_at=now,
+                   due_at=order.delay and now + order.delay)  # fmt: skip
         try:
             self._publish(order.name, order.payload, order.id, 1, order.delay)
         except JobsUnavailable:
@@ -123,12 +124,15 @@ class Celery:
         else:
             connection.release()
 
-    def _tell(self, job_id: str, **fields: Any) -> None:
+    def _tell(
+        self, job_id: str, known: dict[str, Any] | None = None, /, **fields: Any
+    ) -> None:
         """Keep what is known of a job, if there is a place for it."""
         if self._jobs.results is None:
             return
         try:
-            known = self._known(job_id) or {}
+            if known is None:
+                known = self._known(job_id) or {}
             kept = {**known, **fields}
             self._app.backend.store_result(self._key(job_id), kept, STATE)
         except Exception as error:
