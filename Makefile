@@ -58,6 +58,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/jobs.py
 
 # gunicorn 20.1 imports pkg_resources, which setuptools had up to 80.
 services: .venv/installed .venv/wire
