@@ -4,7 +4,7 @@
 #   make serve     the same app, for your own requests, on http://127.0.0.1:8000
 #   make test      all tests, with this Python; needs no service
 #   make unit      the unit tests alone, in seconds, and their coverage
-#   make test-all  all tests but the tables, with each Python from 3.10 on that is here
+#   make test-all  all tests but the tables, with each other Python from 3.10 on that is here
 #   make lint      ruff and mypy --strict
 #   make bench     what it costs, beside what it is compared with
 #   make services  the servers that the tests use if they are there (Debian, root)
@@ -102,8 +102,9 @@ soak: .venv/installed
 kills: .venv/installed
 	$(BIN)/python -m tests.engines.kills $(KILLS)
 
-test-all:
-	@done=; for python in python3.10 python3.11 python3.12 python3.13 python3.14 \
+# "make test" has run them with the Python of .venv.
+test-all: .venv/installed
+	@done=" $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') "; for python in python3.10 python3.11 python3.12 python3.13 python3.14 \
 	    $(wildcard $(HOME)/.pyenv/versions/3.1*/bin/python); do \
 	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' \
 	    2>/dev/null) || continue; \

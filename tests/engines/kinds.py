@@ -54,8 +54,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("sqlite", "dbos", None),
-        # It waits on, if the server stops to answer in the middle.
-        Kind("dbos+postgresql", "dbos", Postgres, frozenset({"frozen"})),
+        Kind("dbos+postgresql", "dbos", Postgres),
         Kind("rq", "rq", Redis),
         Kind("procrastinate", "procrastinate", Postgres),
         Kind("celery", "celery", Rabbit, frozenset({"status", *LISTS})),
@@ -176,22 +175,16 @@ class Place:
 class Workers:
     """A supervisor and its workers, in a process group of their own."""
 
-    def __init__(self, place, processes):
+    def __init__(self, place, processes, target="tests.engines.app:jobs"):
         self.env = {**os.environ, "JOBS_URL": place.url, "JOBS_QUEUE": place.queue,
                     "JOBS_NOTES": str(place.root / "notes"), "PYTHONUNBUFFERED": "1",
-                    "PYTHONPATH": str(HOME)}  # fmt: skip
+                    "PYTHONPATH": f"{HOME}:{place.root}"}  # fmt: skip
         if place.results:
             self.env["JOBS_RESULTS"] = place.results
-        self.place = place
-        self.processes = processes
-        self.start()
-
-    def start(self):
-        """Start them; a test that needs them waits for what they do."""
-        command = [sys.executable, "-m", "wsgi_defer.jobs", "worker",
-                   "tests.engines.app:jobs", "--processes",
-                   str(self.processes)]  # fmt: skip
-        with (self.place.root / "output").open("a") as output:
+        command = [sys.executable, "-m", "wsgi_defer.jobs", "worker", target,
+                   "--processes", str(processes)]  # fmt: skip
+        # A test that needs them waits for what they do.
+        with (place.root / "output").open("a") as output:
             self.supervisor = subprocess.Popen(
                 command, cwd=HOME, env=self.env, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,

@@ -6,8 +6,6 @@ import base64
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ import sqlalchemy as sa
 
 from wsgi_defer.jobs import JobsUnavailable
 
-from .kinds import HOME, KINDS, Workers
+from .kinds import KINDS, Workers
 
 dbos = pytest.mark.parametrize(
     "kind",
@@ -46,25 +44,11 @@ dbos.Dbos.put = put_and_die
 """
 
 
-class Crashing(Workers):
-    """Workers of the app above."""
-
-    def start(self):
-        (self.place.root / "crashing.py").write_text(CRASHING)
-        self.env["PYTHONPATH"] += f":{self.place.root}"
-        command = [sys.executable, "-m", "wsgi_defer.jobs", "worker", "crashing:jobs"]
-        with (self.place.root / "output").open("a") as output:
-            self.running = [
-                subprocess.Popen(
-                    command, cwd=HOME, env=self.env, stdout=output, stderr=output
-                )
-            ]
-
-
 @contextmanager
 def crashing(place):
-    """Those workers, which ``place.close()`` does not know."""
-    workers = Crashing(place, 1)
+    """Workers of the app above, which ``place.close()`` does not know."""
+    (place.root / "crashing.py").write_text(CRASHING)
+    workers = Workers(place, 1, "crashing:jobs")
     try:
         yield workers
     finally:
