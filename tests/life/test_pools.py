@@ -120,7 +120,7 @@ def test_term_to_all_processes(worker):
     """As systemd sends it by default: the worker finishes, with its children's help."""
     with running(configuration(worker, keepalive=0), app=APP) as gunicorn:
         worker_pid = gunicorn.last_loaded
-        with ask(gunicorn, "/?child") as connection:
+        with ask(gunicorn, "/?child=1") as connection:
             gunicorn.begun("short-job")
             everybody = {gunicorn.master.pid} | descendants(gunicorn.master.pid)
             assert worker_pid in everybody
