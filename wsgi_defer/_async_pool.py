@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from typing import Any
 
-from ._call import qualified_name
+from ._call import Around, qualified_name
 from ._deadlines import Queue, deadlines
 from ._job import Job, end_all
 from ._per_process import PerProcess
@@ -120,6 +120,14 @@ class Coroutines:
             return
         self._tasks[job] = task
         task.add_done_callback(lambda task: self._end(job, task))
+
+    @staticmethod
+    async def inside(
+        around: Around, fn: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run it inside of what the scope has around its calls."""
+        with around():
+            return await fn(*args, **kwargs)
 
     def _end(self, job: Job, task: asyncio.Task[Any]) -> None:
         del self._tasks[job]

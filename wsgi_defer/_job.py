@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from . import _host
-from ._call import qualified_name
+from ._call import Around, qualified_name
 from ._deadlines import Queue
 from ._host import is_order_to_stop
 from ._scope import Scope
@@ -38,6 +38,10 @@ class Runner(Protocol):
 
     def stop(self, job: Job) -> None:
         """Nobody wants its result any more; it may not have begun."""
+
+    @staticmethod
+    def inside(around: Around, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run it, and what it may return, inside of what is around calls."""
 
 
 class Job(Future[Any]):
@@ -104,13 +108,18 @@ class Job(Future[Any]):
     def begin(self) -> tuple[Context, Callable[..., Any], Any, Any] | None:
         """What is to be run; None if it has ended already."""
         with self._condition:
-            work = self._context, self._fn, self._args, self._kwargs
-            if self._state != "PENDING" or work[0] is None or work[1] is None:
+            scope, context, fn = self._scope, self._context, self._fn
+            args, kwargs = self._args, self._kwargs
+            if scope is None or context is None or fn is None:
+                return None
+            if self._state != "PENDING":
                 return None
             self.begun = True
             if not self._runner.stops_running:
                 self._state = "RUNNING"
-            return work[0], work[1], work[2], work[3]
+        if (around := scope.options.around) is not None:
+            return context, self._runner.inside, (around, fn, args, kwargs), _NO_KWARGS
+        return context, fn, args, kwargs
 
     def succeed(self, result: object) -> None:
         """It has run. No effect if it has ended before."""

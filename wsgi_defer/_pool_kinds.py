@@ -40,7 +40,9 @@ class ThreadPool(PoolKind):
     """At most ``size`` threads, for work that waits for others: services, disks.
 
     A job runs in a copy of the ``contextvars`` context of its ``submit()``, so that
-    ``current_scope()`` and Flask's ``request`` are those of the view. A thread cannot
+    ``current_scope()`` and Flask's ``request`` are those of the view, and inside of
+    what ``DeferMiddleware(around=...)`` opens for it: with our Flask extension, an app
+    context, ``g`` and database session of its own. A thread cannot
     be ended from outside: a job that runs when nobody wants its result any more goes on
     by itself, and another thread takes its place, up to ``size`` of them.
     """
@@ -68,8 +70,10 @@ class AsyncPool(PoolKind):
 
     All such pools of a process share the loop, and whatever blocks it holds them all
     up. A job that is cancelled gets ``asyncio.CancelledError``; its place is free when
-    it has ended. It runs in a copy of the ``contextvars`` context of its ``submit()``.
-    Not for gevent's workers.
+    it has ended. It runs in a copy of the ``contextvars`` context of its ``submit()``,
+    and inside of what ``DeferMiddleware(around=...)`` opens for it, as in a
+    ``ThreadPool``; what that does at its end runs on the loop's thread. Not for
+    gevent's workers.
     """
 
 

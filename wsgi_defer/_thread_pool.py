@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import CoroutineType
 from typing import Any
 
+from ._call import Around
 from ._deadlines import Queue, deadlines
 from ._job import Job, end_all
 from ._scope import Scope
@@ -138,6 +139,12 @@ class Threads:
                 self._abandoned -= 1
             else:
                 self._load -= 1
+
+    @staticmethod
+    def inside(around: Around, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run it inside of what the scope has around its calls."""
+        with around():
+            return fn(*args, **kwargs)
 
     def stop(self, job: Job) -> None:
         """Let its thread go, if it has one, and take another one in its place."""
