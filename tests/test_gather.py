@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import queue
 import signal
 import sys
 import threading
@@ -30,6 +31,21 @@ from .orders import handle_abort
 SOON = 5  # seconds; without what is tested here it would be LONG
 LONG = 30
 POOLS = {"default": ThreadPool(4, max_wait=LONG), "io": AsyncPool(9, max_wait=LONG)}
+
+
+def test_the_queue_that_is_there_when_it_is_called(monkeypatch, scope):
+    """gevent puts its own in the module, maybe after the import of this package."""
+    made = []
+
+    class Queue(queue._PySimpleQueue):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    gather([int])  # the import, and the pool's own queue
+    monkeypatch.setattr(queue, "SimpleQueue", Queue)
+    assert gather([int, str]) == [0, ""]
+    assert len(made) == 1
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def view(environ, start_response):
             return [text]
     if "idle" in query:  # two children that have nothing to do
         list(pool("cpu").map(sleep, [0.2, 0.2]))
-    if "await" in query:
+    if "child" in query:
         assert pool("cpu").submit(short_job).result() == "done"
     if "busy" in query:
         for _ in range(2):
