@@ -36,6 +36,7 @@ from wsgi_defer import (
     UnknownPoolError,
     UnpicklableError,
     WorkerDiedError,
+    _host,
     background,
     current_scope,
     defer,
@@ -43,6 +44,9 @@ from wsgi_defer import (
     gather,
     pool,
 )
+from wsgi_defer._job import Job
+from wsgi_defer._process_handle import Child
+from wsgi_defer._process_pool import Place
 from wsgi_defer.flask import Defer
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
@@ -762,6 +766,77 @@ def test_abandoned_jobs_do_not_starve_the_pool(released, caplog):
     assert kind._running._load == 0
 
 
+@pytest.mark.parametrize("how", ["cancelled", "late", "request over"])
+@pytest.mark.parametrize("make", [ThreadPool, ProcessPool])
+def test_a_pool_that_hangs_keeps_nothing(make, how, tmp_path):
+    """Jobs that have not begun leave it when nobody wants them any more."""
+    kind = make(1, max_wait=PATIENCE)
+    with deferring(pools={"one": kind}):
+        first = pool("one").submit(wait_for_file, tmp_path / "go")
+        until(first.running)
+        running = kind._running
+        with deferring(pools={"one": kind}):
+            jobs = [pool("one").submit(os.getpid) for _ in range(5)]
+            assert len(running._waiting) == running._tokens.qsize() == 5
+            assert running._load == 6
+            for job in jobs:
+                if how == "cancelled":
+                    assert job.cancel()
+                elif how == "late":
+                    job.expire()
+        assert len(running._waiting) == running._tokens.qsize() == 0
+        assert running._load == 1
+        (tmp_path / "go").touch()
+        first.result()
+    running.close()
+
+
+def wait_for_file(path):
+    until(path.exists)
+
+
+def test_a_token_without_a_job(released):
+    """It is harmless; and so is a job that goes when a thread has its token."""
+    kind = ThreadPool(1)
+    with deferring(pools={"one": kind}):
+        assert pool("one").submit(same, 1).result() == 1
+        kind._running._tokens.put(None)
+        assert pool("one").submit(same, 2).result() == 2
+        first = pool("one").submit(hold, threading.Event(), released)
+        until(first.running)
+        second = pool("one").submit(same, 3)
+        kind._running._tokens.get_nowait()
+        assert second.cancel()
+        released.set()
+        assert pool("one").submit(same, 4).result() == 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_order_to_stop_inside_submit(monkeypatch, moment):
+    """It costs the pool no place, whether the thread has been started or not."""
+    start = threading.Thread.start
+
+    def strike(thread):
+        if thread.name != "wsgi_defer-pool":
+            return start(thread)
+        if moment == "after":
+            start(thread)
+        raise _host.TimeUp
+
+    kind = ThreadPool(1)
+    with deferring(pools={"one": kind}) as scope:
+        monkeypatch.setattr(threading.Thread, "start", strike)
+        with pytest.raises(_host.TimeUp):
+            pool("one").submit(same, 1)
+        monkeypatch.undo()
+        assert scope._guests == {}
+        assert pool("one").submit(same, 2).result(PATIENCE) == 2
+        until(lambda: (kind._running._load, kind._running._threads) == (0, 1))
+        kind._running._work()  # a thread that begins although its place is taken
+        kind._running._start_thread()  # and one that is not needed any more
+        assert (kind._running._threads, kind._running._starting) == (1, set())
+
+
 def test_no_thread_can_be_started(monkeypatch):
     """The first submit says so; a pool that has one goes on with it."""
     start = threading.Thread.start
@@ -1248,8 +1323,6 @@ def test_commands_of_a_job_inherit_nothing(scope):
 
 def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
     """The child of that job is given no other one, as it is about to be killed."""
-    from wsgi_defer._process_handle import Child
-
     ask, kill, cancelled, killing = Child.ask, Child.kill, [], []
 
     def answer_and_cancel(child, data):
@@ -1283,8 +1356,6 @@ def where_it_runs(seconds):
 
 def test_a_child_that_is_killed_and_awaited_at_the_same_time():
     """Whoever comes when it has ended hits no other process."""
-    from wsgi_defer._process_handle import Child
-
     for _ in range(5):
         child = Child()
         child.start("a")
@@ -1300,8 +1371,6 @@ def test_a_child_that_is_killed_and_awaited_at_the_same_time():
 
 def test_a_child_that_is_killed_before_it_is_started():
     """It comes to nothing."""
-    from wsgi_defer._process_handle import Child
-
     child = Child()
     child.kill()
     with pytest.raises(PoolStartError, match="exit code -9"):
@@ -1358,8 +1427,6 @@ def held_elsewhere(*locks):
 
 def test_a_forked_child_says_nothing_of_the_children():
     """Not even that it has left one behind."""
-    from wsgi_defer._process_handle import Child
-
     child = Child()
     child.start("a")
     pid = os.fork()
@@ -1392,6 +1459,20 @@ def test_a_fork_while_a_pool_is_made(monkeypatch):
     with deferring(pools={"one": kind}):
         assert pool("one").submit(same, 1).result() == 1
     assert status == [3]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_job_that_ends_as_its_child_is_asked(scope, monkeypatch, done):
+    """No child is asked to run what the job has let go of, or is about to."""
+    pool("processes").submit(same, 1).result()
+    running = PROCESSES._running
+    monkeypatch.setattr(Child, "ask", lambda child, data: pytest.fail("asked"))
+    job = Job(running, "processes", scope, os.getpid, (), {})
+    if done:
+        job.payload = b"of a job that is late"
+        job.set_exception(LookupError())
+    assert Place(running)._ask(job) is None
+    assert not running.serving
 
 
 def test_what_runs_in_a_child():
