@@ -288,3 +288,22 @@ def test_map_that_nobody_looks_at(scope, ran):
     while sorted(ran) != [0, 1, 2]:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_no_thread_for_each_job_that_was_too_late(monkeypatch):
+    """gather() is told by the one thread that ends them."""
+    threads = []
+    start = threading.Thread.start
+
+    def note(thread):
+        threads.append(thread.name)
+        start(thread)
+
+    released = threading.Event()
+    with deferring(pools={"short": ThreadPool(2, max_wait=0.2)}):
+        monkeypatch.setattr(threading.Thread, "start", note)
+        jobs = [pool("short").submit(released.wait, LONG) for _ in range(4)]
+        outcomes = gather(jobs, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [PoolTimeoutError] * 4
+        assert "wsgi_defer-callbacks" not in threads
+    released.set()

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -37,6 +38,7 @@ from wsgi_defer import (
     UnpicklableError,
     WorkerDiedError,
     _host,
+    _process_child,
     background,
     current_scope,
     defer,
@@ -199,7 +201,11 @@ def test_the_original_exception(scope):
 def test_exceptions_of_all_kinds(scope, name, function, error):
     """They come back, and the pool goes on."""
     raised = pool(name).submit(function, error).exception()
-    assert (type(raised), raised.args) == (type(error), error.args)
+    if name == "processes" and isinstance(error, SystemExit):  # it is to end no worker
+        assert type(raised) is RemoteError
+        assert raised.args == ("SystemExit", "3")
+    else:
+        assert (type(raised), raised.args) == (type(error), error.args)
     fine = same_later if name == "coroutines" else same
     assert pool(name).submit(fine, 1).result() == 1
 
@@ -328,6 +334,15 @@ def test_pools_of_an_inner_middleware():
     get(DeferMiddleware(inner))
     get(DeferMiddleware(inner, pools={"threads": ThreadPool(2)}))
     assert seen == [4, 2]
+
+
+def test_pools_of_a_scope_inside_a_request():
+    """It has those of the request, unless it has its own."""
+    with deferring(pools={"shop": ThreadPool(2)}):
+        with deferring():
+            assert pool("shop").submit(same, 1).result() == 1
+        with deferring(pools={}), pytest.raises(UnknownPoolError):
+            pool("shop")
 
 
 def test_outside_a_request():
@@ -724,6 +739,13 @@ def test_a_coroutine_function_on_threads(scope):
     """It is an error, and no warning about a coroutine that was never awaited."""
     with pytest.raises(TypeError, match="same_later is a coroutine function"):
         pool("threads").submit(same_later, 1).result()
+
+
+@pytest.mark.parametrize("name", ["threads", "coroutines"])
+def test_a_plain_function_that_calls_a_coroutine_function(scope, name):
+    """No pool runs it, and both say what to do, and not each the other."""
+    with pytest.raises(TypeError, match="wrap it: async def f"):
+        pool(name).submit(lambda: same_later(1)).result()
 
 
 def test_threads_start_as_they_are_needed_and_are_daemons():
@@ -1197,7 +1219,7 @@ def note_and_wait(path, seconds):
     return os.getpid()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", _process_child.SIGNALS)
 def test_a_signal_to_all_processes(scope, tmp_path, number):
     """As systemd sends it, or a terminal: the worker decides when its children end."""
     note = tmp_path / "pid"
@@ -1228,7 +1250,7 @@ def test_a_signal_to_a_child_that_has_just_been_started(monkeypatch):
             lambda _: held_back.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         )
         until(lambda: len(held_back) == 2)
-    assert held_back == [{signal.SIGTERM, signal.SIGINT}, set()]
+    assert held_back == [set(_process_child.SIGNALS), set()]
 
 
 def terminate_a_command():
@@ -1473,6 +1495,72 @@ def test_a_job_that_ends_as_its_child_is_asked(scope, monkeypatch, done):
         job.set_exception(LookupError())
     assert Place(running)._ask(job) is None
     assert not running.serving
+
+
+def program_output(tmp_path, program):
+    status, output = run_program(tmp_path, textwrap.dedent(program))
+    assert status == 0, output
+    return output.splitlines()
+
+
+def test_what_a_job_prints(tmp_path, monkeypatch):
+    """It is there when the job has ended, although its child is killed."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = """
+        from wsgi_defer import deferring, pool
+        from wsgi_defer.pools import ProcessPool
+        if __name__ == "__main__":
+            with deferring(pools={"one": ProcessPool(1)}):
+                pool("one").submit(print, "printed").result()
+        """
+    assert program_output(tmp_path, program) == ["printed"]
+
+
+def spoil_output():
+    sys.stdout = None
+
+
+def test_output_that_is_not_there():
+    """Whatever a job puts in its place, its answer comes."""
+    with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
+        assert pool("one").submit(spoil_output).result() is None
+        assert pool("one").submit(same, 1).result() == 1
+
+
+def test_a_program_that_uses_a_pool_while_it_is_imported(tmp_path):
+    """It is told so, and does not start one child after the other."""
+    program = """
+        from wsgi_defer import PoolStartError, deferring, pool
+        from wsgi_defer.pools import ProcessPool
+        def double(number):
+            return 2 * number
+        with deferring(pools={"one": ProcessPool(1, max_wait=5)}):
+            job = pool("one").submit(double, 2)
+            if __name__ != "__main__":
+                job.result()
+            print(type(job.exception()).__name__, job.exception())
+        """
+    (output,) = program_output(tmp_path, program)
+    assert output.startswith("PoolStartError")
+    assert "imports a module that uses the pool" in output
+
+
+def test_a_main_module_is_loaded_only_if_it_is_needed(tmp_path):
+    """Not for its name in a text; and no name of ours is taken for one of its own."""
+    program = """
+        from wsgi_defer import deferring, pool
+        from wsgi_defer.pools import ProcessPool
+        print("loaded as", __name__, flush=True)
+        def serve(number):
+            return 2 * number
+        if __name__ == "__main__":
+            with deferring(pools={"one": ProcessPool(1)}):
+                print(pool("one").submit(len, "__main__").result(), flush=True)
+                print(pool("one").submit(serve, 2).result(), flush=True)
+        """
+    assert program_output(tmp_path, program) == [
+        "loaded as __main__", "8", "loaded as __mp_main__", "4",
+    ]  # fmt: skip
 
 
 def test_what_runs_in_a_child():

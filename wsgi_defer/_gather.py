@@ -9,12 +9,11 @@ from __future__ import annotations
 import queue
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from functools import partial
 from time import monotonic
 from typing import Any
 
 from ._call import DeferredCall
-from ._job import wait_for
+from ._job import Quick, wait_for
 from ._pool_kinds import DEFAULT
 from .errors import PoolTimeoutError
 
@@ -53,7 +52,7 @@ def _wait(futures: list[Future[Any]], seconds: float, all_well: bool) -> _Late:
     # The queue by its module: gevent may have put its own there after our import.
     ended: queue.SimpleQueue[int] = queue.SimpleQueue()
     for place in range(len(futures)):
-        futures[place].add_done_callback(partial(_put, ended, place))
+        futures[place].add_done_callback(Quick(_put, ended, place))
     left = len(futures)
 
     def wait(seconds: float) -> bool:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextvars import Context, copy_context
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -27,6 +28,10 @@ _NO_PATIENCE = (
     "The server would have ended this worker, which has waited for as long as the "
     "server's timeout lets it. Wait for less, or give the server a longer timeout."
 )
+
+
+class Quick(partial[None]):
+    """A callback of ours, which holds nobody up."""
 
 
 class Runner(Protocol):
@@ -185,7 +190,10 @@ class Job(Future[Any]):
         # Future calls it, at its end.
         if not self._done_callbacks:
             return
-        if self._expires:  # by the one thread that ends all that take too long
+        # By the one thread that ends all that take too long.
+        if self._expires and any(
+            type(each) is not Quick for each in self._done_callbacks
+        ):
             thread = threading.Thread(
                 target=self._run_callbacks, name="wsgi_defer-callbacks", daemon=True
             )

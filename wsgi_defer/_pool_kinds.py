@@ -57,11 +57,13 @@ class ProcessPool(PoolKind):
     To start one takes 60 ms, and as long as the function's module takes to import. A
     job that is cancelled or takes too long is ended with its child, which is replaced.
 
-    Children end with their worker, however that ends, and at no other time: TERM and
-    INT, which a service manager or a terminal may send to all processes, are for the
-    worker to heed. What a job starts itself is not ended with it. Not for gevent's
-    workers. Where ``sys.executable`` is not Python, as in uWSGI, tell
-    ``multiprocessing.set_executable()`` what is.
+    Children end with their worker, however that ends, and at no other time: TERM, INT,
+    HUP, USR1 and USR2, which a service manager or a terminal may send to all processes,
+    are for the worker to heed; QUIT ends a child. What a job prints is the server's
+    output when the job has ended. A program that uses such a pool does so below
+    ``if __name__ == "__main__"``, as its children may import it. What a job starts
+    itself is not ended with it. Not for gevent's workers. Where ``sys.executable`` is
+    not Python, as in uWSGI, tell ``multiprocessing.set_executable()`` what is.
     """
 
 

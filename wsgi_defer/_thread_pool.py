@@ -223,6 +223,7 @@ class Threads:
 
 def _not_plain(job: Job) -> TypeError:
     return TypeError(
-        f"{job.label} is a coroutine function; the pool {job.pool!r} runs plain "
-        "functions. An AsyncPool runs coroutines."
+        f"{job.label} is a coroutine function, or has called one; the pool "
+        f"{job.pool!r} runs plain functions. An AsyncPool runs coroutine functions; if "
+        "it is a plain one, wrap it: async def f(): return await g()"
     )

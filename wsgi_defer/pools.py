@@ -35,6 +35,8 @@ The rules, in one place:
   returned a finished list, or the server has closed the body.
 - What runs on a thread cannot be cancelled: it is abandoned, and delays neither the
   response nor the next request nor the end of the worker.
+- A ``sys.exit()`` in a job is raised where its result is asked for, and may end the
+  worker there, as in the view itself; from another process, it is a ``RemoteError``.
 - A job of a pool that waits for another job of the same pool may wait in vain, when
   all places are taken by such jobs. ``max_wait`` ends that.
 - Callbacks of a future run in the thread that ends the job, as in all executors, and
