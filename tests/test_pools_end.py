@@ -23,6 +23,7 @@ from wsgi_defer import (
     PoolTimeoutError,
     Scope,
     ScopeClosedError,
+    _async_pool,
     _thread_pool,
     defer,
     deferring,
@@ -380,8 +381,9 @@ def test_a_pool_is_known_before_it_is_there(monkeypatch):
 
 
 @pytest.mark.parametrize("short", [True, False])
-def test_coroutines_that_are_cancelled_at_the_end(short, ran):
+def test_coroutines_that_are_cancelled_at_the_end(short, ran, monkeypatch):
     """close() lets them end, if that is short."""
+    monkeypatch.setattr(_async_pool, "END_WAIT", LONG if short else 0.02)
 
     async def job():
         try:
@@ -397,12 +399,13 @@ def test_coroutines_that_are_cancelled_at_the_end(short, ran):
         began = time.monotonic()
         kind._running.close()
         assert ran == ["ended"] * short
-        assert time.monotonic() - began < 0.45
+        assert time.monotonic() - began < PATIENCE
     until(lambda: ran)
 
 
-def test_a_pool_of_coroutines_that_is_closed_on_its_own_thread(ran):
+def test_a_pool_of_coroutines_that_is_closed_on_its_own_thread(ran, monkeypatch):
     """Nothing is waited for there."""
+    monkeypatch.setattr(_async_pool, "END_WAIT", LONG)
 
     async def job():
         try:
@@ -419,5 +422,5 @@ def test_a_pool_of_coroutines_that_is_closed_on_its_own_thread(ran):
     with deferring(pools={"io": kind, "other": AsyncPool(1)}):
         pool("io").submit(job)
         until(lambda: kind._running._tasks)
-        assert pool("other").submit(close, kind._running).result() < 0.09
+        assert pool("other").submit(close, kind._running).result() < PATIENCE
         until(lambda: ran)
