@@ -10,6 +10,7 @@ from time import monotonic
 import pytest
 
 from wsgi_defer._deadlines import Deadlines
+from wsgi_defer._host import TimeUp
 
 
 class Thing:
@@ -116,3 +117,22 @@ def test_nothing_to_wait_for(deadlines):
     assert deadlines.next_look == math.inf
     deadlines.wake()
     assert deadlines.next_look == math.inf
+
+
+def test_an_order_to_stop_while_the_thread_is_to_be_started(deadlines, queue):
+    """It may come at any line; whoever is next starts the thread."""
+
+    class Lock:
+        def __enter__(self):
+            """It is there."""
+
+        def __exit__(self, *_):
+            raise TimeUp
+
+    queue[thing := Thing(0)] = None
+    lock, deadlines._lock = deadlines._lock, Lock()
+    with pytest.raises(TimeUp):
+        deadlines.wake()
+    deadlines._lock = lock
+    deadlines.wake()
+    assert thing.expired.wait(10)

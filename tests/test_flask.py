@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import threading
 import time
+from contextlib import contextmanager
 
 import click
 import flask
@@ -22,8 +26,10 @@ from wsgi_defer import (
     current_scope,
     defer,
     deferring,
+    pool,
 )
 from wsgi_defer.flask import Defer
+from wsgi_defer.pools import AsyncPool, ThreadPool
 
 
 @pytest.fixture
@@ -501,3 +507,170 @@ def test_outside_a_request(app):
         defer(int)
     with app.test_request_context(), pytest.raises(NoScopeError):
         defer(int)
+
+
+# Jobs of pools
+
+POOLS = {"threads": ThreadPool(4, max_wait=20), "io": AsyncPool(4, max_wait=20)}
+
+
+async def in_coroutine(function, *args):
+    """The same, on a loop."""
+    return function(*args)
+
+
+def submit(name, function, *args):
+    """Run a plain function on a pool of either kind."""
+    if name == "io":
+        return pool(name).submit(in_coroutine, function, *args)
+    return pool(name).submit(function, *args)
+
+
+@pytest.fixture
+def torn_down():
+    """What has had its teardown."""
+    return []
+
+
+@pytest.fixture
+def pool_app(torn_down):
+    app = Flask("pools")
+    app.secret_key = "x"
+    app.testing = True
+    Defer(app, pools=POOLS)
+
+    @app.teardown_appcontext
+    def tear_down(error):
+        torn_down.append(g.get("who"))
+
+    return app
+
+
+def until(condition):
+    """Wait until that is true."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+KINDS = pytest.mark.parametrize("name", ["threads", "io"])
+
+
+@KINDS
+def test_a_job_has_an_app_context_of_its_own(pool_app, torn_down, name):
+    """A copy of g, the request of the view, and a teardown before its result."""
+
+    def job(who):
+        before, g.who = g.who, who
+        return before, request.args["q"], current_app.name
+
+    @pool_app.get("/")
+    def view():
+        g.who, g.thing = "view", open(os.devnull)  # noqa: SIM115
+        with g.thing:
+            assert not submit(name, hasattr, g, "thing").result()
+        assert torn_down.pop() == "view"
+        assert submit(name, job, "job").result() == ("view", "1", "pools")
+        assert torn_down == ["job"]
+        return g.who
+
+    assert pool_app.test_client().get("/?q=1").text == "view"
+    assert torn_down == ["job", "view"]
+
+
+def test_a_job_leaves_the_request_to_its_view(pool_app, ran):
+    """Its end closes no uploaded file, and what the view has changed stays."""
+    pool_app.teardown_request(lambda error: ran.append("teardown_request"))
+
+    @pool_app.post("/<int:number>")
+    def view(number):
+        request.view_args.clear()
+        file = request.files["file"]
+        assert pool("threads").submit(file.read, 2).result() == b"up"
+        assert (request.view_args, ran) == ({}, [])
+        return file.read()
+
+    data = {"file": (io.BytesIO(b"uploaded"), "name")}
+    assert pool_app.test_client().post("/7", data=data).text == "loaded"
+    assert ran == ["teardown_request"]
+
+
+def database_of(app, tmp_path):
+    """A database with one table, and its class."""
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/db"
+    db = SQLAlchemy(app)
+
+    class User(db.Model):  # type: ignore[name-defined]
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    with app.app_context():
+        db.create_all()
+    return db, User
+
+
+@KINDS
+def test_flask_sqlalchemy_in_jobs(pool_app, tmp_path, name):
+    """Each job has a session of its own, which sees nothing of the view's."""
+    db, user = database_of(pool_app, tmp_path)
+    sessions = []
+
+    def job():
+        sessions.append(db.session())
+        db.session.add(user())  # not committed, so gone with the session
+
+    @pool_app.get("/")
+    def view():
+        sessions.append(db.session())
+        for future in [submit(name, job) for _ in range(3)]:
+            future.result()
+        return str(len(db.session.new))
+
+    assert pool_app.test_client().get("/").text == "0"
+    assert len({id(session) for session in sessions}) == 4
+    assert not db.session.registry.registry
+
+
+def test_flask_sqlalchemy_in_an_abandoned_job(pool_app, tmp_path):
+    """What it leaves in its session, nobody finds."""
+    db, user = database_of(pool_app, tmp_path)
+    released, ended = threading.Event(), threading.Event()
+
+    def job():
+        released.wait(20)
+        db.session.add(user())
+        ended.set()
+
+    @pool_app.get("/")
+    def view():
+        future = pool("threads").submit(job)
+        until(future.running)
+        return "ok"
+
+    assert pool_app.test_client().get("/").text == "ok"
+    released.set()
+    assert ended.wait(20)
+    until(lambda: not db.session.registry.registry)
+
+
+def test_around_a_job_that_fails(ran):
+    """What is around calls is around jobs; its error is the job's."""
+
+    @contextmanager
+    def around():
+        ran.append("begin")
+        try:
+            yield
+        finally:
+            ran.append("end")
+        raise LookupError("of around")
+
+    with deferring(around=around, pools=POOLS):
+        for name in POOLS:
+            with pytest.raises(LookupError, match="of around"):
+                submit(name, ran.append, name).result()
+            with pytest.raises(ZeroDivisionError):
+                submit(name, divmod, 1, 0).result()
+    assert ran == [
+        "begin", "threads", "end", "begin", "end", "begin", "io", "end", "begin", "end",
+    ]  # fmt: skip

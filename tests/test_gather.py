@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import queue
 import signal
 import sys
 import threading
@@ -30,6 +31,21 @@ from .orders import handle_abort
 SOON = 5  # seconds; without what is tested here it would be LONG
 LONG = 30
 POOLS = {"default": ThreadPool(4, max_wait=LONG), "io": AsyncPool(9, max_wait=LONG)}
+
+
+def test_the_queue_that_is_there_when_it_is_called(monkeypatch, scope):
+    """gevent puts its own in the module, maybe after the import of this package."""
+    made = []
+
+    class Queue(queue._PySimpleQueue):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    gather([int])  # the import, and the pool's own queue
+    monkeypatch.setattr(queue, "SimpleQueue", Queue)
+    assert gather([int, str]) == [0, ""]
+    assert len(made) == 1
 
 
 @pytest.fixture
@@ -272,3 +288,22 @@ def test_map_that_nobody_looks_at(scope, ran):
     while sorted(ran) != [0, 1, 2]:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_no_thread_for_each_job_that_was_too_late(monkeypatch):
+    """gather() is told by the one thread that ends them."""
+    threads = []
+    start = threading.Thread.start
+
+    def note(thread):
+        threads.append(thread.name)
+        start(thread)
+
+    released = threading.Event()
+    with deferring(pools={"short": ThreadPool(2, max_wait=0.2)}):
+        monkeypatch.setattr(threading.Thread, "start", note)
+        jobs = [pool("short").submit(released.wait, LONG) for _ in range(4)]
+        outcomes = gather(jobs, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [PoolTimeoutError] * 4
+        assert "wsgi_defer-callbacks" not in threads
+    released.set()

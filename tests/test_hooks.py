@@ -13,6 +13,7 @@ import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -110,13 +111,19 @@ def test_patience(attached, worker):
 
 
 def test_patience_beside_the_main_thread(attached, worker):
-    """Another thread may wait, and a greenlet: the heart beats on."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(attached.patience()))
-    thread.start()
-    thread.join()
-    assert found == [None]
-    assert GeventHost.patience(attached) is None
+    """Another thread may wait, and a greenlet: the heart beats on, up to TERM."""
+    greenlets = GeventHost(worker)
+    worker.cfg.timeout = 3
+
+    def found():
+        with ThreadPoolExecutor(1) as thread:
+            other = thread.submit(attached.patience).result()
+        return other, greenlets.patience()
+
+    assert found() == (None, None)
+    worker.alive = False  # for graceful_timeout
+    assert all(29 < seconds <= 29.5 for seconds in found())
+    greenlets.close()
 
 
 def test_attached_once(attached, worker):

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -36,6 +37,8 @@ from wsgi_defer import (
     UnknownPoolError,
     UnpicklableError,
     WorkerDiedError,
+    _host,
+    _process_child,
     background,
     current_scope,
     defer,
@@ -43,6 +46,9 @@ from wsgi_defer import (
     gather,
     pool,
 )
+from wsgi_defer._job import Job
+from wsgi_defer._process_handle import Child
+from wsgi_defer._process_pool import Place
 from wsgi_defer.flask import Defer
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
@@ -195,7 +201,11 @@ def test_the_original_exception(scope):
 def test_exceptions_of_all_kinds(scope, name, function, error):
     """They come back, and the pool goes on."""
     raised = pool(name).submit(function, error).exception()
-    assert (type(raised), raised.args) == (type(error), error.args)
+    if name == "processes" and isinstance(error, SystemExit):  # it is to end no worker
+        assert type(raised) is RemoteError
+        assert raised.args == ("SystemExit", "3")
+    else:
+        assert (type(raised), raised.args) == (type(error), error.args)
     fine = same_later if name == "coroutines" else same
     assert pool(name).submit(fine, 1).result() == 1
 
@@ -324,6 +334,15 @@ def test_pools_of_an_inner_middleware():
     get(DeferMiddleware(inner))
     get(DeferMiddleware(inner, pools={"threads": ThreadPool(2)}))
     assert seen == [4, 2]
+
+
+def test_pools_of_a_scope_inside_a_request():
+    """It has those of the request, unless it has its own."""
+    with deferring(pools={"shop": ThreadPool(2)}):
+        with deferring():
+            assert pool("shop").submit(same, 1).result() == 1
+        with deferring(pools={}), pytest.raises(UnknownPoolError):
+            pool("shop")
 
 
 def test_outside_a_request():
@@ -722,6 +741,13 @@ def test_a_coroutine_function_on_threads(scope):
         pool("threads").submit(same_later, 1).result()
 
 
+@pytest.mark.parametrize("name", ["threads", "coroutines"])
+def test_a_plain_function_that_calls_a_coroutine_function(scope, name):
+    """No pool runs it, and both say what to do, and not each the other."""
+    with pytest.raises(TypeError, match="wrap it: async def f"):
+        pool(name).submit(lambda: same_later(1)).result()
+
+
 def test_threads_start_as_they_are_needed_and_are_daemons():
     """Never more than the size."""
     kind = ThreadPool(3)
@@ -760,6 +786,77 @@ def test_abandoned_jobs_do_not_starve_the_pool(released, caplog):
         jobs = [pool("two").submit(barrier.wait, PATIENCE) for _ in range(2)]
         assert sorted(job.result() for job in jobs) == [0, 1]
     assert kind._running._load == 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "request over"])
+@pytest.mark.parametrize("make", [ThreadPool, ProcessPool])
+def test_a_pool_that_hangs_keeps_nothing(make, how, tmp_path):
+    """Jobs that have not begun leave it when nobody wants them any more."""
+    kind = make(1, max_wait=PATIENCE)
+    with deferring(pools={"one": kind}):
+        first = pool("one").submit(wait_for_file, tmp_path / "go")
+        until(first.running)
+        running = kind._running
+        with deferring(pools={"one": kind}):
+            jobs = [pool("one").submit(os.getpid) for _ in range(5)]
+            assert len(running._waiting) == running._tokens.qsize() == 5
+            assert running._load == 6
+            for job in jobs:
+                if how == "cancelled":
+                    assert job.cancel()
+                elif how == "late":
+                    job.expire()
+        assert len(running._waiting) == running._tokens.qsize() == 0
+        assert running._load == 1
+        (tmp_path / "go").touch()
+        first.result()
+    running.close()
+
+
+def wait_for_file(path):
+    until(path.exists)
+
+
+def test_a_token_without_a_job(released):
+    """It is harmless; and so is a job that goes when a thread has its token."""
+    kind = ThreadPool(1)
+    with deferring(pools={"one": kind}):
+        assert pool("one").submit(same, 1).result() == 1
+        kind._running._tokens.put(None)
+        assert pool("one").submit(same, 2).result() == 2
+        first = pool("one").submit(hold, threading.Event(), released)
+        until(first.running)
+        second = pool("one").submit(same, 3)
+        kind._running._tokens.get_nowait()
+        assert second.cancel()
+        released.set()
+        assert pool("one").submit(same, 4).result() == 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_order_to_stop_inside_submit(monkeypatch, moment):
+    """It costs the pool no place, whether the thread has been started or not."""
+    start = threading.Thread.start
+
+    def strike(thread):
+        if thread.name != "wsgi_defer-pool":
+            return start(thread)
+        if moment == "after":
+            start(thread)
+        raise _host.TimeUp
+
+    kind = ThreadPool(1)
+    with deferring(pools={"one": kind}) as scope:
+        monkeypatch.setattr(threading.Thread, "start", strike)
+        with pytest.raises(_host.TimeUp):
+            pool("one").submit(same, 1)
+        monkeypatch.undo()
+        assert scope._guests == {}
+        assert pool("one").submit(same, 2).result(PATIENCE) == 2
+        until(lambda: (kind._running._load, kind._running._threads) == (0, 1))
+        kind._running._work()  # a thread that begins although its place is taken
+        kind._running._start_thread()  # and one that is not needed any more
+        assert (kind._running._threads, kind._running._starting) == (1, set())
 
 
 def test_no_thread_can_be_started(monkeypatch):
@@ -1122,7 +1219,7 @@ def note_and_wait(path, seconds):
     return os.getpid()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", _process_child.SIGNALS)
 def test_a_signal_to_all_processes(scope, tmp_path, number):
     """As systemd sends it, or a terminal: the worker decides when its children end."""
     note = tmp_path / "pid"
@@ -1153,7 +1250,7 @@ def test_a_signal_to_a_child_that_has_just_been_started(monkeypatch):
             lambda _: held_back.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         )
         until(lambda: len(held_back) == 2)
-    assert held_back == [{signal.SIGTERM, signal.SIGINT}, set()]
+    assert held_back == [set(_process_child.SIGNALS), set()]
 
 
 def terminate_a_command():
@@ -1248,8 +1345,6 @@ def test_commands_of_a_job_inherit_nothing(scope):
 
 def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
     """The child of that job is given no other one, as it is about to be killed."""
-    from wsgi_defer._process_handle import Child
-
     ask, kill, cancelled, killing = Child.ask, Child.kill, [], []
 
     def answer_and_cancel(child, data):
@@ -1283,8 +1378,6 @@ def where_it_runs(seconds):
 
 def test_a_child_that_is_killed_and_awaited_at_the_same_time():
     """Whoever comes when it has ended hits no other process."""
-    from wsgi_defer._process_handle import Child
-
     for _ in range(5):
         child = Child()
         child.start("a")
@@ -1300,8 +1393,6 @@ def test_a_child_that_is_killed_and_awaited_at_the_same_time():
 
 def test_a_child_that_is_killed_before_it_is_started():
     """It comes to nothing."""
-    from wsgi_defer._process_handle import Child
-
     child = Child()
     child.kill()
     with pytest.raises(PoolStartError, match="exit code -9"):
@@ -1358,8 +1449,6 @@ def held_elsewhere(*locks):
 
 def test_a_forked_child_says_nothing_of_the_children():
     """Not even that it has left one behind."""
-    from wsgi_defer._process_handle import Child
-
     child = Child()
     child.start("a")
     pid = os.fork()
@@ -1392,6 +1481,86 @@ def test_a_fork_while_a_pool_is_made(monkeypatch):
     with deferring(pools={"one": kind}):
         assert pool("one").submit(same, 1).result() == 1
     assert status == [3]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_job_that_ends_as_its_child_is_asked(scope, monkeypatch, done):
+    """No child is asked to run what the job has let go of, or is about to."""
+    pool("processes").submit(same, 1).result()
+    running = PROCESSES._running
+    monkeypatch.setattr(Child, "ask", lambda child, data: pytest.fail("asked"))
+    job = Job(running, "processes", scope, os.getpid, (), {})
+    if done:
+        job.payload = b"of a job that is late"
+        job.set_exception(LookupError())
+    assert Place(running)._ask(job) is None
+    assert not running.serving
+
+
+def program_output(tmp_path, program):
+    status, output = run_program(tmp_path, textwrap.dedent(program))
+    assert status == 0, output
+    return output.splitlines()
+
+
+def test_what_a_job_prints(tmp_path, monkeypatch):
+    """It is there when the job has ended, although its child is killed."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = """
+        from wsgi_defer import deferring, pool
+        from wsgi_defer.pools import ProcessPool
+        if __name__ == "__main__":
+            with deferring(pools={"one": ProcessPool(1)}):
+                pool("one").submit(print, "printed").result()
+        """
+    assert program_output(tmp_path, program) == ["printed"]
+
+
+def spoil_output():
+    sys.stdout = None
+
+
+def test_output_that_is_not_there():
+    """Whatever a job puts in its place, its answer comes."""
+    with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
+        assert pool("one").submit(spoil_output).result() is None
+        assert pool("one").submit(same, 1).result() == 1
+
+
+def test_a_program_that_uses_a_pool_while_it_is_imported(tmp_path):
+    """It is told so, and does not start one child after the other."""
+    program = """
+        from wsgi_defer import PoolStartError, deferring, pool
+        from wsgi_defer.pools import ProcessPool
+        def double(number):
+            return 2 * number
+        with deferring(pools={"one": ProcessPool(1, max_wait=5)}):
+            job = pool("one").submit(double, 2)
+            if __name__ != "__main__":
+                job.result()
+            print(type(job.exception()).__name__, job.exception())
+        """
+    (output,) = program_output(tmp_path, program)
+    assert output.startswith("PoolStartError")
+    assert "imports a module that uses the pool" in output
+
+
+def test_a_main_module_is_loaded_only_if_it_is_needed(tmp_path):
+    """Not for its name in a text; and no name of ours is taken for one of its own."""
+    program = """
+        from wsgi_defer import deferring, pool
+        from wsgi_defer.pools import ProcessPool
+        print("loaded as", __name__, flush=True)
+        def serve(number):
+            return 2 * number
+        if __name__ == "__main__":
+            with deferring(pools={"one": ProcessPool(1)}):
+                print(pool("one").submit(len, "__main__").result(), flush=True)
+                print(pool("one").submit(serve, 2).result(), flush=True)
+        """
+    assert program_output(tmp_path, program) == [
+        "loaded as __main__", "8", "loaded as __mp_main__", "4",
+    ]  # fmt: skip
 
 
 def test_what_runs_in_a_child():

@@ -23,6 +23,7 @@ from wsgi_defer import (
     PoolTimeoutError,
     Scope,
     ScopeClosedError,
+    _async_pool,
     _thread_pool,
     defer,
     deferring,
@@ -377,3 +378,49 @@ def test_a_pool_is_known_before_it_is_there(monkeypatch):
     with deferring(pools={"one": kind}):
         pool("one").submit(int).result()
     assert seen == [None]
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_coroutines_that_are_cancelled_at_the_end(short, ran, monkeypatch):
+    """close() lets them end, if that is short."""
+    monkeypatch.setattr(_async_pool, "END_WAIT", LONG if short else 0.02)
+
+    async def job():
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            await asyncio.sleep(0.02 if short else 0.5)
+            ran.append("ended")
+
+    kind = AsyncPool(1)
+    with deferring(pools={"io": kind}):
+        pool("io").submit(job)
+        until(lambda: kind._running._tasks)
+        began = time.monotonic()
+        kind._running.close()
+        assert ran == ["ended"] * short
+        assert time.monotonic() - began < PATIENCE
+    until(lambda: ran)
+
+
+def test_a_pool_of_coroutines_that_is_closed_on_its_own_thread(ran, monkeypatch):
+    """Nothing is waited for there."""
+    monkeypatch.setattr(_async_pool, "END_WAIT", LONG)
+
+    async def job():
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            ran.append("ended")
+
+    async def close(running):
+        began = time.monotonic()
+        running.close()
+        return time.monotonic() - began
+
+    kind = AsyncPool(1)
+    with deferring(pools={"io": kind, "other": AsyncPool(1)}):
+        pool("io").submit(job)
+        until(lambda: kind._running._tasks)
+        assert pool("other").submit(close, kind._running).result() < PATIENCE
+        until(lambda: ran)

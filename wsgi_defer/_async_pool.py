@@ -8,9 +8,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
+from time import monotonic, sleep
 from typing import Any
 
-from ._call import qualified_name
+from ._call import Around, qualified_name
 from ._deadlines import Queue, deadlines
 from ._job import Job, end_all
 from ._per_process import PerProcess
@@ -18,6 +19,8 @@ from ._scope import Scope
 from .errors import PoolClosedError
 
 logger = logging.getLogger("wsgi_defer")
+END_WAIT = 0.1  # seconds for coroutines to end when the process exits
+LOOK = 0.005  # seconds between two looks at them
 
 
 class Loop:
@@ -26,11 +29,17 @@ class Loop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Call it soon, in the loop."""
         loop = self._loop or self._start()
         loop.call_soon_threadsafe(function, *args)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is its thread."""
+        return threading.current_thread() is self._thread
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -44,7 +53,7 @@ class Loop:
                 except BaseException:
                     loop.close()
                     raise
-                self._loop = loop
+                self._loop, self._thread = loop, thread
             return self._loop
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -86,7 +95,8 @@ class Coroutines:
         if not (iscoroutinefunction(fn) or iscoroutinefunction(type(fn).__call__)):
             raise TypeError(
                 f"{qualified_name(fn)} is no coroutine function; the pool {pool!r} "
-                "runs these only. A ThreadPool runs plain functions."
+                "runs these only. A ThreadPool runs plain functions; if it calls a "
+                "coroutine function, wrap it: async def f(): return await g()"
             )
         job = Job(self, pool, scope, fn, args, kwargs)
         job.enter()
@@ -121,6 +131,14 @@ class Coroutines:
         self._tasks[job] = task
         task.add_done_callback(lambda task: self._end(job, task))
 
+    @staticmethod
+    async def inside(
+        around: Around, fn: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run it inside of what the scope has around its calls."""
+        with around():
+            return await fn(*args, **kwargs)
+
     def _end(self, job: Job, task: asyncio.Task[Any]) -> None:
         del self._tasks[job]
         if task.cancelled():
@@ -146,6 +164,10 @@ class Coroutines:
         self._closed = True
         end_all(self.jobs)
         self._deadlines.unwatch(self.jobs)
+        # What coroutines do when they are cancelled, if it is short.
+        until = monotonic() + END_WAIT
+        while self._tasks and monotonic() < until and not self._loop.is_here:
+            sleep(LOOK)
 
     def forget(self) -> None:
         """In a child process: its parent has all this."""

@@ -53,17 +53,18 @@ class Deadlines:
 
     def wake(self) -> None:
         """Something was added that is due before ``next_look``."""
-        with self._lock:
-            first, self._started = not self._started, True
-        if first:
-            thread = threading.Thread(
-                target=self._work, name="wsgi_defer-deadlines", daemon=True
-            )
-            try:
-                thread.start()
-            except BaseException:
-                self._started = False
-                raise
+        try:
+            with self._lock:
+                first, self._started = not self._started, True
+            if first:
+                threading.Thread(
+                    target=self._work, name="wsgi_defer-deadlines", daemon=True
+                ).start()
+        except BaseException:
+            # No thread can be started, or an order to stop came at any line. One thread
+            # too many does no harm, and none would.
+            self._started = False
+            raise
         self._wake.set()
 
     def _work(self) -> None:

@@ -129,15 +129,19 @@ def deferring(
     Its calls run when the block ends, before its exception goes on, if it raised one.
     The outcome is then a failure, except for ``SystemExit`` with code 0. Calls of
     ``before_response()`` run first; what one raises, the block raises. The arguments
-    are those of ``DeferMiddleware``.
+    are those of ``DeferMiddleware``. Inside a request, ``pools`` are its own ones by
+    default.
     """
     options = Options(
         max_calls, around, time_limit=time_limit, slow_after=slow_after, pools=pools
     ).checked()
     if observers := tuple(observers):
         options = options._replace(observers=Observers(observers))
+    outer = get_current()
+    if pools is None and outer is not None:
+        options = options._replace(pools=outer.options.pools)
     scope = Scope(options)
-    scope._outer = get_current()
+    scope._outer = outer
     token = enter(scope)
     error: BaseException | None = None
     try:

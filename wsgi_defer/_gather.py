@@ -6,15 +6,14 @@ it. So no frame here keeps a future in a local, which would be a cycle.
 
 from __future__ import annotations
 
+import queue
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from functools import partial
-from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
 from ._call import DeferredCall
-from ._job import wait_for
+from ._job import Quick, wait_for
 from ._pool_kinds import DEFAULT
 from .errors import PoolTimeoutError
 
@@ -50,9 +49,10 @@ def _wait(futures: list[Future[Any]], seconds: float, all_well: bool) -> _Late:
             return None
     # Not concurrent.futures.wait(), which does not know of a future that is cancelled
     # until an executor comes upon it.
-    ended: SimpleQueue[int] = SimpleQueue()
+    # The queue by its module: gevent may have put its own there after our import.
+    ended: queue.SimpleQueue[int] = queue.SimpleQueue()
     for place in range(len(futures)):
-        futures[place].add_done_callback(partial(_put, ended, place))
+        futures[place].add_done_callback(Quick(_put, ended, place))
     left = len(futures)
 
     def wait(seconds: float) -> bool:
@@ -61,7 +61,7 @@ def _wait(futures: list[Future[Any]], seconds: float, all_well: bool) -> _Late:
         while left:
             try:
                 place = ended.get(timeout=max(until - monotonic(), 0))
-            except Empty:
+            except queue.Empty:
                 return False
             left -= 1
             if all_well and _has_failed(futures[place]):
@@ -71,7 +71,7 @@ def _wait(futures: list[Future[Any]], seconds: float, all_well: bool) -> _Late:
     return wait_for(wait, seconds, began)
 
 
-def _put(ended: SimpleQueue[int], place: int, _: Future[Any]) -> None:
+def _put(ended: queue.SimpleQueue[int], place: int, _: Future[Any]) -> None:
     ended.put(place)
 
 

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextvars import Context, copy_context
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
 from . import _host
-from ._call import qualified_name
+from ._call import Around, qualified_name
 from ._deadlines import Queue
 from ._host import is_order_to_stop
 from ._scope import Scope
@@ -29,6 +30,10 @@ _NO_PATIENCE = (
 )
 
 
+class Quick(partial[None]):
+    """A callback of ours, which holds nobody up."""
+
+
 class Runner(Protocol):
     """The pool that a job belongs to, as the job sees it."""
 
@@ -38,6 +43,10 @@ class Runner(Protocol):
 
     def stop(self, job: Job) -> None:
         """Nobody wants its result any more; it may not have begun."""
+
+    @staticmethod
+    def inside(around: Around, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run it, and what it may return, inside of what is around calls."""
 
 
 class Job(Future[Any]):
@@ -104,13 +113,18 @@ class Job(Future[Any]):
     def begin(self) -> tuple[Context, Callable[..., Any], Any, Any] | None:
         """What is to be run; None if it has ended already."""
         with self._condition:
-            work = self._context, self._fn, self._args, self._kwargs
-            if self._state != "PENDING" or work[0] is None or work[1] is None:
+            scope, context, fn = self._scope, self._context, self._fn
+            args, kwargs = self._args, self._kwargs
+            if scope is None or context is None or fn is None:
+                return None
+            if self._state != "PENDING":
                 return None
             self.begun = True
             if not self._runner.stops_running:
                 self._state = "RUNNING"
-            return work[0], work[1], work[2], work[3]
+        if (around := scope.options.around) is not None:
+            return context, self._runner.inside, (around, fn, args, kwargs), _NO_KWARGS
+        return context, fn, args, kwargs
 
     def succeed(self, result: object) -> None:
         """It has run. No effect if it has ended before."""
@@ -176,7 +190,10 @@ class Job(Future[Any]):
         # Future calls it, at its end.
         if not self._done_callbacks:
             return
-        if self._expires:  # by the one thread that ends all that take too long
+        # By the one thread that ends all that take too long.
+        if self._expires and any(
+            type(each) is not Quick for each in self._done_callbacks
+        ):
             thread = threading.Thread(
                 target=self._run_callbacks, name="wsgi_defer-callbacks", daemon=True
             )

@@ -47,7 +47,8 @@ class DeferMiddleware:
         ``TooManyCallsError``.
     :param around: a function that returns a context manager. Each call runs inside
         one of its own: for what a call needs fresh, such as a database session. An
-        error in it is an error of the call.
+        error in it is an error of the call. Jobs of a ``ThreadPool`` or ``AsyncPool``
+        run inside one, too.
     :param inline: True runs the calls in the thread that served the request, False on
         the background thread. By default the server decides: inline, unless a client
         would have to wait for them.

@@ -40,7 +40,9 @@ class ThreadPool(PoolKind):
     """At most ``size`` threads, for work that waits for others: services, disks.
 
     A job runs in a copy of the ``contextvars`` context of its ``submit()``, so that
-    ``current_scope()`` and Flask's ``request`` are those of the view. A thread cannot
+    ``current_scope()`` and Flask's ``request`` are those of the view, and inside of
+    what ``DeferMiddleware(around=...)`` opens for it: with our Flask extension, an app
+    context, ``g`` and database session of its own. A thread cannot
     be ended from outside: a job that runs when nobody wants its result any more goes on
     by itself, and another thread takes its place, up to ``size`` of them.
     """
@@ -55,11 +57,13 @@ class ProcessPool(PoolKind):
     To start one takes 60 ms, and as long as the function's module takes to import. A
     job that is cancelled or takes too long is ended with its child, which is replaced.
 
-    Children end with their worker, however that ends, and at no other time: TERM and
-    INT, which a service manager or a terminal may send to all processes, are for the
-    worker to heed. What a job starts itself is not ended with it. Not for gevent's
-    workers. Where ``sys.executable`` is not Python, as in uWSGI, tell
-    ``multiprocessing.set_executable()`` what is.
+    Children end with their worker, however that ends, and at no other time: TERM, INT,
+    HUP, USR1 and USR2, which a service manager or a terminal may send to all processes,
+    are for the worker to heed; QUIT ends a child. What a job prints is the server's
+    output when the job has ended. A program that uses such a pool does so below
+    ``if __name__ == "__main__"``, as its children may import it. What a job starts
+    itself is not ended with it. Not for gevent's workers. Where ``sys.executable`` is
+    not Python, as in uWSGI, tell ``multiprocessing.set_executable()`` what is.
     """
 
 
@@ -68,8 +72,10 @@ class AsyncPool(PoolKind):
 
     All such pools of a process share the loop, and whatever blocks it holds them all
     up. A job that is cancelled gets ``asyncio.CancelledError``; its place is free when
-    it has ended. It runs in a copy of the ``contextvars`` context of its ``submit()``.
-    Not for gevent's workers.
+    it has ended. It runs in a copy of the ``contextvars`` context of its ``submit()``,
+    and inside of what ``DeferMiddleware(around=...)`` opens for it, as in a
+    ``ThreadPool``; what that does at its end runs on the loop's thread. Not for
+    gevent's workers.
     """
 
 

@@ -11,10 +11,12 @@ import pickle
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import traceback
 from types import FrameType
+from typing import Any
 
 from .errors import RemoteError
 
@@ -22,10 +24,20 @@ HEADER = struct.Struct("!Q")
 SMALL = 16384  # bytes; two pieces would wake the receiver twice
 # The first byte of an answer. A pickle follows, or for the last one a text.
 RESULT, RAISED, UNPICKLABLE = b"R", b"E", b"U"
-# A terminal sends the one to all, and systemd the other, while the worker wants to
-# finish what it has begun.
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What a terminal or a service manager may send to all processes, for the worker to
+# heed. Not QUIT, which ends a process at once.
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 PR_SET_PDEATHSIG = 1  # of prctl(2), on Linux
+
+# This is a child, and imports what a call needs. A module that itself uses a pool of
+# processes when it is imported would start one child after the other.
+importing = False
 
 
 def serve(fd: int, worker: int, main: dict[str, str]) -> None:
@@ -57,6 +69,7 @@ def _serve(connection: socket.socket, main: dict[str, str]) -> None:
         answer = _answer(data, main)
         if os.getpid() != pid:  # the job has forked, and this is not the child
             os._exit(1)
+        _flush()
         for part in message(answer):
             connection.sendall(part)
         del data, answer  # not while it waits for the next one
@@ -66,6 +79,15 @@ def message(data: bytes) -> tuple[bytes, ...]:
     """What is to be sent: in one piece, unless that would be a large copy."""
     header = HEADER.pack(len(data))
     return (header + data,) if len(data) < SMALL else (header, data)
+
+
+def _flush() -> None:
+    # What the job has printed: this process will be killed.
+    for file in (sys.stdout, sys.stderr):
+        try:
+            file.flush()
+        except BaseException:  # closed, or whatever a job has put there
+            pass
 
 
 def _pass(number: int, frame: FrameType | None) -> None:
@@ -96,12 +118,7 @@ def _wait_for_worker(worker: int) -> None:
 def _answer(data: bytes, main: dict[str, str]) -> bytes:
     """Run the call that was sent, and say how it ended."""
     try:
-        if b"__main__" in data and main:
-            # Only then: it is the server's, and to load that takes time.
-            from multiprocessing import spawn
-
-            spawn.prepare(main)
-        fn, args, kwargs = pickle.loads(data)  # noqa: S301 - our own worker sent it
+        fn, args, kwargs = _load(data, main)
         result = fn(*args, **kwargs)
     except BaseException as error:
         return _raised(error)
@@ -111,6 +128,24 @@ def _answer(data: bytes, main: dict[str, str]) -> bytes:
         return UNPICKLABLE + why_not(result, error).encode()
 
 
+def _load(data: bytes, main: dict[str, str]) -> tuple[Any, Any, Any]:
+    global importing
+    importing = True
+    try:
+        try:
+            return pickle.loads(data)  # type: ignore[no-any-return]  # noqa: S301 - our own worker sent it
+        except AttributeError:
+            # Only then: it is the server's, and to load that takes time.
+            if not main or b"__main__" not in data:
+                raise
+        from multiprocessing import spawn
+
+        spawn.prepare(main)
+        return pickle.loads(data)  # type: ignore[no-any-return]  # noqa: S301
+    finally:
+        importing = False
+
+
 def _raised(error: BaseException) -> bytes:
     # Whatever methods it has: none is to end this process.
     try:
@@ -118,6 +153,8 @@ def _raised(error: BaseException) -> bytes:
     except BaseException:
         text = "its traceback cannot be formatted"
     try:
+        if isinstance(error, SystemExit):  # it is to end this job, and no worker
+            raise TypeError
         answer = pickle.dumps((error, text))
         # To the end: many can be sent that cannot be received.
         if isinstance(pickle.loads(answer)[0], BaseException):  # noqa: S301

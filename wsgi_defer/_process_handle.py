@@ -18,12 +18,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import spawn
 
+from . import _process_child
 from ._process_child import HEADER, SIGNALS, message
 from .errors import PoolStartError
 
 CODE = (
     "import sys; sys.path[:], sys.argv[:] = {path}, {argv}; "
-    "from wsgi_defer._process_child import serve; serve({fd}, {worker}, {main})"
+    # No name of ours may be taken for one of the server's own __main__.
+    "from wsgi_defer import _process_child as _wsgi_defer; "
+    "_wsgi_defer.serve({fd}, {worker}, {main})"
+)
+_IN_A_CHILD = (
+    "this is such a process itself, which imports a module that uses the pool while it "
+    "is imported, and so on without an end; a program does that below 'if __name__ == "
+    '"__main__"\''
 )
 END_WAIT = 1.0  # seconds for a child to end by itself
 KILLED_WAIT = 5.0  # seconds for the kernel to end it
@@ -49,6 +57,8 @@ class Child:
 
     def start(self, pool: str) -> None:
         """Start the process. Raises ``PoolStartError``."""
+        if _process_child.importing:
+            raise PoolStartError(pool, _IN_A_CHILD)
         try:
             self._start()
         except Exception as error:

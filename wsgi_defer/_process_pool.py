@@ -48,6 +48,8 @@ class Processes(Threads):
         raise UnpicklableError(pool, job.label, "call", why)
 
     def _work(self) -> None:
+        if not self._has_begun():
+            return
         place = Place(self)
         try:
             self._run_jobs(place.run)
@@ -56,6 +58,8 @@ class Processes(Threads):
 
     def stop(self, job: Job) -> None:
         """End the child that runs it."""
+        if self._take_out(job):
+            return
         with self.serving_lock:
             child = self.serving.get(job)
             if child is not None:
@@ -119,7 +123,8 @@ class Place:
             child = self._child = Child()
         with pool.serving_lock:
             payload, job.payload = job.payload, b""
-            if job.done():  # nobody wants it any more
+            # Nobody wants it any more. It may have let go of that, and not be done.
+            if job.done() or not payload:
                 return None
             pool.serving[job] = child
             pool.children.add(child)

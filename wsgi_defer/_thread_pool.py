@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import CoroutineType
 from typing import Any
 
+from ._call import Around
 from ._deadlines import Queue, deadlines
 from ._job import Job, end_all
 from ._scope import Scope
@@ -37,9 +38,13 @@ class Threads:
         self.jobs: Queue = OrderedDict()  # that have not ended, oldest first
         self._deadlines = deadlines()
         self._deadlines.watch(self.jobs)
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # Jobs that no thread has taken, and a token for each. So one that nobody wants
+        # any more can be taken out, even while all threads hang.
+        self._waiting: OrderedDict[Job, None] = OrderedDict()
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0  # without those that are replaced
+        self._threads = 0  # that run, without those that are replaced
+        self._starting: set[threading.Thread] = set()
         self._load = 0  # jobs that wait for a thread or have one; not the abandoned
         self._abandoned = 0  # jobs that run on threads which are replaced
         self._closed = False
@@ -65,41 +70,66 @@ class Threads:
             if job.deadline < self._deadlines.next_look:
                 self._deadlines.wake()
             with self._lock:
+                # In this order: an order to stop, which may come at any line, is to
+                # leave the load too high rather than too low.
                 self._load += 1
-                more = self._claim_thread()
-            self._queue.put(job)
+                self._waiting[job] = None
+                more = self._needs_thread()
+            self._tokens.put(None)
             # Not with the lock held: gevent's start() lets the other greenlet run.
             if more:
                 self._start_thread()
         except BaseException:  # no thread can be started, or an order to stop
             job.cancel()
+            self._tokens.put(None)  # that may have taken one of another job
             raise
 
-    def _claim_thread(self) -> bool:
-        if self._closed or self._threads >= min(self.size, self._load):
-            return False
-        self._threads += 1
-        return True
+    def _needs_thread(self) -> bool:
+        threads = self._threads + len(self._starting)
+        return not self._closed and threads < min(self.size, self._load)
 
     def _start_thread(self) -> None:
         thread = threading.Thread(
             target=self._work, name="wsgi_defer-pool", daemon=True
         )
         try:
-            thread.start()
-        except RuntimeError:  # too many, or the interpreter is shutting down
             with self._lock:
-                self._threads -= 1
-                others = self._threads
-            if not others:
+                if not self._needs_thread():  # any more
+                    return
+                self._starting.add(thread)
+            thread.start()
+        except BaseException as error:
+            with self._lock:
+                self._starting.discard(thread)
+                others = self._threads or self._starting
+            # Too many, or the interpreter is shutting down.
+            if not (others and isinstance(error, RuntimeError)):
                 raise
 
     def _work(self) -> None:
-        self._run_jobs(self._run)
+        if self._has_begun():
+            self._run_jobs(self._run)
+
+    def _has_begun(self) -> bool:
+        """Count this thread in. False if another one has its place: its start was
+        broken off, and happened all the same."""
+        with self._lock:
+            self._starting.discard(threading.current_thread())
+            if self._threads + len(self._starting) >= self.size:
+                return False
+            self._threads += 1
+            return True
 
     def _run_jobs(self, run: Callable[[Job], None]) -> None:
-        get = self._queue.get
-        while (job := get()) is not None:
+        while True:
+            self._tokens.get()
+            try:
+                job = self._waiting.popitem(last=False)[0]
+            except KeyError:  # it was taken out at this moment
+                if self._closed:
+                    self._tokens.put(None)  # for the next thread
+                    return
+                continue
             try:
                 run(job)
             except BaseException:  # ours: the thread is still good
@@ -139,9 +169,15 @@ class Threads:
             else:
                 self._load -= 1
 
+    @staticmethod
+    def inside(around: Around, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run it inside of what the scope has around its calls."""
+        with around():
+            return fn(*args, **kwargs)
+
     def stop(self, job: Job) -> None:
         """Let its thread go, if it has one, and take another one in its place."""
-        if not job.begun:
+        if self._take_out(job) or not job.begun:
             return
         more = False
         with self._lock:
@@ -152,7 +188,7 @@ class Threads:
                 self._abandoned += 1
                 self._threads -= 1
                 self._load -= 1
-                more = self._claim_thread()
+                more = self._needs_thread()
         if not replaced:
             logger.warning(
                 "the pool %r has abandoned %d jobs that still run, and does not "
@@ -161,13 +197,25 @@ class Threads:
         if more:
             self._start_thread()
 
+    def _take_out(self, job: Job) -> bool:
+        """Let it wait no more. False if it does not."""
+        if self._waiting.pop(job, job) is job:
+            return False
+        with self._lock:
+            self._load -= 1
+        if not self._closed:  # else it may be the one that ends the threads
+            try:
+                self._tokens.get_nowait()
+            except queue.Empty:  # a thread has it, and finds nothing
+                pass
+        return True
+
     def close(self) -> None:
         """End the jobs that there are, and let the threads end when they are free."""
         self._closed = True
         end_all(self.jobs)
         self._deadlines.unwatch(self.jobs)
-        for _ in range(self.size):
-            self._queue.put(None)
+        self._tokens.put(None)
 
     def forget(self) -> None:
         """In a child process: its parent has all this."""
@@ -175,6 +223,7 @@ class Threads:
 
 def _not_plain(job: Job) -> TypeError:
     return TypeError(
-        f"{job.label} is a coroutine function; the pool {job.pool!r} runs plain "
-        "functions. An AsyncPool runs coroutines."
+        f"{job.label} is a coroutine function, or has called one; the pool "
+        f"{job.pool!r} runs plain functions. An AsyncPool runs coroutine functions; if "
+        "it is a plain one, wrap it: async def f(): return await g()"
     )

@@ -275,7 +275,7 @@ class UnpicklableError(DeferError, TypeError):
 
 
 class RemoteError(DeferError):
-    """A job in another process raised what cannot be sent back.
+    """A job in another process raised what cannot be sent back, or ``sys.exit()``.
 
     Carries ``kind``, the name of the exception's class, and ``text``, what it said.
     The cause has its traceback.

@@ -36,6 +36,12 @@ class Defer:
     request has closed it. Other extensions see a new app context, so the session of
     Flask-SQLAlchemy, for one, is fresh, and is removed afterwards.
 
+    So it is with the jobs of a ``ThreadPool`` or an ``AsyncPool``, at the same time as
+    the view. While that runs, ``request`` and ``session`` are its own, and its
+    ``teardown_request`` functions are not called for a job; those of
+    ``teardown_appcontext`` are. What a job loads with its database session is detached
+    when the view gets it.
+
     The calls of a command of ``app.cli`` run when it has succeeded. A command that
     never ends, such as a queue worker, wants ``with deferring():`` around each task.
     With ``app.test_client()``, calls have run when the client's method returns: a
@@ -103,11 +109,16 @@ class Defer:
 
 @contextmanager
 def fresh_context(app: Flask) -> Iterator[None]:
-    """A copy of the current request context, or an app context where there is none,
-    with a teardown of its own. It is the ``around`` of this extension.
+    """An app context with a teardown of its own, and where the request has ended, a
+    copy of its request context, too. It is the ``around`` of this extension.
     """
-    left = vars(app_ctx.g) if has_app_context() else {}  # by the view
-    request_context = request_ctx.copy() if has_request_context() else None
+    # By the view. A copy, as that may run at the same time, in another thread.
+    left = dict(vars(app_ctx.g)) if has_app_context() else {}
+    request_context = None
+    # One that is still in use stays: the end of a copy would close the files that were
+    # uploaded, and its begin would set view_args anew.
+    if has_request_context() and not getattr(request_ctx, "_cv_tokens", ()):
+        request_context = request_ctx.copy()
     with ExitStack() as contexts:
         # The app context by itself, as the request context would find the old one
         # and take it for its own. Its teardown would not run, then.

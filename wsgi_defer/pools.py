@@ -23,9 +23,11 @@ The rules, in one place:
 - ``max_wait`` of the pool bounds waiting for a place in it and running, counted from
   ``submit()``. After that the future fails with ``PoolTimeoutError``. It is one bound,
   because the client waits for both.
-- A sync worker of gunicorn is killed if its request takes longer than ``timeout``, or
-  after TERM than ``graceful_timeout``. With the hooks of ``wsgi_defer.gunicorn``,
+- A sync worker of gunicorn is killed if its request takes longer than ``timeout``, and
+  any worker ``graceful_timeout`` after TERM. With the hooks of ``wsgi_defer.gunicorn``,
   ``result()``, ``map()`` and ``gather()`` raise ``PoolTimeoutError`` just before that.
+  ``wait()`` and ``as_completed()`` of ``concurrent.futures`` know nothing of it, nor of
+  ``PoolTimeoutError``: give them a timeout.
 - ``result(timeout)`` bounds its caller. The job goes on, and may be asked for again
   until ``max_wait`` is over or the request ends; ``cancel()`` it if that is no use.
 - What nobody has awaited when the request ends is cancelled. The request ends when
@@ -33,6 +35,8 @@ The rules, in one place:
   returned a finished list, or the server has closed the body.
 - What runs on a thread cannot be cancelled: it is abandoned, and delays neither the
   response nor the next request nor the end of the worker.
+- A ``sys.exit()`` in a job is raised where its result is asked for, and may end the
+  worker there, as in the view itself; from another process, it is a ``RemoteError``.
 - A job of a pool that waits for another job of the same pool may wait in vain, when
   all places are taken by such jobs. ``max_wait`` ends that.
 - Callbacks of a future run in the thread that ends the job, as in all executors, and

@@ -201,9 +201,11 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
 
 
 @pytest.mark.parametrize("ours", [False, True])
-def test_a_job_that_takes_longer_than_a_stopping_worker_has(ours):
+@WORKERS
+def test_a_job_that_takes_longer_than_a_stopping_worker_has(worker, ours):
     """The view that waits for it answers before the worker is killed."""
-    conf = configuration(ours=ours, graceful_timeout=4)
+    need(worker)
+    conf = configuration(worker, ours=ours, graceful_timeout=4)
     with running(conf, app=APP) as gunicorn, ThreadPoolExecutor(1) as thread:
         answer = thread.submit(get, gunicorn, "/?await=10")
         gunicorn.until(lambda: "view" in gunicorn.notes("awaits"), "the view")

@@ -71,6 +71,10 @@ class GunicornHost(_host.Host):
         """
         return thread == self._main
 
+    def _hangs_with(self, thread: int) -> bool:
+        """Whether the heart stands still while this thread waits."""
+        return thread == self._main
+
     def client_waiting(self) -> bool:
         poll = select.poll()  # one of many threads would get an error
         for listener in self._listeners:
@@ -85,12 +89,13 @@ class GunicornHost(_host.Host):
         return self._stopped_at + self._grace - self._margin - monotonic()
 
     def patience(self) -> float | None:
-        if not self._is_heart(threading.get_ident()):
-            return None  # other threads of a worker may wait: its heart beats on
-        left = self.time_left()
-        if timeout := float(self.worker.cfg.timeout):
+        left = self.time_left()  # of all threads
+        timeout = float(self.worker.cfg.timeout)
+        # While another thread waits, or a greenlet, the heart beats on.
+        if timeout and self._hangs_with(threading.get_ident()):
             # When the heart beat last, ours or gunicorn's. The change time, because up
-            # to 21 gunicorn sets no other one.
+            # to 21 gunicorn sets no other one. So by the clock on the wall: if that is
+            # set anew, this is wrong up to the next beat, as gunicorn's own look is.
             since = time() - os.fstat(self._heart).st_ctime
             stuck = timeout - min(ANSWER, timeout / 5) - since
             left = stuck if left is None else min(left, stuck)
@@ -112,8 +117,8 @@ class GeventHost(GunicornHost):
     def _is_heart(self, thread: int) -> bool:
         return True  # if one greenlet runs, none hangs
 
-    def patience(self) -> float | None:
-        return None  # while one greenlet waits, the others run, and gunicorn's heart
+    def _hangs_with(self, thread: int) -> bool:
+        return False  # while one greenlet waits, the others run
 
     def call_within(
         self, seconds: float, up: TimeUp, run: Callable[[], object]
