@@ -359,7 +359,7 @@ def test_in_a_block(jobs, stored):
 
 
 def test_without_an_engine(jobs, caplog):
-    """The job runs after the response, and its status is known; one warning."""
+    """I6: the job runs after the response, and its status is known; one warning."""
     seen = []
 
     def enqueue():
@@ -433,7 +433,7 @@ def test_the_ends_of_many_jobs_are_forgotten(jobs, monkeypatch):
 
 
 def test_eager(jobs):
-    """Jobs run inside enqueue(), in a request, too; what they raise is raised."""
+    """I7: jobs run inside enqueue(), in a request, too; what they raise is raised."""
     seen = []
     jobs.handler("sees")(seen.append)
 

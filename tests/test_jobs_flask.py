@@ -58,7 +58,10 @@ def test_accepted_with_another_url(app):
 
 
 def test_from_202_to_the_result(app, jobs):
-    """The Location leads to the job, and its result, made in the app's context."""
+    """The Location leads to the job, and its result, made in the app's context.
+
+    I5: accepted is not done; the client has the id, and looks later.
+    """
     app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
     client = app.test_client()
     response = client.post("/reports/build")
