@@ -345,3 +345,100 @@ def test_a_fork_does_not_keep_a_slot(tmp_path):
     finally:
         os.kill(fork, 9)
         process.communicate()
+
+
+def in_a_fork(act):
+    """Call it in a child process; return its id, and where its words can be read."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writes, str(act()).encode())
+        except BaseException as error:
+            os.write(writes, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    return child, open(reads, encoding="utf-8")
+
+
+DAEMON = """
+import os, sys, time
+from wsgi_defer.jobs import Jobs
+jobs = Jobs(sys.argv[1])
+jobs.handler("a")(print)
+jobs.enqueue("a", job_id="parent")
+if os.fork():
+    sys.exit()
+parent = os.getppid()
+jobs.enqueue("a", job_id="child")
+while os.getppid() == parent:
+    time.sleep(0.02)
+print("alone", flush=True)
+sys.stdin.readline()
+jobs.enqueue("a", job_id="later")
+print("done", flush=True)
+os._exit(0)  # as if it were killed: it closes nothing
+"""
+
+
+@with_sqlite
+def test_a_process_that_forks_and_ends_loses_no_jobs(jobs, tmp_path):
+    """Whoever closes a connection of before the fork deletes the child's log."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, f"sqlite:///{tmp_path}/jobs.db"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "alone\n"
+        jobs.enqueue("mail.welcome", job_id="other")
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "done\n"
+    assert {job.id for job in jobs.recent()} == {"parent", "child", "other", "later"}
+
+
+@with_sqlite
+def test_a_fork_while_other_threads_write(jobs):
+    """Their locks are not held in the child for ever; and no connection crosses."""
+    jobs.enqueue("mail.welcome")
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            jobs.enqueue("mail.welcome")
+
+    def enqueue():
+        crossed = [fd for fd in os.listdir("/proc/self/fd") if "jobs.db" in
+                   os.path.realpath(f"/proc/self/fd/{fd}")]  # fmt: skip
+        time.sleep(1)
+        jobs.enqueue("mail.welcome")
+        return f"stored, {crossed}"
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    children = []
+    for _ in range(4):
+        time.sleep(0.1)
+        children.append(in_a_fork(enqueue))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    for child, words in children:
+        with words:
+            assert words.read() == "stored, []"
+        os.waitpid(child, 0)
+
+
+@with_sqlite
+def test_a_fork_in_the_middle_of_a_call(jobs):
+    """It does not wait for itself, as a signal handler would have it."""
+    jobs.enqueue("mail.welcome", job_id="a")
+    begin = time.monotonic()
+    child, words = jobs.engine._ask("forking", lambda *_: in_a_fork(lambda: "fine"))
+    with words:
+        assert words.read() == "fine"
+    os.waitpid(child, 0)
+    assert time.monotonic() - begin < 1
+    assert jobs.status("a").state == "queued"

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -25,6 +25,7 @@ from dbos import DBOS, DBOSClient, EnqueueOptions
 from ._attempts import FIRST, NEXT, Attempt, Attempts, Serial
 from ._dbos_json import Json
 from ._dbos_worker import Worker
+from ._forks import forks
 from ._job import Job, Order
 from ._slots import FileSlots, PostgresSlots, Slots
 from ._sqlite import check_file, check_sqlite, make_ready
@@ -126,13 +127,16 @@ class Dbos:
 
     def _ask(self, doing: str, call: Callable[[DBOSClient, Attempts], T]) -> T:
         end = time.monotonic() + PATIENCE
-        with self.reaching(doing):
+        with self.reaching(doing), self._using():
             while True:
                 try:
                     return call(*self._open())
                 except Busy:
                     if time.monotonic() >= end:
                         raise
+
+    def _using(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.path is None else forks.using(PATIENCE)
 
     def slots(self) -> Slots:
         """The locks of the workers of this queue."""
@@ -262,6 +266,7 @@ def connect(url: sa.URL) -> sa.Engine:
             pool_timeout=PATIENCE,
         )
     engine = sa.create_engine(url, pool_timeout=PATIENCE)
+    forks.engines.add(engine)
 
     # As DBOS does with an engine of its own, but not waiting for half a minute.
     @sa.event.listens_for(engine, "connect")
