@@ -17,7 +17,13 @@ import pytest
 
 pytest.importorskip("dbos", reason="dbos is not installed")
 
-from wsgi_defer.jobs import Jobs, JobsUnavailable, _sqlite
+from wsgi_defer.jobs import (
+    JobNotFailedError,
+    Jobs,
+    JobsUnavailable,
+    UnknownJobError,
+    _sqlite,
+)
 from wsgi_defer.jobs._slots import FileSlots, take_one
 
 NEW_SQLITE = sqlite3.sqlite_version_info >= _sqlite.SUBSECONDS
@@ -201,13 +207,46 @@ def test_many_attempts_are_found(jobs):
     engine = jobs.engine
     jobs.enqueue("mail.welcome", 1, job_id="a")
     attempts = engine._open()[1]
-    _, attempt = attempts.last("a")
+    _, _, attempt = attempts.last("a")
     for place in range(2, 20):
         jobs.enqueue("mail.welcome", 1, job_id="b")
         engine.put("a", place, attempt, 0)
         found = attempts.of(["a", "b", "c"])
         assert [len(found["a"]), len(found["b"])] == [place, 1]
         assert set(found) == {"a", "b"}
+
+
+def fail_all(path):
+    """As if a worker had run them."""
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE workflow_status SET status = 'ERROR'")
+    database.close()
+
+
+@with_sqlite
+def test_two_retries_of_one_failure_are_one(jobs, tmp_path, monkeypatch):
+    """The second one has looked before the first, and stores after it has failed."""
+    jobs.enqueue("mail.welcome", job_id="a")
+    with pytest.raises(JobNotFailedError, match="is queued"):
+        jobs.retry("a")
+    with pytest.raises(UnknownJobError):
+        jobs.retry("b")
+    fail_all(tmp_path / "jobs.db")
+    ask = jobs.engine._ask
+
+    def look_then(*args):
+        found = ask(*args)
+        monkeypatch.setattr(jobs.engine, "_ask", ask)
+        jobs.retry("a")
+        fail_all(tmp_path / "jobs.db")
+        return found
+
+    monkeypatch.setattr(jobs.engine, "_ask", look_then)
+    jobs.retry("a")
+    attempts = jobs.engine._open()[1]
+    assert attempts.last("a")[:2] == (2, "failed")
+    jobs.retry("a")
+    assert attempts.last("a")[:2] == (3, "queued")
 
 
 BARRIER = """

@@ -96,15 +96,13 @@ class Dbos:
         return self._ask("listing jobs", lambda _, rows: rows.recent(limit))
 
     def retry(self, job_id: str) -> None:
-        job = self.status(job_id)
-        if job is None:
+        last = self._ask("looking for a job", lambda _, rows: rows.last(job_id))
+        if last is None:
             raise UnknownJobError(job_id)
-        if job.state != "failed":
-            raise JobNotFailedError(job_id, job.state)
-        # Two retries at the same time find the same place.
-        place, attempt = self._ask(
-            "looking for a job", lambda _, rows: rows.last(job_id)
-        )
+        place, state, attempt = last
+        if state != "failed":
+            raise JobNotFailedError(job_id, state)
+        # Two retries that find it failed find the same place, whenever they come here.
         self.put(job_id, place + 1, attempt.again(), 0)
 
     def follows(self, job_id: str, place: int) -> bool:
