@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import pytest
 
@@ -312,6 +313,22 @@ def test_a_short_lock_is_waited_for(jobs, tmp_path):
     timer.join()
     other.close()
     assert len(jobs.recent()) == 2
+
+
+@with_sqlite
+def test_an_error_does_not_tell_the_payload(jobs, tmp_path, caplog):
+    """Of those that SQLAlchemy shows with the statement and its parameters."""
+    jobs.enqueue("mail.welcome")
+    with sqlite3.connect(tmp_path / "jobs.db") as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON workflow_input "
+                         "BEGIN SELECT RAISE(ABORT, 'no room'); END")  # fmt: skip
+    database.close()
+    secret = "4711" * 3
+    with pytest.raises(JobsUnavailable) as caught:
+        jobs.enqueue("mail.welcome", {"card": secret})
+    text = "".join(traceback.format_exception(caught.value))
+    assert "no room" in text
+    assert secret not in text + caplog.text
 
 
 @with_sqlite

@@ -211,6 +211,35 @@ def test_a_worker_that_loses_its_lock_ends(alone, kind):
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
 )
+def test_a_worker_does_not_log_the_payload(alone, kind):
+    """Also when it cannot store the next attempt, and says so again and again."""
+    place = alone(kind)
+    place.work(processes=1)
+    secret = 4711_4711_4711
+    job_id = place.jobs.enqueue("flaky", secret)
+    place.wait(job_id, "scheduled")
+    output = place.root / "output"
+    _, attempts = place.jobs.engine._open()
+    with attempts.engine.begin() as connection:
+        connection.execute(sa.text("LOCK TABLE dbos.workflow_input IN SHARE MODE"))
+
+        def complains():
+            connection.execute(sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE"
+                " datname = current_database() AND wait_event_type = 'Lock'"
+            ))  # fmt: skip
+            return "; tried again" in output.read_text()
+
+        place.until(complains, "a complaint")
+    place.until(lambda: place.jobs.status(job_id).attempts > 2, "another attempt")
+    text = output.read_text()
+    assert "INSERT INTO dbos.workflow_input" in text
+    assert str(secret) not in text
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
+)
 def test_a_server_that_hangs_is_an_error(alone, kind):
     """Within 2 seconds, on a connection that was fine; and it is forgotten after."""
     place = alone(kind)

@@ -25,6 +25,9 @@ logger = logging.getLogger("wsgi_defer")
 POLLING = 0.1
 RESCUE = 5.0  # seconds after which a worker looks for jobs of dead ones
 FOR_EVER = 10**9  # seconds
+POOL = "wsgi_defer"  # what SQLAlchemy calls ours in its logs
+# Of its engines: errors do not show the parameters, where payloads are.
+QUIET: dict[str, Any] = {"hide_parameters": True, "pool_logging_name": POOL}
 
 
 class Worker:
@@ -71,6 +74,7 @@ class Worker:
                 "log_level": "WARNING",
                 "enable_otlp": False,
                 "sys_db_pool_size": 10,
+                "db_engine_kwargs": QUIET,
                 # No job waits for a message of another.
                 "notification_coalesce_sec": 1.0,
             }

@@ -24,7 +24,7 @@ from dbos import DBOS, DBOSClient, EnqueueOptions
 
 from ._attempts import FIRST, NEXT, Attempt, Attempts, Serial
 from ._dbos_json import Json
-from ._dbos_worker import Worker
+from ._dbos_worker import POOL, QUIET, Worker
 from ._forks import forks
 from ._job import Job, Order
 from ._slots import FileSlots, PostgresSlots, Slots
@@ -262,8 +262,9 @@ def connect(url: sa.URL) -> sa.Engine:
             creator=lambda: Impatient.connect(libpq),
             pool_pre_ping=True,
             pool_timeout=PATIENCE,
+            **QUIET,
         )
-    engine = sa.create_engine(url, pool_timeout=PATIENCE)
+    engine = sa.create_engine(url, pool_timeout=PATIENCE, **QUIET)
     forks.engines.add(engine)
 
     # As DBOS does with an engine of its own, but not waiting for half a minute.
@@ -281,6 +282,10 @@ def connect(url: sa.URL) -> sa.Engine:
 
     return engine
 
+
+# What a pool could not close is none of the application's matters, and what led to it
+# is raised.
+logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{POOL}").setLevel(logging.CRITICAL)
 
 # A client tells of its connections at INFO, in processes that are not DBOS's.
 if logging.getLogger("dbos").level == logging.NOTSET:
