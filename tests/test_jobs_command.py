@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from wsgi_defer.jobs.__main__ import main
+from wsgi_defer.jobs._supervisor import Slot
 
 APP = """
 import os, signal, sys, threading, time
@@ -177,6 +178,22 @@ def test_one_that_dies_at_once_is_started_after_growing_pauses(here):
         _, errors = process.communicate(timeout=20)
         pauses = re.findall(r"with status 3; it is started again in (.*) s", errors)
         assert pauses[:3] == ["0.1", "0.2", "0.4"]
+
+
+@pytest.mark.parametrize(
+    ("lived", "pauses"),
+    [(0, [0.1, 0.2, 0.4, 0.8]), (3, [0.1, 0.2, 0.4, 0.8]), (61, [0, 0, 0, 0])],
+)
+def test_only_a_process_that_has_settled_is_started_at_once(lived, pauses):
+    """One that waits for its server for 2 seconds, and ends, would be a storm."""
+    slot, found = Slot(0), []
+    for _ in pauses:
+        slot.start([sys.executable, "-c", "pass"])
+        slot._started -= lived
+        slot.process.wait()
+        assert slot.reap() == 0
+        found.append(max(0, slot.wait()))
+    assert found == pytest.approx(pauses, abs=0.02)
 
 
 def test_the_same_stop_may_come_twice(here):
