@@ -124,6 +124,13 @@ def alive(pid):
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+SLOW = """
+import pathlib, time
+pathlib.Path("importing").touch()
+time.sleep(60)
+"""
+
+
 @contextmanager
 def worker(here, target="jobs", *more):
     """The command in a process of its own, which the test ends."""
@@ -155,6 +162,34 @@ def test_the_worker_runs_a_process_per_slot_and_stops_them(here):
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert sorted(pids(here, "end")) == sorted(pids(here, "up"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_app_is_imported(here, number):
+    """As graceful as later."""
+    (here / "command_slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsgi_defer.jobs", "worker", "command_slow:jobs"],
+        cwd=here, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        until((here / "importing").exists, "the import")
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
+
+
+def test_names_that_the_terminal_cannot_show(here):
+    """They are spelt out, and are no UnicodeEncodeError."""
+    app = here / "command_app.py"
+    app.write_text(app.read_text().replace('"OSError: ', '"Käse: '))
+    shown = subprocess.run(
+        [sys.executable, "-m", "wsgi_defer.jobs", "failed", "command_app:jobs"],
+        cwd=here, capture_output=True, text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert shown.stderr == ""
+    assert r"K\xe4se" in shown.stdout
 
 
 def test_a_process_that_dies_is_started_again(here):

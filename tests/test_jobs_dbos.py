@@ -141,6 +141,20 @@ def test_nothing_is_opened_before_the_first_use(jobs, tmp_path):
 
 
 @with_sqlite
+def test_a_relative_path_is_of_the_directory_of_that_time(tmp_path, monkeypatch):
+    """Where it was checked, wherever the process goes before the first job."""
+    monkeypatch.chdir(tmp_path)
+    jobs = Jobs("sqlite:///jobs.db")
+    jobs.handler("mail.welcome")(print)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    jobs.enqueue("mail.welcome")
+    jobs.engine.close()
+    assert (tmp_path / "jobs.db").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@with_sqlite
 def test_a_job_is_stored(jobs):
     """And tells of itself, without a worker."""
     job_id = jobs.enqueue("mail.welcome", {"to": "ada"})

@@ -70,7 +70,7 @@ class Jobs:
         self._url = url
         self._make = None if url is None else engine_for(url)
         if url is not None and self._make is not None:
-            self._make.check(url)
+            self._url = self._make.check(url) or url
         self._handlers: dict[str, Handler] = {}
         self._engines: dict[int, Engine] = {}  # by process id
         self._instead: Engine | None = None  # in tests

@@ -61,12 +61,17 @@ class Dbos:
         self._opened: tuple[DBOSClient, Attempts] | None = None
 
     @staticmethod
-    def check(url: str) -> None:
-        """Refuse what cannot work. Raises ``ValueError``; opens nothing."""
+    def check(url: str) -> str:
+        """Refuse what cannot work. Raises ``ValueError``; opens nothing.
+
+        Returns the URL, with an absolute path: a daemon changes its directory.
+        """
         found = database(url)
-        if is_sqlite(found):
-            check_sqlite()
-            check_file(found.database or "")
+        if not is_sqlite(found):
+            return url
+        check_sqlite()
+        check_file(found.database or "")
+        return found.render_as_string()
 
     def enqueue(self, order: Order) -> None:
         attempt = Attempt(1, order.name, order.handler.waits, None, order.payload)
