@@ -96,7 +96,7 @@ def test_a_worker_takes_over_from_one_that_does_not_come_back(alone, kind):
     begin = time.monotonic()
     for job_id in long:
         assert place.wait(job_id).state == "done"
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 30
     begun = [len(place.times("begin", job_id)) for job_id in long]
     assert sorted(begun) == [1, 2]
     first.terminate()
@@ -187,11 +187,12 @@ def test_a_worker_listens_to_nobody(alone, kind):
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
 )
-def test_a_worker_that_loses_its_lock_ends(alone, kind):
-    """Gracefully; the supervisor starts another, which gets a slot again."""
+def test_a_worker_that_loses_its_lock_takes_it_again(alone, kind):
+    """Before others do, who may see it free earlier; the job runs once."""
     place = alone(kind)
-    place.work(processes=1)
-    job_id = place.jobs.enqueue("nap", 3)
+    place.work(processes=2)
+    place.wait(place.jobs.enqueue("echo"))
+    job_id = place.jobs.enqueue("nap", 20)
     place.wait(job_id, "running")
     _, attempts = place.jobs.engine._open()
     supervisor = place.workers.supervisor
@@ -202,8 +203,8 @@ def test_a_worker_that_loses_its_lock_ends(alone, kind):
             " AND objsubid = 2 AND pid IN (SELECT pid FROM pg_stat_activity WHERE"
             " datname = current_database())"
         ))  # fmt: skip
-    place.until(lambda: before != children(supervisor.pid), "another process")
     assert place.wait(job_id).state == "done"
+    assert before == children(supervisor.pid)
     assert len(place.times("begin", job_id)) == 1
     place.wait(place.jobs.enqueue("echo"))
 
