@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from wsgi_defer.jobs.__main__ import main
+from wsgi_defer.jobs._supervisor import Slot
 
 APP = """
 import os, signal, sys, threading, time
@@ -123,6 +124,13 @@ def alive(pid):
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+SLOW = """
+import pathlib, time
+pathlib.Path("importing").touch()
+time.sleep(60)
+"""
+
+
 @contextmanager
 def worker(here, target="jobs", *more):
     """The command in a process of its own, which the test ends."""
@@ -156,6 +164,34 @@ def test_the_worker_runs_a_process_per_slot_and_stops_them(here):
         assert sorted(pids(here, "end")) == sorted(pids(here, "up"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_app_is_imported(here, number):
+    """As graceful as later."""
+    (here / "command_slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsgi_defer.jobs", "worker", "command_slow:jobs"],
+        cwd=here, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        until((here / "importing").exists, "the import")
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
+
+
+def test_names_that_the_terminal_cannot_show(here):
+    """They are spelt out, and are no UnicodeEncodeError."""
+    app = here / "command_app.py"
+    app.write_text(app.read_text().replace('"OSError: ', '"Käse: '))
+    shown = subprocess.run(
+        [sys.executable, "-m", "wsgi_defer.jobs", "failed", "command_app:jobs"],
+        cwd=here, capture_output=True, text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert shown.stderr == ""
+    assert r"K\xe4se" in shown.stdout
+
+
 def test_a_process_that_dies_is_started_again(here):
     """In its slot, and the log says how it ended."""
     with worker(here) as process:
@@ -177,6 +213,22 @@ def test_one_that_dies_at_once_is_started_after_growing_pauses(here):
         _, errors = process.communicate(timeout=20)
         pauses = re.findall(r"with status 3; it is started again in (.*) s", errors)
         assert pauses[:3] == ["0.1", "0.2", "0.4"]
+
+
+@pytest.mark.parametrize(
+    ("lived", "pauses"),
+    [(0, [0.1, 0.2, 0.4, 0.8]), (3, [0.1, 0.2, 0.4, 0.8]), (61, [0, 0, 0, 0])],
+)
+def test_only_a_process_that_has_settled_is_started_at_once(lived, pauses):
+    """One that waits for its server for 2 seconds, and ends, would be a storm."""
+    slot, found = Slot(0), []
+    for _ in pauses:
+        slot.start([sys.executable, "-c", "pass"])
+        slot._started -= lived
+        slot.process.wait()
+        assert slot.reap() == 0
+        found.append(max(0, slot.wait()))
+    assert found == pytest.approx(pauses, abs=0.02)
 
 
 def test_the_same_stop_may_come_twice(here):

@@ -12,12 +12,19 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import pytest
 
 pytest.importorskip("dbos", reason="dbos is not installed")
 
-from wsgi_defer.jobs import Jobs, JobsUnavailable, _sqlite
+from wsgi_defer.jobs import (
+    JobNotFailedError,
+    Jobs,
+    JobsUnavailable,
+    UnknownJobError,
+    _sqlite,
+)
 from wsgi_defer.jobs._slots import FileSlots, take_one
 
 NEW_SQLITE = sqlite3.sqlite_version_info >= _sqlite.SUBSECONDS
@@ -134,6 +141,20 @@ def test_nothing_is_opened_before_the_first_use(jobs, tmp_path):
 
 
 @with_sqlite
+def test_a_relative_path_is_of_the_directory_of_that_time(tmp_path, monkeypatch):
+    """Where it was checked, wherever the process goes before the first job."""
+    monkeypatch.chdir(tmp_path)
+    jobs = Jobs("sqlite:///jobs.db")
+    jobs.handler("mail.welcome")(print)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    jobs.enqueue("mail.welcome")
+    jobs.engine.close()
+    assert (tmp_path / "jobs.db").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@with_sqlite
 def test_a_job_is_stored(jobs):
     """And tells of itself, without a worker."""
     job_id = jobs.enqueue("mail.welcome", {"to": "ada"})
@@ -201,13 +222,46 @@ def test_many_attempts_are_found(jobs):
     engine = jobs.engine
     jobs.enqueue("mail.welcome", 1, job_id="a")
     attempts = engine._open()[1]
-    _, attempt = attempts.last("a")
+    _, _, attempt = attempts.last("a")
     for place in range(2, 20):
         jobs.enqueue("mail.welcome", 1, job_id="b")
         engine.put("a", place, attempt, 0)
         found = attempts.of(["a", "b", "c"])
         assert [len(found["a"]), len(found["b"])] == [place, 1]
         assert set(found) == {"a", "b"}
+
+
+def fail_all(path):
+    """As if a worker had run them."""
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE workflow_status SET status = 'ERROR'")
+    database.close()
+
+
+@with_sqlite
+def test_two_retries_of_one_failure_are_one(jobs, tmp_path, monkeypatch):
+    """The second one has looked before the first, and stores after it has failed."""
+    jobs.enqueue("mail.welcome", job_id="a")
+    with pytest.raises(JobNotFailedError, match="is queued"):
+        jobs.retry("a")
+    with pytest.raises(UnknownJobError):
+        jobs.retry("b")
+    fail_all(tmp_path / "jobs.db")
+    ask = jobs.engine._ask
+
+    def look_then(*args):
+        found = ask(*args)
+        monkeypatch.setattr(jobs.engine, "_ask", ask)
+        jobs.retry("a")
+        fail_all(tmp_path / "jobs.db")
+        return found
+
+    monkeypatch.setattr(jobs.engine, "_ask", look_then)
+    jobs.retry("a")
+    attempts = jobs.engine._open()[1]
+    assert attempts.last("a")[:2] == (2, "failed")
+    jobs.retry("a")
+    assert attempts.last("a")[:2] == (3, "queued")
 
 
 BARRIER = """
@@ -273,6 +327,22 @@ def test_a_short_lock_is_waited_for(jobs, tmp_path):
     timer.join()
     other.close()
     assert len(jobs.recent()) == 2
+
+
+@with_sqlite
+def test_an_error_does_not_tell_the_payload(jobs, tmp_path, caplog):
+    """Of those that SQLAlchemy shows with the statement and its parameters."""
+    jobs.enqueue("mail.welcome")
+    with sqlite3.connect(tmp_path / "jobs.db") as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON workflow_input "
+                         "BEGIN SELECT RAISE(ABORT, 'no room'); END")  # fmt: skip
+    database.close()
+    secret = "4711" * 3
+    with pytest.raises(JobsUnavailable) as caught:
+        jobs.enqueue("mail.welcome", {"card": secret})
+    text = "".join(traceback.format_exception(caught.value))
+    assert "no room" in text
+    assert secret not in text + caplog.text
 
 
 @with_sqlite
@@ -345,3 +415,100 @@ def test_a_fork_does_not_keep_a_slot(tmp_path):
     finally:
         os.kill(fork, 9)
         process.communicate()
+
+
+def in_a_fork(act):
+    """Call it in a child process; return its id, and where its words can be read."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writes, str(act()).encode())
+        except BaseException as error:
+            os.write(writes, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    return child, open(reads, encoding="utf-8")
+
+
+DAEMON = """
+import os, sys, time
+from wsgi_defer.jobs import Jobs
+jobs = Jobs(sys.argv[1])
+jobs.handler("a")(print)
+jobs.enqueue("a", job_id="parent")
+if os.fork():
+    sys.exit()
+parent = os.getppid()
+jobs.enqueue("a", job_id="child")
+while os.getppid() == parent:
+    time.sleep(0.02)
+print("alone", flush=True)
+sys.stdin.readline()
+jobs.enqueue("a", job_id="later")
+print("done", flush=True)
+os._exit(0)  # as if it were killed: it closes nothing
+"""
+
+
+@with_sqlite
+def test_a_process_that_forks_and_ends_loses_no_jobs(jobs, tmp_path):
+    """Whoever closes a connection of before the fork deletes the child's log."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, f"sqlite:///{tmp_path}/jobs.db"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "alone\n"
+        jobs.enqueue("mail.welcome", job_id="other")
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "done\n"
+    assert {job.id for job in jobs.recent()} == {"parent", "child", "other", "later"}
+
+
+@with_sqlite
+def test_a_fork_while_other_threads_write(jobs):
+    """Their locks are not held in the child for ever; and no connection crosses."""
+    jobs.enqueue("mail.welcome")
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            jobs.enqueue("mail.welcome")
+
+    def enqueue():
+        crossed = [fd for fd in os.listdir("/proc/self/fd") if "jobs.db" in
+                   os.path.realpath(f"/proc/self/fd/{fd}")]  # fmt: skip
+        time.sleep(1)
+        jobs.enqueue("mail.welcome")
+        return f"stored, {crossed}"
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    children = []
+    for _ in range(4):
+        time.sleep(0.1)
+        children.append(in_a_fork(enqueue))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    for child, words in children:
+        with words:
+            assert words.read() == "stored, []"
+        os.waitpid(child, 0)
+
+
+@with_sqlite
+def test_a_fork_in_the_middle_of_a_call(jobs):
+    """It does not wait for itself, as a signal handler would have it."""
+    jobs.enqueue("mail.welcome", job_id="a")
+    begin = time.monotonic()
+    child, words = jobs.engine._ask("forking", lambda *_: in_a_fork(lambda: "fine"))
+    with words:
+        assert words.read() == "fine"
+    os.waitpid(child, 0)
+    assert time.monotonic() - begin < 1
+    assert jobs.status("a").state == "queued"

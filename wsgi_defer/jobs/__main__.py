@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,6 +34,12 @@ class Refusal(Exception):  # noqa: N818 - no error of the program
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that ASCII does not have
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if options.run is work and options.slot is None:
+        # Nothing runs that a stop could interrupt, until the supervisor has started.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: os._exit(0))
     try:
         jobs = load(options.target)
         status: int = options.run(jobs, options)

@@ -141,11 +141,17 @@ class Attempts:
             wanted = [job for job in wanted if len(found[job]) == first - 1]
         return {job: rows for job, rows in found.items() if rows}
 
-    def last(self, job_id: str) -> tuple[int, Attempt]:
-        """The place of the last, and what it was given. Raises as ``parse()``."""
-        rows = self.of([job_id])[job_id]
+    def last(self, job_id: str) -> tuple[int, State, Attempt] | None:
+        """The place of the last, its state, and what it was given.
+
+        The place and the state are of one read. Raises as ``parse()``.
+        """
+        rows = self.of([job_id]).get(job_id)
+        if rows is None:
+            return None
         id_ = rows[-1].workflow_uuid
-        return len(rows), parse(self._by_id(self._input, [id_])[id_].inputs)
+        given = parse(self._by_id(self._input, [id_])[id_].inputs)
+        return len(rows), STATES.get(rows[-1].status, "failed"), given
 
     def jobs(self, job_ids: Sequence[str]) -> list[Job]:
         """What is known of them, in that order."""

@@ -25,6 +25,9 @@ logger = logging.getLogger("wsgi_defer")
 POLLING = 0.1
 RESCUE = 5.0  # seconds after which a worker looks for jobs of dead ones
 FOR_EVER = 10**9  # seconds
+POOL = "wsgi_defer"  # what SQLAlchemy calls ours in its logs
+# Of its engines: errors do not show the parameters, where payloads are.
+QUIET: dict[str, Any] = {"hide_parameters": True, "pool_logging_name": POOL}
 
 
 class Worker:
@@ -40,6 +43,7 @@ class Worker:
         self._engine = engine
         self._wanted = slot
         self._stops: SimpleQueue[int] = SimpleQueue()  # one that signals may put into
+        self._free: dict[int, float] = {}  # slots, and since when they have been
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT; then finish the job that runs."""
@@ -71,6 +75,7 @@ class Worker:
                 "log_level": "WARNING",
                 "enable_otlp": False,
                 "sys_db_pool_size": 10,
+                "db_engine_kwargs": QUIET,
                 # No job waits for a message of another.
                 "notification_coalesce_sec": 1.0,
             }
@@ -83,9 +88,7 @@ class Worker:
         DBOS.launch()
 
     def _wait(self) -> None:
-        while True:
-            with self._engine.reaching("keeping a worker's slot"):
-                self._slots.check()
+        while self._keep():
             try:
                 self._rescue()
             except JobsUnavailable as error:
@@ -96,6 +99,32 @@ class Worker:
                 continue
             return
 
+    def _keep(self) -> bool:
+        """Have the slot, or have it again; False if this worker is to stop.
+
+        While the server is away, nobody else can take it. Then, others wait for a
+        while. Raises ``JobsUnavailable`` if somebody has taken it nevertheless.
+        """
+        end: float | None = None
+        while True:
+            try:
+                with self._engine.reaching("keeping a worker's slot"):
+                    if self._slots.check():
+                        return True
+                    now = time.monotonic()
+                    end = now + self._slots.grace if end is None else end
+                    if now >= end:
+                        raise TimeoutError("another process has it")
+            except JobsUnavailable as error:
+                if end is not None and time.monotonic() >= end:
+                    raise
+                logger.warning("%s (%s); tried again", error, error.__cause__)
+            try:
+                self._stops.get(timeout=1)
+            except Empty:
+                continue
+            return False
+
     def _rescue(self) -> None:
         """Queue the jobs again that run under the name of a slot that nobody has."""
         for name in self._engine.busy_slots():
@@ -104,8 +133,12 @@ class Worker:
                 continue
             with self._engine.reaching("taking over the jobs of a dead worker"):
                 if not self._slots.take(number):
+                    self._free.pop(number, None)
                     continue
                 try:
+                    since = self._free.setdefault(number, time.monotonic())
+                    if time.monotonic() - since < self._slots.grace:
+                        continue
                     for handle in DBOS._recover_pending_workflows([name]):
                         logger.warning("%s is begun again: the worker of %s has died",
                                        handle.workflow_id, name)  # fmt: skip

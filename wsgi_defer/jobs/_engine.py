@@ -25,7 +25,8 @@ class Engine(Protocol):
 
     The class of each, ``ENGINE`` in its module, takes the URL and the ``Jobs``, and has
     a static method ``check(url)``, which refuses, with ``ValueError``, a URL or a
-    machine that it cannot work with, and opens nothing.
+    machine that it cannot work with, and opens nothing. It may return the URL to use
+    instead: one that leads to the same place from everywhere.
 
     Thread-safe. All methods but ``work()`` return within about 2 seconds, or raise
     ``JobsUnavailable``. What the engine cannot do raises ``NotSupported``.

@@ -14,6 +14,7 @@ from .._call import complete
 from .._scope import before_response, current_scope
 from ..errors import ResponseStartedError, ScopeClosedError
 from ._engine import Engine, engine_for
+from ._fork_end import no_fork_leaves
 from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
 from ._memory import Captured, Capturing, Eager, InProcess
 from .errors import UnknownHandlerError, UnknownJobError
@@ -69,7 +70,7 @@ class Jobs:
         self._url = url
         self._make = None if url is None else engine_for(url)
         if url is not None and self._make is not None:
-            self._make.check(url)
+            self._url = self._make.check(url) or url
         self._handlers: dict[str, Handler] = {}
         self._engines: dict[int, Engine] = {}  # by process id
         self._instead: Engine | None = None  # in tests
@@ -264,7 +265,7 @@ class Jobs:
             args = [json.loads(payload)]
             if handler.pass_job:
                 args.append(Job(job_id, name, "running", attempt))
-            with self._around():
+            with self._around(), no_fork_leaves():
                 result = complete(handler.fn(*args))
         except BaseException as error:
             level = logging.ERROR if last else logging.WARNING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from typing import Protocol
 from zlib import crc32
 
@@ -13,7 +14,12 @@ MOST = 1000
 
 
 class Slots(Protocol):
-    """Locks by number, which end with the process that holds them."""
+    """Locks by number, which end with the process that holds them.
+
+    One that is free for less than ``grace`` seconds may be taken back by its holder.
+    """
+
+    grace: float
 
     def take(self, number: int) -> bool:
         """Lock it, unless another process has it."""
@@ -21,8 +27,8 @@ class Slots(Protocol):
     def give_back(self, number: int) -> None:
         """Unlock it."""
 
-    def check(self) -> None:
-        """Raise if what was taken is lost."""
+    def check(self) -> bool:
+        """Whether what was taken is still held; what was lost is taken again."""
 
     def close(self) -> None:
         """Give all back."""
@@ -34,6 +40,8 @@ class FileSlots:
     POSIX locks: unlike those of flock(2), a process that a job has forked, and that
     outlives its worker, does not keep them.
     """
+
+    grace = 0.0
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -48,8 +56,8 @@ class FileSlots:
     def give_back(self, number: int) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, number)
 
-    def check(self) -> None:
-        """The kernel keeps them."""
+    def check(self) -> bool:
+        return True  # the kernel keeps them
 
     def close(self) -> None:
         os.close(self._fd)
@@ -58,23 +66,36 @@ class FileSlots:
 class PostgresSlots:
     """Advisory locks of one connection of their own.
 
-    They end with it. So that the server also notices a machine that is gone, it asks
-    after 30 idle seconds, three times.
+    They end with it, also when the server is only started again: a holder that looks
+    every few seconds has them back within the grace. So that the server also notices a
+    machine that is gone, it asks after 30 idle seconds, three times.
     """
+
+    grace = 10.0
 
     def __init__(self, engine: sa.Engine, queue: str) -> None:
         self._class = crc32(f"wsgi_defer.jobs {queue}".encode()) - 2**31  # an int4
         self._engine = engine
-        self._connection = engine.connect().execution_options(
+        self._held: set[int] = set()
+        self._kept = True
+        self._connection = self._connect()
+
+    def _connect(self) -> sa.Connection:
+        connection = self._engine.connect().execution_options(
             isolation_level="AUTOCOMMIT"
         )
         for name, value in (("idle", 30), ("interval", 10), ("count", 3)):
-            self._connection.execute(sa.text(f"SET tcp_keepalives_{name} = {value}"))
+            connection.execute(sa.text(f"SET tcp_keepalives_{name} = {value}"))
+        return connection
 
     def take(self, number: int) -> bool:
-        return bool(self._ask("pg_try_advisory_lock", number))
+        taken = bool(self._ask("pg_try_advisory_lock", number))
+        if taken:
+            self._held.add(number)
+        return taken
 
     def give_back(self, number: int) -> None:
+        self._held.discard(number)
         self._ask("pg_advisory_unlock", number)
 
     def _ask(self, function: str, number: int) -> object:
@@ -83,8 +104,23 @@ class PostgresSlots:
             query, {"class": self._class, "number": number}
         ).scalar()
 
-    def check(self) -> None:
-        self._connection.execute(sa.text("SELECT 1"))
+    def check(self) -> bool:
+        lost = self._connection.invalidated
+        if not lost:
+            try:
+                self._connection.execute(sa.text("SELECT 1"))
+            except sa.exc.SQLAlchemyError:
+                lost = True
+        if lost:
+            # The old one first: it may be alive after all, and have the locks.
+            with suppress(sa.exc.SQLAlchemyError):
+                self._connection.invalidate()
+            self._connection = self._connect()
+            self._kept = False
+        if not self._kept:
+            self._kept = all(self._ask("pg_try_advisory_lock", number)
+                              for number in self._held)  # fmt: skip
+        return self._kept
 
     def close(self) -> None:
         self._connection.close()

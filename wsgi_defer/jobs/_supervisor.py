@@ -16,7 +16,9 @@ from types import FrameType
 
 logger = logging.getLogger("wsgi_defer")
 
-AT_ONCE = 2.0  # seconds: who lives shorter is started again after a pause
+# Seconds: who lives shorter is started again after a pause, longer each time. One whose
+# server does not answer ends after 2 to 4.
+SETTLED = 60.0
 LONGEST_PAUSE = 5.0  # seconds
 # One stop may come as two signals: from the service manager to each process, or from
 # a shell that passes it on. Only a later one means impatience.
@@ -157,7 +159,7 @@ class Slot:
             return None
         self.process = None
         now = time.monotonic()
-        short = now - self._started < AT_ONCE
+        short = now - self._started < SETTLED
         self._short_lives = self._short_lives + 1 if short else 0
         pause = 0.1 * 2.0 ** min(self._short_lives - 1, 20) if short else 0.0
         self._due = now + min(pause, LONGEST_PAUSE)

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -24,7 +24,8 @@ from dbos import DBOS, DBOSClient, EnqueueOptions
 
 from ._attempts import FIRST, NEXT, Attempt, Attempts, Serial
 from ._dbos_json import Json
-from ._dbos_worker import Worker
+from ._dbos_worker import POOL, QUIET, Worker
+from ._forks import forks
 from ._job import Job, Order
 from ._slots import FileSlots, PostgresSlots, Slots
 from ._sqlite import check_file, check_sqlite, make_ready
@@ -60,12 +61,17 @@ class Dbos:
         self._opened: tuple[DBOSClient, Attempts] | None = None
 
     @staticmethod
-    def check(url: str) -> None:
-        """Refuse what cannot work. Raises ``ValueError``; opens nothing."""
+    def check(url: str) -> str:
+        """Refuse what cannot work. Raises ``ValueError``; opens nothing.
+
+        Returns the URL, with an absolute path: a daemon changes its directory.
+        """
         found = database(url)
-        if is_sqlite(found):
-            check_sqlite()
-            check_file(found.database or "")
+        if not is_sqlite(found):
+            return url
+        check_sqlite()
+        check_file(found.database or "")
+        return found.render_as_string()
 
     def enqueue(self, order: Order) -> None:
         attempt = Attempt(1, order.name, order.handler.waits, None, order.payload)
@@ -95,15 +101,13 @@ class Dbos:
         return self._ask("listing jobs", lambda _, rows: rows.recent(limit))
 
     def retry(self, job_id: str) -> None:
-        job = self.status(job_id)
-        if job is None:
+        last = self._ask("looking for a job", lambda _, rows: rows.last(job_id))
+        if last is None:
             raise UnknownJobError(job_id)
-        if job.state != "failed":
-            raise JobNotFailedError(job_id, job.state)
-        # Two retries at the same time find the same place.
-        place, attempt = self._ask(
-            "looking for a job", lambda _, rows: rows.last(job_id)
-        )
+        place, state, attempt = last
+        if state != "failed":
+            raise JobNotFailedError(job_id, state)
+        # Two retries that find it failed find the same place, whenever they come here.
         self.put(job_id, place + 1, attempt.again(), 0)
 
     def follows(self, job_id: str, place: int) -> bool:
@@ -126,13 +130,16 @@ class Dbos:
 
     def _ask(self, doing: str, call: Callable[[DBOSClient, Attempts], T]) -> T:
         end = time.monotonic() + PATIENCE
-        with self.reaching(doing):
+        with self.reaching(doing), self._using():
             while True:
                 try:
                     return call(*self._open())
                 except Busy:
                     if time.monotonic() >= end:
                         raise
+
+    def _using(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.path is None else forks.using(PATIENCE)
 
     def slots(self) -> Slots:
         """The locks of the workers of this queue."""
@@ -260,8 +267,10 @@ def connect(url: sa.URL) -> sa.Engine:
             creator=lambda: Impatient.connect(libpq),
             pool_pre_ping=True,
             pool_timeout=PATIENCE,
+            **QUIET,
         )
-    engine = sa.create_engine(url, pool_timeout=PATIENCE)
+    engine = sa.create_engine(url, pool_timeout=PATIENCE, **QUIET)
+    forks.engines.add(engine)
 
     # As DBOS does with an engine of its own, but not waiting for half a minute.
     @sa.event.listens_for(engine, "connect")
@@ -278,6 +287,10 @@ def connect(url: sa.URL) -> sa.Engine:
 
     return engine
 
+
+# What a pool could not close is none of the application's matters, and what led to it
+# is raised.
+logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{POOL}").setLevel(logging.CRITICAL)
 
 # A client tells of its connections at INFO, in processes that are not DBOS's.
 if logging.getLogger("dbos").level == logging.NOTSET:
