@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,11 @@ MAINTENANCE = 10  # seconds between two looks for those
 FETCHING = 15  # seconds after which a job that was fetched, but not begun, is lost
 IDLE = 17  # seconds; RQ waits for a job for 15 less, and looks after the others then
 PR_SET_PDEATHSIG = 1
+
+
+class FailedError(Exception):
+    """The last attempt has failed. RQ stores it with its traceback, as UTF-8: so not
+    what the handler raised, which may be long, secret, and no UTF-8."""
 
 
 class RqJob(rq.job.Job):
@@ -76,8 +82,9 @@ class RqJob(rq.job.Job):
         try:
             return self._attempt(*order)
         finally:  # RQ ends the process by os._exit()
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # it may be closed, or its disk full
+                    stream.flush()
 
     def _attempt(self, name: str, payload: str, job_id: str) -> Any:
         attempt = (self.number_of_retries or 0) + 1
@@ -93,7 +100,7 @@ class RqJob(rq.job.Job):
             if last:
                 self.save_meta()  # type: ignore[no-untyped-call]
                 self.retries_left = 0
-                raise
+                raise FailedError(ascii(describe(error))) from None
         wait = waits[attempt - 1]
         if wait:
             # RQ cuts off the fraction of the time that it is due.
