@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
 
 from amqp.exceptions import AMQPError
 from kombu.connection import Connection
@@ -50,7 +51,8 @@ class Celery:
         self._app = make_app(url, jobs, TIMEOUT)
         self._queue = self._app.amqp.queues[jobs.queue]
         self._idle: list[Connection] = []  # append() and pop() are atomic
-        self._delays = False  # whether the queues for delays are known to be there
+        # Those that have made the queues for delays.
+        self._delays: WeakSet[Connection] = WeakSet()
 
     @staticmethod
     def check(url: str) -> None:
@@ -73,11 +75,8 @@ class Celery:
         def publish(connection: Connection) -> None:
             # The way to connect that heeds max_retries; the others wait for 2 seconds.
             connection.default_channel  # noqa: B018
-            if wait and not self._delays:
-                # The worker's start declares them, but it may not have run yet.
-                declare_delays(connection, "quorum")
-                bind_queue(connection, self._queue)
-                self._delays = True
+            if wait:
+                self._prepare_delays(connection)
             self._app.send_task(
                 TASK,
                 (name, payload),
@@ -88,6 +87,7 @@ class Celery:
                 queue=self._queue,
                 retry=False,
                 confirm_timeout=TIMEOUT,
+                mandatory=True,  # or RabbitMQ drops and confirms what has no queue
                 argsrepr=name,  # what is logged
                 add_to_parent=False,
             )
@@ -98,6 +98,21 @@ class Celery:
         except (AMQPError, KombuError, OSError, AttributeError) as error:
             # py-amqp has an AttributeError for a connection that is lost midway.
             raise JobsUnavailable(self.title, doing) from error
+
+    def _prepare_delays(self, connection: Connection) -> None:
+        """Make the queues for delays; the worker's start does, but may be yet to come.
+
+        A job goes from them to a queue that has been there, so no publish tells of one
+        that is not: then this fails, and a new connection makes all of them again.
+        """
+        queue = self._queue(connection.default_channel)
+        if connection in self._delays:
+            queue.queue_declare(passive=True)
+            return
+        declare_delays(connection, "quorum")
+        queue.declare()
+        bind_queue(connection, self._queue)
+        self._delays.add(connection)
 
     def _connected(self, use: Callable[[Connection], None]) -> None:
         """Call that with a connection; once more, if an old one turns out to be dead.
