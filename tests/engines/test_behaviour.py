@@ -198,6 +198,21 @@ def test_a_handler_that_the_worker_lacks_is_a_failure(shared, kind):
 
 
 @kinds("status")
+def test_a_handler_that_the_worker_lacks_may_come_later(shared, kind):
+    """The job is tried as often as the handler says that it was enqueued with."""
+    place = shared(kind)
+    early = place.client(place.queue)
+    early.handler("soon", attempts=2, backoff=1)(print)
+    job_id = early.enqueue("soon", 1)
+    early.engine.close()
+    job = place.wait(job_id, "scheduled", "failed")
+    assert (job.state, job.attempts) == ("scheduled", 1)
+    assert job.error.startswith("UnknownHandlerError: ")
+    job = place.wait(job_id)
+    assert (job.state, job.attempts) == ("failed", 2)
+
+
+@kinds("status")
 def test_a_result_that_is_not_json_is_left_out(shared, kind):
     """The job is done all the same."""
     place = shared(kind)

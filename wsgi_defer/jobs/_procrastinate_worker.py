@@ -15,7 +15,6 @@ from procrastinate import worker
 
 from ._job import MOST_CRASHES, describe
 from ._postgres import Impatient
-from .errors import UnknownHandlerError
 
 if TYPE_CHECKING:
     from ._jobs import Jobs
@@ -120,10 +119,7 @@ async def run(client: Client, url: str, jobs: Jobs) -> None:
 def attempt(client: Client, jobs: Jobs, number: int, args: dict[str, Any]) -> None:
     """Run a job's handler, in a thread, and note what came of it."""
     name, payload, failures = args["name"], args["payload"], args.get("failures", 0)
-    try:
-        waits = jobs.find(name).waits
-    except UnknownHandlerError:
-        waits = []
+    waits = args["waits"]  # of the enqueuer: this worker may not know the handler yet
     last = failures >= len(waits)
     try:
         result = jobs.run(name, payload, args["id"], failures + 1, last=last)

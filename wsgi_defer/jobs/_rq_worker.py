@@ -24,7 +24,6 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from ._job import MOST_CRASHES, describe
-from .errors import UnknownHandlerError
 
 if TYPE_CHECKING:
     from ._jobs import Jobs
@@ -67,6 +66,13 @@ class RqJob(rq.job.Job):
             return None
         return name, payload, job_id
 
+    @property
+    def waits(self) -> list[float]:
+        """The seconds between its attempts, as its enqueuer's handler has them: this
+        worker may not know the handler yet."""
+        waits = self.kwargs.get("waits", [])
+        return [float(wait) for wait in waits]
+
     def error(self, failed: bool) -> str | None:
         """What the last attempt raised."""
         if failed and not self.meta.get("last"):
@@ -88,10 +94,7 @@ class RqJob(rq.job.Job):
 
     def _attempt(self, name: str, payload: str, job_id: str) -> Any:
         attempt = (self.number_of_retries or 0) + 1
-        try:
-            waits = self.jobs.find(name).waits
-        except UnknownHandlerError:
-            waits = []
+        waits = self.waits
         last = attempt > len(waits)
         try:
             return self.jobs.run(name, payload, job_id, attempt, last=last)

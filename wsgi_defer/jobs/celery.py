@@ -26,7 +26,7 @@ from kombu.utils.url import parse_url
 
 from ._celery_app import TASK, add_task, make_app, run_worker, too_often
 from ._job import Job, Order, describe, utc
-from .errors import JobsUnavailable, NotSupported, UnknownHandlerError
+from .errors import JobsUnavailable, NotSupported
 
 if TYPE_CHECKING:
     from ._jobs import Jobs
@@ -64,13 +64,20 @@ class Celery:
         self._tell(order.id, {}, name=order.name, state="queued", enqueued_at=now,
                    due_at=order.delay and now + order.delay)  # fmt: skip
         try:
-            self._publish(order.name, order.payload, order.id, 1, order.delay)
+            self._publish(order.name, order.payload, order.id, order.handler.waits, 1,
+                          order.delay)  # fmt: skip
         except JobsUnavailable:
             self._forget(order.id)
             raise
 
     def _publish(
-        self, name: str, payload: str, job_id: str, attempt: int, wait: float
+        self,
+        name: str,
+        payload: str,
+        job_id: str,
+        waits: list[float],
+        attempt: int,
+        wait: float,
     ) -> None:
         def publish(connection: Connection) -> None:
             # The way to connect that heeds max_retries; the others wait for 2 seconds.
@@ -79,7 +86,7 @@ class Celery:
                 self._prepare_delays(connection)
             self._app.send_task(
                 TASK,
-                (name, payload),
+                (name, payload, waits),
                 task_id=job_id,
                 retries=attempt - 1,
                 countdown=math.ceil(wait) or None,  # they take whole seconds
@@ -206,13 +213,15 @@ class Celery:
         run_worker(app, processes)
 
     def run(
-        self, name: str, payload: str, job_id: str, attempt: int, crashes: int
+        self,
+        name: str,
+        payload: str,
+        job_id: str,
+        waits: list[float],
+        attempt: int,
+        crashes: int,
     ) -> bool:
         """Run a job's handler here; False if the message must stay in the queue."""
-        try:
-            waits = self._jobs.find(name).waits
-        except UnknownHandlerError:
-            waits = []
         fields: dict[str, Any] = {"attempts": attempt, "error": too_often(crashes)}
         if fields["error"]:
             logger.error("job %s %s has failed: %s", name, job_id, fields["error"])
@@ -234,7 +243,7 @@ class Celery:
         wait = waits[attempt - 1]
         self._told(job_id, state="queued", due_at=time.time() + wait, **fields)
         try:
-            self._publish(name, payload, job_id, attempt + 1, wait)
+            self._publish(name, payload, job_id, waits, attempt + 1, wait)
         except JobsUnavailable as error:
             logger.warning("job %s %s stays in its attempt %d: %s", name, job_id,
                            attempt, error)  # fmt: skip

@@ -112,7 +112,12 @@ class Procrastinate:
                     queueing_lock=self._lock(order.id),
                     schedule_at=due if order.delay else None,
                     connection=connection,
-                ).defer(id=order.id, name=order.name, payload=order.payload)
+                ).defer(
+                    id=order.id,
+                    name=order.name,
+                    payload=order.payload,
+                    waits=[*order.handler.waits],
+                )
             except (AlreadyEnqueued, UniqueViolation):
                 pass  # that of the same id stays as it is
 

@@ -82,6 +82,7 @@ class Rq:
         job = self._queue.create_job(
             FUNCTION,
             args=(order.name, order.payload, order.id),
+            kwargs={"waits": order.handler.waits},
             job_id=self._key(order.id),
             timeout=-1,  # RQ would kill the job after 3 minutes
             result_ttl=DONE_KEPT,
