@@ -76,6 +76,11 @@ def with_handlers(jobs):
         """Return what is not JSON."""
         return {1, 2}
 
+    @jobs.handler("hasty", attempts=4, backoff=0.2, max_backoff=0.2)
+    def hasty(payload):
+        """Fail each time, soon again."""
+        raise ValueError(f"no {payload}")
+
     @jobs.handler("strange", pass_job=True)
     def strange(payload, job):
         """Fail with a text that is no UTF-8."""

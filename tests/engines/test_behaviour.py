@@ -252,6 +252,27 @@ def test_a_job_between_two_attempts_is_scheduled(shared, kind):
     assert (job.state, job.attempts, job.error, job.result) == ("done", 2, None, 2)
 
 
+@kinds("status")
+def test_attempts_are_counted_as_they_begin(shared, kind):
+    """Never more than there are, and never fewer than a moment before."""
+    place = shared(kind)
+    if kind.package == "dbos":
+        pytest.skip("see test_dbos.py")
+    seen = {place.jobs.enqueue("hasty", 1): [] for _ in range(5)}
+
+    def all_ended():
+        jobs = [place.jobs.status(job_id) for job_id in seen]
+        for job in jobs:
+            seen[job.id].append((job.attempts, job.state))
+        return {job.state for job in jobs} == {"failed"}
+
+    place.until(all_ended, "all ended")
+    for steps in seen.values():
+        counts = [attempts for attempts, _ in steps]
+        assert counts == sorted(counts), steps
+        assert counts[-1] == 4, steps
+
+
 @kinds()
 def test_attempts_wait_as_configured(shared, kind):
     """1, 2, 2 and 2 seconds between five attempts, of which the last succeeds."""

@@ -20,6 +20,7 @@ import rq.queue
 import rq.scheduler
 import rq.worker
 from rq.intermediate_queue import IntermediateQueue
+from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
@@ -101,7 +102,6 @@ class RqJob(rq.job.Job):
         except BaseException as error:
             self.meta = {"error": describe(error), "last": last, "due": None}
             if last:
-                self.save_meta()  # type: ignore[no-untyped-call]
                 self.retries_left = 0
                 raise FailedError(ascii(describe(error))) from None
         wait = waits[attempt - 1]
@@ -110,6 +110,21 @@ class RqJob(rq.job.Job):
             self.meta["due"] = math.ceil(time.time() + wait)
             wait = self.meta["due"] - time.time()
         return rq.Retry(len(waits), [wait])  # type: ignore[list-item]
+
+    def set_status(self, status: Any, pipeline: Any = None) -> None:
+        """As RQ's, which tells apart from all else that a job waits for its next
+        attempt: what is saved with the count of those says so, too."""
+        if status is JobStatus.SCHEDULED and pipeline is None:
+            self._status = status
+        else:
+            super().set_status(status, pipeline=pipeline)
+
+    def _handle_failure(
+        self, exc_string: str, pipeline: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """As RQ's, and with what the last attempt raised, in the same transaction."""
+        super()._handle_failure(exc_string, pipeline, *args, **kwargs)
+        pipeline.hset(self.key, "meta", self._serialize_meta())
 
     @property
     def func(self) -> None:

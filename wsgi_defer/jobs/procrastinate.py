@@ -23,7 +23,6 @@ from procrastinate.exceptions import (
 )
 from procrastinate.schema import SchemaManager
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.json import Jsonb
 
 from ._job import Job, Order, State
 from ._postgres import Connections, Impatient
@@ -174,13 +173,6 @@ class Procrastinate:
         if not self.ask("queueing a job again", again):
             job = self.status(job_id) or job
             raise JobNotFailedError(job_id, job.state)
-
-    def amend(self, number: int, **args: Any) -> None:
-        """Note that in the arguments of the job of that number."""
-        self.ask("noting a job's outcome", lambda connection: connection.execute(
-            "UPDATE procrastinate_jobs SET args = args || %s WHERE id = %s",
-            [Jsonb(args), number],
-        ))  # fmt: skip
 
     def work(self, slot: int, processes: int) -> None:
         with self._asked("starting a worker"):
