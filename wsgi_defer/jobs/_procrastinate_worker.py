@@ -28,6 +28,7 @@ TASK = "wsgi_defer.job"
 POLL = 1.0  # seconds; PostgreSQL tells of new jobs, but not of those that become due
 HEARTBEAT = 5.0  # seconds between two signs of life of a worker
 SILENCE = 30.0  # seconds without one after which its jobs are begun again
+PATIENCE = 5.0  # seconds that it waits for a connection, and for the server at its end
 STORING = 30.0  # seconds in which a worker tries to store a job's outcome
 NOTE = "wsgi_defer"  # where a job's context has what is to be stored with its outcome
 LOOK = 5.0  # seconds between two looks for those
@@ -67,6 +68,11 @@ class Worker(worker.Worker):
     """Procrastinate's, which stores what came of a job at once with its state."""
 
     client: Client
+
+    @property
+    def busy(self) -> bool:
+        """Whether it runs a job."""
+        return bool(self._running_jobs)
 
     async def _persist_job_status(
         self,
@@ -137,7 +143,9 @@ def without_arguments(record: logging.LogRecord) -> bool:
 
 
 async def run(client: Client, url: str, jobs: Jobs) -> None:
-    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=4)
+    connector = procrastinate.PsycopgConnector(
+        conninfo=url, min_size=1, max_size=4, timeout=PATIENCE
+    )
     app = procrastinate.App(connector=connector)
 
     @app.task(name=TASK, pass_context=True, retry=Waits())
@@ -157,13 +165,40 @@ async def run(client: Client, url: str, jobs: Jobs) -> None:
             install_signal_handlers=False,
         )
         running.client = client
+        stopped = asyncio.Event()
+
+        def stop() -> None:
+            stopped.set()
+            running.stop()  # type: ignore[no-untyped-call]
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, running.stop)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
         looking = asyncio.create_task(look_after(client, app, jobs.queue))
+        working = asyncio.create_task(running.run())  # type: ignore[no-untyped-call]
+        leaving = asyncio.create_task(left(running, stopped))
         try:
-            await running.run()  # type: ignore[no-untyped-call]
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done():
+                await working
+        except procrastinate.exceptions.ConnectorException as error:
+            if not stopped.is_set():
+                raise
+            logger.warning("the worker could not say that it ends: %s", describe(error))
         finally:
             looking.cancel()
+            leaving.cancel()
+
+
+async def left(running: Worker, stopped: asyncio.Event) -> None:
+    """Return when the worker was stopped, runs no job, and has had its time to end.
+
+    It tells the server, and waits for its answer as long as that takes.
+    """
+    await stopped.wait()
+    free = 0.0
+    while free < PATIENCE:
+        await asyncio.sleep(POLL)
+        free = 0.0 if running.busy else free + POLL
 
 
 def attempt(jobs: Jobs, context: dict[str, Any], args: dict[str, Any]) -> None:
