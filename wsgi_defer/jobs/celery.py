@@ -46,6 +46,8 @@ class Celery:
     holds = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
+        if jobs.results is not None:
+            self.check(jobs.results)
         self._url = url
         self._jobs = jobs
         self._app = make_app(url, jobs, TIMEOUT)
@@ -57,7 +59,14 @@ class Celery:
     @staticmethod
     def check(url: str) -> None:
         """Refuse what is no URL."""
-        parse_url(url)
+        try:
+            parse_url(url)
+        except ValueError:
+            # Not the error itself: it may repeat a part of the password.
+            raise ValueError(
+                "this is no URL of a broker, or of a result backend; # / ? @ in a "
+                "password are written as %23 %2F %3F %40"
+            ) from None
 
     def enqueue(self, order: Order) -> None:
         now = time.time()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ._jobs import Jobs
 
 R = TypeVar("R")
+# A channel of PostgreSQL has 63 bytes; it begins with "procrastinate_queue_v1#".
+LONGEST_QUEUE = 40
 LOCK = 0x77646A  # of our own advisory lock: "wdj"
 
 SCHEMA = f"""
@@ -70,6 +72,11 @@ class Procrastinate:
     holds = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
+        if len(jobs.queue) > LONGEST_QUEUE:
+            raise ValueError(
+                f"the name of a queue on PostgreSQL has at most {LONGEST_QUEUE} "
+                f"characters, not {len(jobs.queue)}"
+            )
         self._url = url
         self._jobs = jobs
         self._connections = Connections(url, prepare)
@@ -80,12 +87,17 @@ class Procrastinate:
     def check(url: str) -> None:
         """Refuse what libpq does not understand."""
         try:
-            conninfo_to_dict(url)
+            ports = str(conninfo_to_dict(url).get("port") or "")
         except psycopg.Error as error:
             # Not the error itself: it may repeat the password.
             raise ValueError(
                 f"this is no URL of PostgreSQL ({type(error).__name__})"
             ) from None
+        if not all(port.isdigit() for port in ports.split(",") if port):
+            raise ValueError(
+                "the port in this URL of PostgreSQL is no number; / ? @ in a password "
+                "are written as %2F %3F %40"
+            )
 
     @contextmanager
     def _asked(self, doing: str) -> Iterator[None]:

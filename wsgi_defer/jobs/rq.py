@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import rq
 from redis import Redis, RedisError, WatchError
@@ -68,7 +69,18 @@ class Rq:
     @staticmethod
     def check(url: str) -> None:
         """Refuse what is no URL of Redis."""
-        parse_url(url)
+        try:
+            parse_url(url)
+            number = urlsplit(url).path.strip("/")
+        except ValueError:
+            # Not the error itself: it may repeat a part of the password.
+            raise ValueError(
+                "this is no URL of Redis; # / ? @ in a password are written as "
+                "%23 %2F %3F %40"
+            ) from None
+        if number and not (number.isascii() and number.isdigit()):
+            # Redis would take it for the database 0.
+            raise ValueError("the path of a URL of Redis is the number of a database")
 
     @contextmanager
     def _asked(self, doing: str) -> Iterator[None]:
