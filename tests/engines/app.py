@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def with_handlers(jobs):
     def odd(payload):
         """Return what is not JSON."""
         return {1, 2}
+
+    @jobs.handler("hasty", attempts=4, backoff=0.2, max_backoff=0.2)
+    def hasty(payload):
+        """Fail each time, soon again."""
+        raise ValueError(f"no {payload}")
+
+    @jobs.handler("strange", pass_job=True)
+    def strange(payload, job):
+        """Fail with a text that is no UTF-8."""
+        note("strange", job.id)
+        raise ValueError("\ud83d \x00 ä")
+
+    @jobs.handler("prints", pass_job=True)
+    def prints(payload, job):
+        """Print to a disk that is full."""
+        note("prints", job.id)
+        sys.stdout = open("/dev/full", "w")  # noqa: SIM115
+        print("hello")
+        return payload
 
     return jobs
 

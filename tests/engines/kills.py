@@ -56,7 +56,7 @@ def run(place, jobs=500, kills=12, seed=7):
         time.sleep(chance.uniform(0, 0.8))
         workers.kill()
         killed = time.time()
-        workers.start()
+        workers = place.work(2)
     try:
         place.until(lambda: set(ids) <= ended(place).keys(), "all done", RECOVERY)
     except AssertionError:

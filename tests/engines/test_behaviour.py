@@ -198,6 +198,21 @@ def test_a_handler_that_the_worker_lacks_is_a_failure(shared, kind):
 
 
 @kinds("status")
+def test_a_handler_that_the_worker_lacks_may_come_later(shared, kind):
+    """The job is tried as often as the handler says that it was enqueued with."""
+    place = shared(kind)
+    early = place.client(place.queue)
+    early.handler("soon", attempts=2, backoff=1)(print)
+    job_id = early.enqueue("soon", 1)
+    early.engine.close()
+    job = place.wait(job_id, "scheduled", "failed")
+    assert (job.state, job.attempts) == ("scheduled", 1)
+    assert job.error.startswith("UnknownHandlerError: ")
+    job = place.wait(job_id)
+    assert (job.state, job.attempts) == ("failed", 2)
+
+
+@kinds("status")
 def test_a_result_that_is_not_json_is_left_out(shared, kind):
     """The job is done all the same."""
     place = shared(kind)
@@ -235,6 +250,27 @@ def test_a_job_between_two_attempts_is_scheduled(shared, kind):
     assert 0 < job.due_at.timestamp() - time.time() < 2.5
     job = place.wait(job_id)
     assert (job.state, job.attempts, job.error, job.result) == ("done", 2, None, 2)
+
+
+@kinds("status")
+def test_attempts_are_counted_as_they_begin(shared, kind):
+    """Never more than there are, and never fewer than a moment before."""
+    place = shared(kind)
+    if kind.package == "dbos":
+        pytest.skip("see test_dbos.py")
+    seen = {place.jobs.enqueue("hasty", 1): [] for _ in range(5)}
+
+    def all_ended():
+        jobs = [place.jobs.status(job_id) for job_id in seen]
+        for job in jobs:
+            seen[job.id].append((job.attempts, job.state))
+        return {job.state for job in jobs} == {"failed"}
+
+    place.until(all_ended, "all ended")
+    for steps in seen.values():
+        counts = [attempts for attempts, _ in steps]
+        assert counts == sorted(counts), steps
+        assert counts[-1] == 4, steps
 
 
 @kinds()

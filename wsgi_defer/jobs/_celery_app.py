@@ -72,20 +72,22 @@ def make_app(url: str, jobs: Jobs, timeout: float | None) -> Celery:
     return app
 
 
-def add_task(app: Celery, run: Callable[[str, str, str, int, int], bool]) -> None:
-    """Let it run jobs: ``run(name, payload, id, attempt, crashes)``.
+def add_task(
+    app: Celery, run: Callable[[str, str, str, list[float], int, int], bool]
+) -> None:
+    """Let it run jobs: ``run(name, payload, id, waits, attempt, crashes)``.
 
     That says whether the message is done with; if not, the broker is to keep it.
     """
 
     @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
-    def job(task: Task, name: str, payload: str) -> None:
+    def job(task: Task, name: str, payload: str, waits: list[float]) -> None:
         request = task.request
         # Quorum queues count how often a message came back.
         crashes = int((request.headers or {}).get("x-delivery-count") or 0)
         crashes = crashes or int(getattr(request, "x-delivery-count", None) or 0)
         with unstopped():
-            done = run(name, payload, request.id, request.retries + 1, crashes)
+            done = run(name, payload, request.id, waits, request.retries + 1, crashes)
         if not done:
             raise Reject("its next attempt could not be stored", requeue=True)
         raise Ignore  # it is acknowledged, and nothing else

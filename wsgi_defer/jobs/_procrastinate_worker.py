@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,7 +16,7 @@ from procrastinate import worker
 
 from ._job import MOST_CRASHES, describe
 from ._postgres import Impatient
-from .errors import UnknownHandlerError
+from .errors import JobsUnavailable
 
 if TYPE_CHECKING:
     from ._jobs import Jobs
@@ -27,6 +28,9 @@ TASK = "wsgi_defer.job"
 POLL = 1.0  # seconds; PostgreSQL tells of new jobs, but not of those that become due
 HEARTBEAT = 5.0  # seconds between two signs of life of a worker
 SILENCE = 30.0  # seconds without one after which its jobs are begun again
+PATIENCE = 5.0  # seconds that it waits for a connection, and for the server at its end
+STORING = 30.0  # seconds in which a worker tries to store a job's outcome
+NOTE = "wsgi_defer"  # where a job's context has what is to be stored with its outcome
 LOOK = 5.0  # seconds between two looks for those
 # What Procrastinate logs of a job has its arguments; jobs.run() logs failures without.
 WITH_ARGUMENTS = {"loaded_job_info", "start_job", "job_success", "job_error",
@@ -37,7 +41,6 @@ class Client(Protocol):
     """What a worker needs of the engine."""
 
     def ask(self, doing: str, ask: Callable[[Impatient], R]) -> R: ...
-    def amend(self, number: int, **args: Any) -> None: ...
 
 
 class FailedError(Exception):
@@ -54,11 +57,7 @@ class Waits(procrastinate.BaseRetryStrategy):
     def get_retry_decision(
         self, *, exception: BaseException, job: rows.Job
     ) -> procrastinate.RetryDecision | None:
-        wait: float | None = POLL  # its outcome could not be noted: it runs again
-        if isinstance(exception, FailedError):
-            wait = exception.wait
-        elif isinstance(exception, KeyError):
-            wait = None  # these are not our arguments
+        wait = exception.wait if isinstance(exception, FailedError) else None
         if wait is None:
             return None
         retry_in: Any = {"seconds": wait}
@@ -66,15 +65,70 @@ class Waits(procrastinate.BaseRetryStrategy):
 
 
 class Worker(worker.Worker):
-    """Procrastinate's, which does not outlive an end that it could not store."""
+    """Procrastinate's, which stores what came of a job at once with its state."""
 
-    async def _persist_job_status(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            await super()._persist_job_status(*args, **kwargs)
-        except Exception:
-            # As long as this worker shows signs of life, that job counts as running.
-            self.stop()  # type: ignore[no-untyped-call]
-            raise
+    client: Client
+
+    @property
+    def busy(self) -> bool:
+        """Whether it runs a job."""
+        return bool(self._running_jobs)
+
+    async def _persist_job_status(
+        self,
+        job: rows.Job,
+        status: rows.Status,
+        retry_decision: procrastinate.RetryDecision | None,
+        context: procrastinate.JobContext,
+        job_result: Any,
+    ) -> None:
+        due = retry_decision and retry_decision.retry_at
+        args = context.additional_context.get(NOTE, {})
+        end = time.monotonic() + STORING
+        while True:
+            try:
+                await asyncio.to_thread(
+                    settle, self.client, job, args, status.value, due
+                )
+                break
+            except JobsUnavailable:
+                if time.monotonic() > end:
+                    # As long as this worker shows signs of life, the job counts as
+                    # running.
+                    self.stop()  # type: ignore[no-untyped-call]
+                    raise
+                await asyncio.sleep(POLL)
+        self._job_ids_to_abort.pop(job.id or 0, None)
+
+
+def settle(
+    client: Client, job: rows.Job, args: dict[str, Any], status: str, due: Any
+) -> None:
+    """Store what came of that job, unless it is another worker's by now."""
+
+    def store(connection: Impatient) -> None:
+        with connection.transaction():
+            row = connection.execute(
+                "UPDATE procrastinate_jobs SET args = args || %s::jsonb WHERE id = %s "
+                "AND status = 'doing' AND worker_id IS NOT DISTINCT FROM %s "
+                "RETURNING id",
+                [json.dumps(args), job.id, job.worker_id],
+            ).fetchone()
+            if row is None:
+                return
+            if due is not None:
+                connection.execute(
+                    "SELECT procrastinate_retry_job_v2(%s, %s, NULL, NULL, NULL)",
+                    [job.id, due],
+                )
+            else:
+                connection.execute(
+                    "SELECT procrastinate_finish_job_v1(%s, "
+                    "%s::procrastinate_job_status, false)",
+                    [job.id, status],
+                )
+
+    client.ask("storing a job's outcome", store)
 
 
 def work(client: Client, url: str, jobs: Jobs) -> None:
@@ -89,12 +143,14 @@ def without_arguments(record: logging.LogRecord) -> bool:
 
 
 async def run(client: Client, url: str, jobs: Jobs) -> None:
-    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=4)
+    connector = procrastinate.PsycopgConnector(
+        conninfo=url, min_size=1, max_size=4, timeout=PATIENCE
+    )
     app = procrastinate.App(connector=connector)
 
     @app.task(name=TASK, pass_context=True, retry=Waits())
     def task(context: procrastinate.JobContext, /, **args: Any) -> None:
-        attempt(client, jobs, context.job.id or 0, args)
+        attempt(jobs, context.additional_context, args)
 
     async with app.open_async():
         running = Worker(
@@ -108,32 +164,57 @@ async def run(client: Client, url: str, jobs: Jobs) -> None:
             # from a service manager.
             install_signal_handlers=False,
         )
+        running.client = client
+        stopped = asyncio.Event()
+
+        def stop() -> None:
+            stopped.set()
+            running.stop()  # type: ignore[no-untyped-call]
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, running.stop)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
         looking = asyncio.create_task(look_after(client, app, jobs.queue))
+        working = asyncio.create_task(running.run())  # type: ignore[no-untyped-call]
+        leaving = asyncio.create_task(left(running, stopped))
         try:
-            await running.run()  # type: ignore[no-untyped-call]
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done():
+                await working
+        except procrastinate.exceptions.ConnectorException as error:
+            if not stopped.is_set():
+                raise
+            logger.warning("the worker could not say that it ends: %s", describe(error))
         finally:
             looking.cancel()
+            leaving.cancel()
 
 
-def attempt(client: Client, jobs: Jobs, number: int, args: dict[str, Any]) -> None:
+async def left(running: Worker, stopped: asyncio.Event) -> None:
+    """Return when the worker was stopped, runs no job, and has had its time to end.
+
+    It tells the server, and waits for its answer as long as that takes.
+    """
+    await stopped.wait()
+    free = 0.0
+    while free < PATIENCE:
+        await asyncio.sleep(POLL)
+        free = 0.0 if running.busy else free + POLL
+
+
+def attempt(jobs: Jobs, context: dict[str, Any], args: dict[str, Any]) -> None:
     """Run a job's handler, in a thread, and note what came of it."""
     name, payload, failures = args["name"], args["payload"], args.get("failures", 0)
-    try:
-        waits = jobs.find(name).waits
-    except UnknownHandlerError:
-        waits = []
+    waits = args["waits"]  # of the enqueuer: this worker may not know the handler yet
     last = failures >= len(waits)
     try:
         result = jobs.run(name, payload, args["id"], failures + 1, last=last)
     except BaseException as error:
         # As text: PostgreSQL's JSON has no NUL and no lone surrogates.
         text = json.dumps(describe(error))
-        client.amend(number, failures=failures + 1, error=text)
+        context[NOTE] = {"failures": failures + 1, "error": text}
         raise FailedError(None if last else waits[failures]) from None
     if result is not None:
-        client.amend(number, result=json.dumps(result))
+        context[NOTE] = {"result": json.dumps(result)}
 
 
 async def look_after(client: Client, app: procrastinate.App, queue: str) -> None:

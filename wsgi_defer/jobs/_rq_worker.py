@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,11 @@ import rq.queue
 import rq.scheduler
 import rq.worker
 from rq.intermediate_queue import IntermediateQueue
+from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from ._job import MOST_CRASHES, describe
-from .errors import UnknownHandlerError
 
 if TYPE_CHECKING:
     from ._jobs import Jobs
@@ -38,6 +39,11 @@ MAINTENANCE = 10  # seconds between two looks for those
 FETCHING = 15  # seconds after which a job that was fetched, but not begun, is lost
 IDLE = 17  # seconds; RQ waits for a job for 15 less, and looks after the others then
 PR_SET_PDEATHSIG = 1
+
+
+class FailedError(Exception):
+    """The last attempt has failed. RQ stores it with its traceback, as UTF-8: so not
+    what the handler raised, which may be long, secret, and no UTF-8."""
 
 
 class RqJob(rq.job.Job):
@@ -61,6 +67,13 @@ class RqJob(rq.job.Job):
             return None
         return name, payload, job_id
 
+    @property
+    def waits(self) -> list[float]:
+        """The seconds between its attempts, as its enqueuer's handler has them: this
+        worker may not know the handler yet."""
+        waits = self.kwargs.get("waits", [])
+        return [float(wait) for wait in waits]
+
     def error(self, failed: bool) -> str | None:
         """What the last attempt raised."""
         if failed and not self.meta.get("last"):
@@ -76,30 +89,42 @@ class RqJob(rq.job.Job):
         try:
             return self._attempt(*order)
         finally:  # RQ ends the process by os._exit()
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # it may be closed, or its disk full
+                    stream.flush()
 
     def _attempt(self, name: str, payload: str, job_id: str) -> Any:
         attempt = (self.number_of_retries or 0) + 1
-        try:
-            waits = self.jobs.find(name).waits
-        except UnknownHandlerError:
-            waits = []
+        waits = self.waits
         last = attempt > len(waits)
         try:
             return self.jobs.run(name, payload, job_id, attempt, last=last)
         except BaseException as error:
             self.meta = {"error": describe(error), "last": last, "due": None}
             if last:
-                self.save_meta()  # type: ignore[no-untyped-call]
                 self.retries_left = 0
-                raise
+                raise FailedError(ascii(describe(error))) from None
         wait = waits[attempt - 1]
         if wait:
             # RQ cuts off the fraction of the time that it is due.
             self.meta["due"] = math.ceil(time.time() + wait)
             wait = self.meta["due"] - time.time()
         return rq.Retry(len(waits), [wait])  # type: ignore[list-item]
+
+    def set_status(self, status: Any, pipeline: Any = None) -> None:
+        """As RQ's, which tells apart from all else that a job waits for its next
+        attempt: what is saved with the count of those says so, too."""
+        if status is JobStatus.SCHEDULED and pipeline is None:
+            self._status = status
+        else:
+            super().set_status(status, pipeline=pipeline)
+
+    def _handle_failure(
+        self, exc_string: str, pipeline: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """As RQ's, and with what the last attempt raised, in the same transaction."""
+        super()._handle_failure(exc_string, pipeline, *args, **kwargs)
+        pipeline.hset(self.key, "meta", self._serialize_meta())
 
     @property
     def func(self) -> None:

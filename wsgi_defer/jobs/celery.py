@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
 
 from amqp.exceptions import AMQPError
 from kombu.connection import Connection
@@ -25,7 +26,7 @@ from kombu.utils.url import parse_url
 
 from ._celery_app import TASK, add_task, make_app, run_worker, too_often
 from ._job import Job, Order, describe, utc
-from .errors import JobsUnavailable, NotSupported, UnknownHandlerError
+from .errors import JobsUnavailable, NotSupported
 
 if TYPE_CHECKING:
     from ._jobs import Jobs
@@ -45,42 +46,56 @@ class Celery:
     holds = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
+        if jobs.results is not None:
+            self.check(jobs.results)
         self._url = url
         self._jobs = jobs
         self._app = make_app(url, jobs, TIMEOUT)
         self._queue = self._app.amqp.queues[jobs.queue]
         self._idle: list[Connection] = []  # append() and pop() are atomic
-        self._delays = False  # whether the queues for delays are known to be there
+        # Those that have made the queues for delays.
+        self._delays: WeakSet[Connection] = WeakSet()
 
     @staticmethod
     def check(url: str) -> None:
         """Refuse what is no URL."""
-        parse_url(url)
+        try:
+            parse_url(url)
+        except ValueError:
+            # Not the error itself: it may repeat a part of the password.
+            raise ValueError(
+                "this is no URL of a broker, or of a result backend; # / ? @ in a "
+                "password are written as %23 %2F %3F %40"
+            ) from None
 
     def enqueue(self, order: Order) -> None:
         now = time.time()
         self._tell(order.id, {}, name=order.name, state="queued", enqueued_at=now,
                    due_at=order.delay and now + order.delay)  # fmt: skip
         try:
-            self._publish(order.name, order.payload, order.id, 1, order.delay)
+            self._publish(order.name, order.payload, order.id, order.handler.waits, 1,
+                          order.delay)  # fmt: skip
         except JobsUnavailable:
             self._forget(order.id)
             raise
 
     def _publish(
-        self, name: str, payload: str, job_id: str, attempt: int, wait: float
+        self,
+        name: str,
+        payload: str,
+        job_id: str,
+        waits: list[float],
+        attempt: int,
+        wait: float,
     ) -> None:
         def publish(connection: Connection) -> None:
             # The way to connect that heeds max_retries; the others wait for 2 seconds.
             connection.default_channel  # noqa: B018
-            if wait and not self._delays:
-                # The worker's start declares them, but it may not have run yet.
-                declare_delays(connection, "quorum")
-                bind_queue(connection, self._queue)
-                self._delays = True
+            if wait:
+                self._prepare_delays(connection)
             self._app.send_task(
                 TASK,
-                (name, payload),
+                (name, payload, waits),
                 task_id=job_id,
                 retries=attempt - 1,
                 countdown=math.ceil(wait) or None,  # they take whole seconds
@@ -88,6 +103,7 @@ class Celery:
                 queue=self._queue,
                 retry=False,
                 confirm_timeout=TIMEOUT,
+                mandatory=True,  # or RabbitMQ drops and confirms what has no queue
                 argsrepr=name,  # what is logged
                 add_to_parent=False,
             )
@@ -98,6 +114,21 @@ class Celery:
         except (AMQPError, KombuError, OSError, AttributeError) as error:
             # py-amqp has an AttributeError for a connection that is lost midway.
             raise JobsUnavailable(self.title, doing) from error
+
+    def _prepare_delays(self, connection: Connection) -> None:
+        """Make the queues for delays; the worker's start does, but may be yet to come.
+
+        A job goes from them to a queue that has been there, so no publish tells of one
+        that is not: then this fails, and a new connection makes all of them again.
+        """
+        queue = self._queue(connection.default_channel)
+        if connection in self._delays:
+            queue.queue_declare(passive=True)
+            return
+        declare_delays(connection, "quorum")
+        queue.declare()
+        bind_queue(connection, self._queue)
+        self._delays.add(connection)
 
     def _connected(self, use: Callable[[Connection], None]) -> None:
         """Call that with a connection; once more, if an old one turns out to be dead.
@@ -191,13 +222,15 @@ class Celery:
         run_worker(app, processes)
 
     def run(
-        self, name: str, payload: str, job_id: str, attempt: int, crashes: int
+        self,
+        name: str,
+        payload: str,
+        job_id: str,
+        waits: list[float],
+        attempt: int,
+        crashes: int,
     ) -> bool:
         """Run a job's handler here; False if the message must stay in the queue."""
-        try:
-            waits = self._jobs.find(name).waits
-        except UnknownHandlerError:
-            waits = []
         fields: dict[str, Any] = {"attempts": attempt, "error": too_often(crashes)}
         if fields["error"]:
             logger.error("job %s %s has failed: %s", name, job_id, fields["error"])
@@ -219,7 +252,7 @@ class Celery:
         wait = waits[attempt - 1]
         self._told(job_id, state="queued", due_at=time.time() + wait, **fields)
         try:
-            self._publish(name, payload, job_id, attempt + 1, wait)
+            self._publish(name, payload, job_id, waits, attempt + 1, wait)
         except JobsUnavailable as error:
             logger.warning("job %s %s stays in its attempt %d: %s", name, job_id,
                            attempt, error)  # fmt: skip

@@ -23,7 +23,6 @@ from procrastinate.exceptions import (
 )
 from procrastinate.schema import SchemaManager
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.json import Jsonb
 
 from ._job import Job, Order, State
 from ._postgres import Connections, Impatient
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from ._jobs import Jobs
 
 R = TypeVar("R")
+# A channel of PostgreSQL has 63 bytes; it begins with "procrastinate_queue_v1#".
+LONGEST_QUEUE = 40
 LOCK = 0x77646A  # of our own advisory lock: "wdj"
 
 SCHEMA = f"""
@@ -71,6 +72,11 @@ class Procrastinate:
     holds = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
+        if len(jobs.queue) > LONGEST_QUEUE:
+            raise ValueError(
+                f"the name of a queue on PostgreSQL has at most {LONGEST_QUEUE} "
+                f"characters, not {len(jobs.queue)}"
+            )
         self._url = url
         self._jobs = jobs
         self._connections = Connections(url, prepare)
@@ -81,12 +87,17 @@ class Procrastinate:
     def check(url: str) -> None:
         """Refuse what libpq does not understand."""
         try:
-            conninfo_to_dict(url)
+            ports = str(conninfo_to_dict(url).get("port") or "")
         except psycopg.Error as error:
             # Not the error itself: it may repeat the password.
             raise ValueError(
                 f"this is no URL of PostgreSQL ({type(error).__name__})"
             ) from None
+        if not all(port.isdigit() for port in ports.split(",") if port):
+            raise ValueError(
+                "the port in this URL of PostgreSQL is no number; / ? @ in a password "
+                "are written as %2F %3F %40"
+            )
 
     @contextmanager
     def _asked(self, doing: str) -> Iterator[None]:
@@ -112,7 +123,12 @@ class Procrastinate:
                     queueing_lock=self._lock(order.id),
                     schedule_at=due if order.delay else None,
                     connection=connection,
-                ).defer(id=order.id, name=order.name, payload=order.payload)
+                ).defer(
+                    id=order.id,
+                    name=order.name,
+                    payload=order.payload,
+                    waits=[*order.handler.waits],
+                )
             except (AlreadyEnqueued, UniqueViolation):
                 pass  # that of the same id stays as it is
 
@@ -169,13 +185,6 @@ class Procrastinate:
         if not self.ask("queueing a job again", again):
             job = self.status(job_id) or job
             raise JobNotFailedError(job_id, job.state)
-
-    def amend(self, number: int, **args: Any) -> None:
-        """Note that in the arguments of the job of that number."""
-        self.ask("noting a job's outcome", lambda connection: connection.execute(
-            "UPDATE procrastinate_jobs SET args = args || %s WHERE id = %s",
-            [Jsonb(args), number],
-        ))  # fmt: skip
 
     def work(self, slot: int, processes: int) -> None:
         with self._asked("starting a worker"):

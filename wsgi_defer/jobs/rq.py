@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import rq
-from redis import Redis, RedisError
+from redis import Redis, RedisError, WatchError
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry as Again
-from rq.exceptions import DuplicateJobError, InvalidJobOperation
+from rq.exceptions import DuplicateJobError
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
@@ -68,7 +69,18 @@ class Rq:
     @staticmethod
     def check(url: str) -> None:
         """Refuse what is no URL of Redis."""
-        parse_url(url)
+        try:
+            parse_url(url)
+            number = urlsplit(url).path.strip("/")
+        except ValueError:
+            # Not the error itself: it may repeat a part of the password.
+            raise ValueError(
+                "this is no URL of Redis; # / ? @ in a password are written as "
+                "%23 %2F %3F %40"
+            ) from None
+        if number and not (number.isascii() and number.isdigit()):
+            # Redis would take it for the database 0.
+            raise ValueError("the path of a URL of Redis is the number of a database")
 
     @contextmanager
     def _asked(self, doing: str) -> Iterator[None]:
@@ -82,6 +94,7 @@ class Rq:
         job = self._queue.create_job(
             FUNCTION,
             args=(order.name, order.payload, order.id),
+            kwargs={"waits": order.handler.waits},
             job_id=self._key(order.id),
             timeout=-1,  # RQ would kill the job after 3 minutes
             result_ttl=DONE_KEPT,
@@ -135,7 +148,16 @@ class Rq:
 
     def retry(self, job_id: str) -> None:
         with self._asked("queueing a job again"):
-            [job] = self._fetch([self._key(job_id)])
+            while not self._requeued(job_id):
+                pass  # somebody else has changed it, or the connection was lost
+
+    def _requeued(self, job_id: str) -> bool:
+        """Queue it again, at once and wholly: RQ's requeue() is two steps, and a job
+        whose client dies between them would be failed for ever, and on no list."""
+        key = self._key(job_id)
+        with self._redis.pipeline() as pipe:
+            pipe.watch(RqJob.key_for(key))
+            [job] = self._fetch([key])
             told = None if job is None else self._told(job)
             if job is None or told is None:
                 raise UnknownJobError(job_id)
@@ -144,10 +166,15 @@ class Rq:
             job.number_of_retries = 0
             job.retries_left = MOST_CRASHES
             job.meta = {"due": None}
+            job.started_at = job.ended_at = None
+            pipe.multi()
+            self._queue.failed_job_registry.remove(job, pipeline=pipe)
+            self._queue.enqueue_job(job, pipeline=pipe)
             try:
-                self._queue.failed_job_registry.requeue(job)
-            except InvalidJobOperation:  # somebody else was faster
-                raise JobNotFailedError(job_id, "queued") from None
+                pipe.execute()
+            except WatchError:
+                return False
+        return True
 
     def _fetch(self, keys: list[str]) -> list[RqJob | None]:
         many: Any = RqJob.fetch_many(keys, self._redis, serializer=JSONSerializer)

@@ -1,0 +1,135 @@
+"""What only RQ on Redis can get wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from wsgi_defer.jobs import JobNotFailedError, JobsUnavailable
+
+from .kinds import KINDS, Place
+from .services import Redis
+
+if "rq" not in KINDS:
+    pytest.skip("rq is not installed", allow_module_level=True)
+
+
+@pytest.fixture
+def place(shared):
+    """A place with workers."""
+    return shared(KINDS["rq"])
+
+
+def test_a_retry_that_is_cut_short_changes_nothing(place, monkeypatch):
+    """Its job stays on the list of those that have failed, and can be retried."""
+    job_id = place.jobs.enqueue("fails", 1)
+    place.wait(job_id, "failed")
+    failed = place.jobs.failed()
+
+    def die(*_, **__):
+        raise ConnectionError("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rq.queue.Queue._enqueue_job", die)
+        with pytest.raises(ConnectionError):
+            place.jobs.retry(job_id)
+    assert place.jobs.failed() == failed
+    place.jobs.retry(job_id)
+    place.until(lambda: len(place.times("fails", job_id)) == 2, "again")
+
+
+def test_of_many_retries_one_succeeds(place):
+    """The others are told that it is not failed any more, and it runs once more."""
+    job_id = place.jobs.enqueue("fails", 1)
+    place.wait(job_id, "failed")
+    together = threading.Barrier(8)
+
+    def retry(_):
+        together.wait()
+        try:
+            return place.jobs.retry(job_id)
+        except JobNotFailedError:
+            return None
+
+    with ThreadPoolExecutor(8) as executor:
+        answers = list(executor.map(retry, range(8)))
+    assert answers.count(job_id) >= 1
+    place.until(lambda: len(place.times("fails", job_id)) >= 2, "again")
+    place.wait(job_id, "failed")
+    assert len(place.times("fails", job_id)) == 1 + answers.count(job_id)
+
+
+def test_a_retry_survives_a_server_that_stalls(monkeypatch):
+    """Whether its answer came in time or not, the job runs again."""
+    Redis.skip_unless_installed()
+
+    class Own:  # a server of this test alone
+        running = Redis()
+
+        def get(self, _):
+            return self.running
+
+    place = Place(KINDS["rq"], Own())
+    try:
+        place.work(1)
+        job_id = place.jobs.enqueue("fails", 1)
+        place.wait(job_id, "failed")
+        [process] = Own.running.processes
+        send = "redis.connection.Connection.send_packed_command"
+        from redis.connection import Connection
+
+        original = Connection.send_packed_command
+
+        def stall(self, command, *args, **kwargs):
+            sent = b"".join(command) if isinstance(command, list) else command
+            if (b"ZREM" in sent) and not stalled:
+                stalled.append(1)
+                os.kill(process.pid, signal.SIGSTOP)
+                threading.Timer(1.2, os.kill, (process.pid, signal.SIGCONT)).start()
+            return original(self, command, *args, **kwargs)
+
+        stalled = []
+        with monkeypatch.context() as patch:
+            patch.setattr(send, stall)
+            try:
+                place.jobs.retry(job_id)
+            except (JobNotFailedError, JobsUnavailable):
+                pass
+        assert stalled
+        place.until(lambda: len(place.times("fails", job_id)) == 2, "again")
+        place.wait(job_id, "failed")
+        assert [job.id for job in place.jobs.failed()] == [job_id]
+    finally:
+        place.close()
+        Own.running.close()
+
+
+def test_an_error_that_is_no_text_for_redis_is_one_failure(place):
+    """It is not taken for the death of its worker, and tried again and again."""
+    job_id = place.jobs.enqueue("strange")
+    job = place.wait(job_id)
+    assert job.error.startswith("ValueError: ")
+    assert len(place.times("strange", job_id)) == 1
+
+
+def test_redis_keeps_no_traceback(place):
+    """It would have what the handler was at."""
+    job_id = place.jobs.enqueue("fails", "a secret")
+    place.wait(job_id, "failed")
+    engine = place.jobs.engine
+    [job] = engine._fetch([engine._key(job_id)])
+    kept = job.latest_result().exc_string
+    assert "FailedError" in kept
+    assert "app.py" not in kept
+
+
+def test_an_output_that_cannot_be_written_is_no_death(place):
+    """What is printed is lost, and the job done."""
+    job_id = place.jobs.enqueue("prints", 1)
+    job = place.wait(job_id)
+    assert (job.state, job.result) == ("done", 1), place
+    assert len(place.times("prints", job_id)) == 1
