@@ -596,23 +596,26 @@ def test_a_job_leaves_the_request_to_its_view(pool_app, ran):
     assert ran == ["teardown_request"]
 
 
-def database_of(app, tmp_path):
+@pytest.fixture
+def database(pool_app, tmp_path):
     """A database with one table, and its class."""
-    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/db"
-    db = SQLAlchemy(app)
+    pool_app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/db"
+    db = SQLAlchemy(pool_app)
 
     class User(db.Model):  # type: ignore[name-defined]
         id: Mapped[int] = mapped_column(primary_key=True)
 
-    with app.app_context():
+    with pool_app.app_context():
         db.create_all()
-    return db, User
+        engine = db.engine
+    yield db, User
+    engine.dispose()  # from 3.13 on, SQLite warns of connections that are left open
 
 
 @KINDS
-def test_flask_sqlalchemy_in_jobs(pool_app, tmp_path, name):
+def test_flask_sqlalchemy_in_jobs(pool_app, database, name):
     """Each job has a session of its own, which sees nothing of the view's."""
-    db, user = database_of(pool_app, tmp_path)
+    db, user = database
     sessions = []
 
     def job():
@@ -631,9 +634,9 @@ def test_flask_sqlalchemy_in_jobs(pool_app, tmp_path, name):
     assert not db.session.registry.registry
 
 
-def test_flask_sqlalchemy_in_an_abandoned_job(pool_app, tmp_path):
+def test_flask_sqlalchemy_in_an_abandoned_job(pool_app, database):
     """What it leaves in its session, nobody finds."""
-    db, user = database_of(pool_app, tmp_path)
+    db, user = database
     released, ended = threading.Event(), threading.Event()
 
     def job():
