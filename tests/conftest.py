@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from wsgi_defer import background, current_scope
@@ -11,6 +13,14 @@ from wsgi_defer import background, current_scope
 def ran():
     """A list that calls append to, and that tests compare."""
     return []
+
+
+@pytest.fixture
+def released():
+    """Jobs may wait for it, and end with the test at last."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture(autouse=True)

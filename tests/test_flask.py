@@ -31,6 +31,8 @@ from wsgi_defer import (
 from wsgi_defer.flask import Defer
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
+from .waiting import until
+
 
 @pytest.fixture
 def app():
@@ -544,14 +546,6 @@ def pool_app(torn_down):
         torn_down.append(g.get("who"))
 
     return app
-
-
-def until(condition):
-    """Wait until that is true."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 KINDS = pytest.mark.parametrize("name", ["threads", "io"])

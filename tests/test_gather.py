@@ -54,14 +54,6 @@ def scope():
         yield scope
 
 
-@pytest.fixture
-def released():
-    """Jobs may wait for it, and end with the test at last."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 @pytest.fixture(autouse=True)
 def quickly():
     """No test waits for what takes long."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from concurrent.futures import CancelledError
 
 import pytest
@@ -14,8 +13,8 @@ from wsgi_defer._async_pool import Loop
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
 from .orders import handle_abort
+from .waiting import PATIENCE, until
 
-PATIENCE = 20  # seconds for what should come; a machine may be busy
 LONG = 30
 POOLS = {"threads": ThreadPool(4, max_wait=LONG), "io": AsyncPool(3, max_wait=LONG)}
 
@@ -24,22 +23,6 @@ POOLS = {"threads": ThreadPool(4, max_wait=LONG), "io": AsyncPool(3, max_wait=LO
 def scope():
     with deferring(pools=POOLS) as scope:
         yield scope
-
-
-@pytest.fixture
-def released():
-    """Jobs may wait for it, and end with the test at last."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-def until(condition):
-    """Wait until that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # Callbacks

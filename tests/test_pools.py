@@ -53,8 +53,8 @@ from wsgi_defer.flask import Defer
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
 from .client import get, text_app
+from .waiting import PATIENCE, until
 
-PATIENCE = 20  # seconds for what should come; a machine may be busy
 LONG = 30  # seconds of a job that is not waited for
 variable = ContextVar("variable", default=None)
 
@@ -71,14 +71,6 @@ def scope():
         yield scope
 
 
-@pytest.fixture
-def released():
-    """Jobs may wait for it, and end with the test at last."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 @pytest.fixture(autouse=True)
 def no_job_is_left():
     """Whatever a test did, no pool remembers a job of it."""
@@ -86,14 +78,6 @@ def no_job_is_left():
     for kind in POOLS.values():
         if kind._running is not None:
             assert not kind._running.jobs
-
-
-def until(condition):
-    """Wait until that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def same(value):

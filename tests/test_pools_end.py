@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import CancelledError
@@ -34,24 +33,9 @@ from wsgi_defer._scope import enter, leave
 from wsgi_defer._thread_pool import Threads
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
-PATIENCE = 20  # seconds for what should come; a machine may be busy
+from .waiting import PATIENCE, until
+
 LONG = 30
-
-
-@pytest.fixture
-def released():
-    """Jobs may wait for it, and end with the test at last."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-def until(condition):
-    """Wait until that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def run(code):
