@@ -95,13 +95,15 @@ class Service:
                 raise RuntimeError(f"{type(self).__name__} does not start:\n{output}")
             time.sleep(0.05)
 
-    def answers(self):
-        """Whether it lets a client in."""
+    def replies(self, hello, reply, patience):
+        """Whether what it says to that begins so, within so many seconds."""
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.settimeout(patience)
+                client.sendall(hello)
+                return client.recv(len(reply)) == reply
         except OSError:
             return False
-        return True
 
     def stop(self):
         """End its processes, the last first."""
@@ -137,13 +139,7 @@ class Redis(Service):
         self.wait(self.answers)
 
     def answers(self):
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
-                client.settimeout(1)
-                client.sendall(b"PING\r\n")
-                return client.recv(7) == b"+PONG\r\n"
-        except OSError:
-            return False
+        return self.replies(b"PING\r\n", b"+PONG\r\n", 1)
 
     @property
     def url(self):
@@ -248,13 +244,7 @@ class Rabbit(Service):
 
     def answers(self):
         """Whether it speaks AMQP: its port is open a moment before that."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
-                client.settimeout(2)
-                client.sendall(b"AMQP\x00\x00\x09\x01")
-                return client.recv(1) == b"\x01"
-        except OSError:
-            return False
+        return self.replies(b"AMQP\x00\x00\x09\x01", b"\x01", 2)
 
     @property
     def url(self):
