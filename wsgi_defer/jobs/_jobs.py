@@ -68,8 +68,9 @@ class Jobs:
             raise ValueError("results= is for amqp://; other engines keep them anyway")
         self.results = results
         self._url = url
-        self._make = None if url is None else engine_for(url)
-        if url is not None and self._make is not None:
+        self._make = None
+        if url is not None:
+            self._make = engine_for(url)
             self._url = self._make.check(url) or url
         self._handlers: dict[str, Handler] = {}
         self._engines: dict[int, Engine] = {}  # by process id
