@@ -8,6 +8,7 @@ import re
 import signal
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_long_names_are_cut(book, recorded):
         names = [call.name for call in book.close_slot(0)[0]]
         book.take_slot()
         report_lost(scope, "the test has seen enough")
-    assert sorted(len(name) for name in names) == [1, 84, 167]
+    assert sorted(len(name) for name in names) == [1, 84, 168]
     assert ledger.NAME + ledger.REQUEST + 24 == ENTRY
 
 
@@ -220,8 +221,16 @@ def test_the_longest_request_id(book):
     finally:
         stop_observing(recorder)
     assert [call.request_id for call in calls] == ["x" * 63] * 2
-    recorder._put(0, "y" * 99, 64)
-    assert book._memory[:65] == b"y" * 63 + b"\0\0"
+    with deferring():
+        calls = [defer(int), defer(float)]
+    longer = SimpleNamespace(request_id="y" * 99)
+    for call in calls:
+        recorder.queued(call, longer)
+    left, _ = book.close_slot(0)
+    assert {call.name: call.request_id for call in left} == {
+        "builtins.int": "y" * 64,
+        "builtins.float": "y" * 64,
+    }
 
 
 def shared_memory():

@@ -29,7 +29,7 @@ Job = tuple[Context, Callable[..., object], tuple[Any, ...], Mapping[str, Any]]
 class Home(Protocol):
     """The scope of a call, as far as the call needs it."""
 
-    def add(self, call: Call, function: str) -> None:
+    def add(self, call: DeferredCall, function: str) -> None:
         """Take a call; raises what ``defer()`` raises."""
 
     def bring_about(self, call: DeferredCall) -> None:
@@ -49,8 +49,6 @@ class Call:
     _changed: Callable[[Call], object] | None = None  # who hears of name and cancel()
     _started_at: float | None = None
     _ended_at: float | None = None
-    _open = False  # the observers do not know its end
-    _context: Context | None = None
     _home: Home | None = None
     _error: BaseException | None = None
     _before: DeferredCall | None = None  # the call that it follows
@@ -69,13 +67,15 @@ class Call:
         self._fn = fn
         self._args = args
         self._kwargs = kwargs
-        self._context = copy_context()
+        # Each is for the first who takes it, of any thread: to run it, and to tell its
+        # end. Lists, because pop() is atomic, and quicker than a lock or a dict.
+        self._contexts = [copy_context()]
+        self._untold = [True]
         # Not the frame itself, which would keep the view's locals alive; and not its
         # line number, which costs more than all the rest and is seldom asked for.
         self._code: CodeType = registered_by.f_code
         self._instruction: int = registered_by.f_lasti
         self._queued_at = monotonic()
-        self._open = True
 
     @property
     def name(self) -> str | None:
@@ -99,7 +99,7 @@ class Call:
     @property
     def pending(self) -> bool:
         """True until the call has begun, or was skipped or cancelled."""
-        return self._context is not None
+        return bool(self._contexts)
 
     @property
     def waited(self) -> float:
@@ -134,17 +134,22 @@ class Call:
 
     def cancel(self: C) -> C | Literal[False]:
         """Do not run it. Returns the call, and False if it has begun."""
-        if self._let_go() is None:
+        if self.take() is None:
             return False
         if self._changed is not None:
             self._changed(self)
         return self
 
     def take(self) -> Job | None:
-        """What is to be run, for the first who asks; None for all others."""
+        """What is to be run, for the first who asks; None for all others.
+
+        The call keeps none of it: a handle that the app keeps must not keep the
+        request alive. So this is how a call is given up, too.
+        """
         fn, args, kwargs = self._fn, self._args, self._kwargs
-        context: Context | None = self.__dict__.pop("_context", None)
-        if context is None:
+        try:
+            context = self._contexts.pop()
+        except IndexError:
             return None
         self._args, self._kwargs = (), _NO_KWARGS
         self._thread = threading.get_ident()
@@ -152,24 +157,18 @@ class Call:
             return context, _continue, ([self._before], self._how, fn), kwargs
         return context, fn, args, kwargs
 
-    def _let_go(self) -> Context | None:
-        # A handle that the app keeps must not keep the request alive. Atomic, for
-        # there may be several who want to run it.
-        context: Context | None = self.__dict__.pop("_context", None)
-        self._args, self._kwargs = (), _NO_KWARGS
-        return context
-
-    def _claim_end(self) -> bool:
-        """True for the first who asks, of any thread: it is to tell the end."""
-        return self.__dict__.pop("_open", False) is True
-
-    def _settle(
+    def _claim_end(
         self, end: int, value: object = None, error: BaseException | None = None
-    ) -> None:
-        """Its end; here, nobody waits for it."""
+    ) -> bool:
+        """Note how it ended. True for the first who does, of any thread: it is to tell
+        the observers, and then ``_publish()``."""
+        try:
+            return self._untold.pop()
+        except IndexError:
+            return False
 
     def _publish(self) -> None:
-        """Tell who waits for it."""
+        """Tell who waits for it; here, nobody does."""
 
 
 def run_job(job: Job, around: Around | None) -> object:
@@ -362,7 +361,14 @@ class DeferredCall(Call, LazyFuture):
         finally:
             del self  # its error leads back to here
 
-    _settle = LazyFuture._settle
+    def _claim_end(
+        self, end: int, value: object = None, error: BaseException | None = None
+    ) -> bool:
+        first = Call._claim_end(self, end)
+        if first:
+            self._settle(end, value, error)
+        return first
+
     _publish = LazyFuture._publish
 
     def _note_caught(self) -> None:

@@ -43,12 +43,11 @@ def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
         report_lost(scope, _reason(outcome.error))
         return True
     try:
-        while True:
-            if give_way and scope._deferred and _host.current.client_waiting():
+        while scope._deferred:
+            if give_way and _host.current.client_waiting():
                 return False
-            if (call := scope.take()) is None:
-                break
-            _run(call, scope, outcome)
+            if (call := scope.take()) is not None:
+                _run(call, scope, outcome)
         scope.closed = True
         # What another thread added between the last look and the line above.
         while (call := scope.take()) is not None:
@@ -80,12 +79,12 @@ def run_held(scope: Scope) -> Exception | None:
             if is_order_to_stop(error):
                 scope.lose(call, _reason(error))
                 raise
-            _fail(call, scope, error)
+            _conclude(call, scope, RAISED, error=error)
             if not isinstance(error, Exception):
                 raise
             discard_held(scope, "one before it failed")
             return error
-        _finish(call, scope, value)
+        _conclude(call, scope, RETURNED, value)
     return None
 
 
@@ -184,8 +183,8 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
     except BaseException as error:
         if is_order_to_stop(error):
             raise
-        call._let_go()
-        _fail(call, scope, error)
+        call.take()
+        _conclude(call, scope, RAISED, error=error)
         return
     if not wanted:
         scope.skip(call, "it waits for another outcome")
@@ -200,7 +199,7 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
 
 def _run_now(call: DeferredCall, scope: Scope) -> None:
     job = call.take()
-    if job is None or not call._open:  # another thread has run or lost it, just now
+    if job is None or not call._untold:  # another thread has run or lost it, just now
         return
     options = scope.options
     heard = options.observers
@@ -217,44 +216,37 @@ def _run_now(call: DeferredCall, scope: Scope) -> None:
         if is_order_to_stop(error):
             scope.lose(call, _reason(error))
             raise
-        _fail(call, scope, error)
+        _conclude(call, scope, RAISED, error=error)
     else:
-        _finish(call, scope, value)
+        _conclude(call, scope, RETURNED, value)
     del call, job  # see above
 
 
 Scope.run_call = staticmethod(_run_now)
 
 
-def _finish(call: Call, scope: Scope, value: object) -> None:
+def _conclude(
+    call: Call,
+    scope: Scope,
+    end: int,
+    value: object = None,
+    error: BaseException | None = None,
+) -> None:
     call._ended_at = monotonic()
-    if call._claim_end():  # else it was lost meanwhile
-        scope.finished += 1
-        call._settle(RETURNED, value)
+    if call._claim_end(end, value, error):  # else it was lost meanwhile
         heard = scope.options.observers
-        if heard.finished:
-            heard.tell(heard.finished, call, scope)
-        _wake(call)
+        if error is not None:
+            scope.failed += 1
+            heard.tell(heard.failed, call, scope, error)
+        else:
+            scope.finished += 1
+            if heard.finished:
+                heard.tell(heard.finished, call, scope)
+        try:
+            call._publish()
+        except BaseException as raised:  # by a callback of the app's
+            if is_order_to_stop(raised):
+                raise
+            logger.exception("a callback of the deferred call %s failed", call.label)
     if scope.running is call:
         scope.running = None
-
-
-def _fail(call: Call, scope: Scope, error: BaseException) -> None:
-    call._ended_at = monotonic()
-    if call._claim_end():
-        scope.failed += 1
-        call._settle(RAISED, error=error)
-        heard = scope.options.observers
-        heard.tell(heard.failed, call, scope, error)
-        _wake(call)
-    if scope.running is call:
-        scope.running = None
-
-
-def _wake(call: Call) -> None:
-    try:
-        call._publish()
-    except BaseException as error:  # of a callback of the app's
-        if is_order_to_stop(error):
-            raise
-        logger.exception("a callback of the deferred call %s failed", call.label)

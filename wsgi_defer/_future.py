@@ -19,6 +19,7 @@ class LazyFuture(Future[Any]):
     _end = PENDING
     _value: Any = None
     _error: BaseException | None = None
+    _unpublished = False  # somebody may wait, who does not know of the end
 
     def __init__(self) -> None:
         """Without ``Future.__init__``, see above."""
@@ -57,7 +58,9 @@ class LazyFuture(Future[Any]):
 
     def _publish(self) -> None:
         # The first one only, of the thread that ends it and those that look at it.
-        if self._end == PENDING or not self.__dict__.pop("_unpublished", False):
+        if self._end == PENDING or not self._unpublished:
+            return
+        if not self.__dict__.pop("_unpublished", False):
             return
         if self._end == RETURNED:
             Future.set_result(self, self._value)

@@ -159,6 +159,8 @@ class _Exchange(ResponseScope):
         start_response: StartResponse,
     ) -> None:
         self.options = options
+        self._held = []
+        self._deferred = []
         self._environ: Any = environ
         self._respond: Any = start_response
         self._began = monotonic()

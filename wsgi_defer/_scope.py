@@ -91,9 +91,6 @@ class Scope:
     lost = 0
     running: Call | None = None
     outcome: Outcome | None = None  # how the response ended, when it has
-    # Lists from the first call on, see _append().
-    _held: list[Call] = ()  # type: ignore[assignment]
-    _deferred: list[DeferredCall] = ()  # type: ignore[assignment]
     _early: list[Call] = ()  # type: ignore[assignment]  # run before their turn
     _outer: Scope | None = None  # around this one, in deferring()
     _process = 0
@@ -102,6 +99,8 @@ class Scope:
 
     def __init__(self, options: Options = _DEFAULTS) -> None:
         self.options = options
+        self._held: list[Call] = []
+        self._deferred: list[DeferredCall] = []
 
     @property
     def request_id(self) -> str:
@@ -113,11 +112,11 @@ class Scope:
         """The calls that still wait, in their order."""
         return tuple(call for call in (*self._held, *self._deferred) if call.pending)
 
-    def _append(self, call: Call, kind: str, function: str) -> None:
+    def _append(self, call: C, calls: list[C], function: str) -> None:
         options = self.options
         if self.registered >= options.max_calls:
             raise TooManyCallsError(options.max_calls)
-        if options.room is not None and kind == "_deferred":
+        if options.room is not None and calls is self._deferred:
             options.room.admit(call, self)
         if not self.registered:
             self._process = os.getpid()
@@ -128,9 +127,8 @@ class Scope:
         if options.observers.queued:
             options.observers.tell(options.observers.queued, call, self)
         call._home = self
-        calls: list[Call] = self.__dict__.setdefault(kind, [])
         calls.append(call)
-        late = self.closed or (self.started and kind == "_held")
+        late = self.closed or (self.started and calls is self._held)
         if late and call in calls:
             calls.remove(call)
             self.registered -= 1
@@ -158,9 +156,9 @@ class Scope:
             if process == os.getpid():  # else it is the parent's to end
                 guest.end("the request has ended")
 
-    def add(self, call: Call, function: str) -> None:
+    def add(self, call: DeferredCall, function: str) -> None:
         """Take a call that is deferred by ``function``; raises as ``defer()``."""
-        self._append(call, "_deferred", function)
+        self._append(call, self._deferred, function)
 
     def bring_about(self, call: DeferredCall) -> None:
         """Run a call that waits, now, and first those that it follows.
@@ -230,10 +228,9 @@ class Scope:
             self.skipped += 1
 
     def _tell_skipped(self, call: Call, why: str) -> bool:
-        call._let_go()
-        if not call._claim_end():
+        call.take()
+        if not call._claim_end(CANCELLED):
             return False
-        call._settle(CANCELLED)
         heard = self.options.observers
         heard.tell(heard.skipped, call, self, why)
         call._publish()
@@ -241,10 +238,9 @@ class Scope:
 
     def lose(self, call: Call, why: str) -> None:
         """Do not run it, which somebody should know. No effect if its end was told."""
-        call._let_go()
-        if call._claim_end():
+        call.take()
+        if call._claim_end(CANCELLED):
             self.lost += 1
-            call._settle(CANCELLED)
             heard = self.options.observers
             heard.tell(heard.lost, call, self, why)
             call._publish()
@@ -279,7 +275,7 @@ class Scope:
                 calls.remove(call)
             except (IndexError, ValueError):  # another thread has it, _run_early()
                 continue
-            if call._context is None:
+            if not call._contexts:
                 self.skip(call, "it was cancelled")
             elif call._name is not None and _is_renewed(call, calls):
                 self.skip(call, "a later call has its name")
@@ -326,7 +322,7 @@ def defer(
     if scope is None:
         raise NoScopeError("defer")
     call = DeferredCall(fn, args, kwargs, sys._getframe(1))
-    scope._append(call, "_deferred", "defer")
+    scope._append(call, scope._deferred, "defer")
     return call
 
 
@@ -351,7 +347,7 @@ def before_response(
     if scope is None:
         raise NoScopeError("before_response")
     call = Call(fn, args, kwargs, sys._getframe(1))
-    scope._append(call, "_held", "before_response")
+    scope._append(call, scope._held, "before_response")
     return call
 
 

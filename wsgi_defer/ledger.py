@@ -9,6 +9,7 @@ those above that are counted, without their names.
 from __future__ import annotations
 
 import mmap
+import struct
 import time
 from typing import NamedTuple
 
@@ -18,10 +19,13 @@ from ._scope import Scope
 
 SLOTS = 256  # workers at a time
 ENTRIES = 1000  # calls at a time, of one worker
-ENTRY = 256  # bytes
-NAME = 168  # bytes, of them
+NAME = 168  # bytes; what is longer is cut
 REQUEST = 64
-_HEAD = 24  # state, and two times
+# State, when it was registered, when it began, name, number of the request.
+_ENTRY = struct.Struct(f"Qdd{NAME}s{REQUEST}s")
+_NAME = struct.Struct(f"{NAME}s")
+_HEAD = _ENTRY.size - NAME - REQUEST
+ENTRY = _ENTRY.size  # 256 bytes
 # The first is for the number of calls without an entry, and for the place of the last
 # entry that was ever used: to read memory that was never written would allocate it.
 _SLOT = (ENTRIES + 1) * ENTRY
@@ -69,19 +73,18 @@ class Ledger:
         """
         left = []
         numbers = memoryview(self._memory).cast("Q")
-        times = memoryview(self._memory).cast("d")
         begin = slot * _SLOT
         unnamed, last = numbers[begin // 8], numbers[begin // 8 + 1]
         now = time.monotonic()  # one clock for all processes of a machine
         for entry in range(begin + ENTRY, last + 1, ENTRY):
-            state = numbers[entry // 8]
+            state, queued, began, name, request = _ENTRY.unpack_from(
+                self._memory, entry
+            )
             if state == _FREE:
                 continue
             running = state == _RUNNING
-            since = now - times[entry // 8 + (2 if running else 1)]
-            name = self._text(entry + _HEAD, NAME)
-            request = self._text(entry + _HEAD + NAME, REQUEST)
-            left.append(Left(name, request, running, since))
+            since = now - (began if running else queued)
+            left.append(Left(_text(name), _text(request), running, since))
             numbers[entry // 8] = _FREE
         if unnamed:
             numbers[begin // 8] = 0
@@ -89,10 +92,6 @@ class Ledger:
         self._free.sort(reverse=True)
         left.sort(key=lambda call: (not call.running, -call.since))
         return left, unnamed
-
-    def _text(self, begin: int, size: int) -> str:
-        text = self._memory[begin : begin + size].partition(b"\0")[0]
-        return text.decode(errors="replace")
 
 
 class Recorder(Observer):
@@ -149,10 +148,10 @@ class Recorder(Observer):
         if entry > self._last:
             self._last = self._numbers[self._count + 1] = entry
         self._entries[id(call)] = entry
-        self._write_name(entry, call)
-        self._put(entry + _HEAD + NAME, scope.request_id, REQUEST)
-        self._times[entry // 8 + 1] = call._queued_at
-        self._times[entry // 8 + 2] = call._started_at or 0
+        _ENTRY.pack_into(
+            self._memory, entry, _FREE, call._queued_at, call._started_at or 0,
+            _bytes(str(call.label)), _bytes(scope.request_id),
+        )  # fmt: skip
         self._numbers[entry // 8] = state  # last, so that no half of it is ever read
         call._changed = self._change
 
@@ -161,7 +160,7 @@ class Recorder(Observer):
         if entry is None:
             return
         if call.pending or call._started_at is not None:
-            self._write_name(entry, call)
+            _NAME.pack_into(self._memory, entry + _HEAD, _bytes(str(call.label)))
         else:  # cancelled, and so not lost
             self._numbers[entry // 8] = _FREE
 
@@ -169,13 +168,14 @@ class Recorder(Observer):
         """In a child process: the slot is not its own."""
         self._entries.clear()
 
-    def _write_name(self, entry: int, call: Call) -> None:
-        self._put(entry + _HEAD, str(call.label), NAME)
-
-    def _put(self, begin: int, text: str, size: int) -> None:
-        data = text.encode(errors="replace")[: size - 1] + b"\0"
-        self._memory[begin : begin + len(data)] = data
-
     def _drop_unnamed(self, call: Call) -> None:
         self._unnamed.discard(id(call))
         self._numbers[self._count] = len(self._unnamed)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="replace")
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode(errors="replace")
