@@ -360,17 +360,19 @@ class _Exchange(ResponseScope):
             leave(token)
 
     def _run_calls(self, delivered: bool) -> None:
-        environ, inline = self._environ, self.options.inline
-        if inline is None:
-            inline = not _transport.somebody_would_wait(environ, self._respond)
+        environ, respond = self._environ, self._respond
+        inline = self.options.inline
         ready: Callable[[], object] = background.nothing_to_wait_for
         if self._elsewhere:
             ready = _transport.closing(environ)
         job = self._job(delivered, ready)
         take = _transport.taker(environ)
-        if take is not None and self.options.inline is not False:
+        if take is not None and inline is not False:
             take(job)
-        elif self._elsewhere or not inline:
+            return
+        if inline is None:
+            inline = not _transport.somebody_would_wait(environ, respond)
+        if self._elsewhere or not inline:
             background.submit(*job)
         else:
             _transport.finish(environ)
