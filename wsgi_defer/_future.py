@@ -58,9 +58,10 @@ class LazyFuture(Future[Any]):
 
     def _publish(self) -> None:
         # The first one only, of the thread that ends it and those that look at it.
-        if self._end == PENDING or not self._unpublished:
-            return
-        if not self.__dict__.pop("_unpublished", False):
+        if self._end == PENDING or not (
+            # Asked first, as __dict__ costs a dict.
+            self._unpublished and self.__dict__.pop("_unpublished", False)
+        ):
             return
         if self._end == RETURNED:
             Future.set_result(self, self._value)
