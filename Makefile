@@ -4,6 +4,7 @@
 #   make serve     the same app, for your own requests, on http://127.0.0.1:8000
 #   make test      all tests, with this Python; needs no service
 #   make unit      the unit tests alone, in seconds, and their coverage
+#   make system    ... and then those with processes, forks and signals, and theirs
 #   make test-all  all tests but the tables, with each other Python from 3.10 on that is here
 #   make lint      ruff and mypy --strict
 #   make bench     what it costs, beside what it is compared with
@@ -21,7 +22,7 @@ DEBS = nginx apache2-bin libapache2-mod-wsgi-py3 libev-dev curl \
 
 comma := ,
 space := $(subst ,, )
-.PHONY: demo serve unit test test-all test-with lint bench services wire life soak kills clean
+.PHONY: demo serve unit system test test-all test-with lint bench services wire life soak kills clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: setup.cfg pyproject.toml
@@ -37,19 +38,28 @@ demo: .venv/installed
 serve: .venv/installed
 	$(BIN)/gunicorn
 
-test: unit .venv/installed
+test: system .venv/installed
 	$(BIN)/python -m pytest tests/wire tests/life tests/engines
 
-# Every branch of the heart has a test; what only a fork or an exit reaches, not all.
+# Every branch of the heart has a unit test, but for one of pools that needs a process;
+# what only a fork or an exit reaches, not all.
 HEART = _async_pool _call _deadlines _drain _future _gather _host _job _limit _middleware \
   _observer _outcome _per_process _pool_kinds _response _room _scope _thread_pool _transport \
-  _watch ledger pools
+  _watch ledger
+files = $(subst $(space),$(comma),$(1:%=wsgi_defer/%.py))
 
+# Compiled tests are kept, whatever the environment says: it takes longer than to run them.
+unit: export PYTHONDONTWRITEBYTECODE =
 unit: .venv/installed
-	$(BIN)/python -m pytest --ignore tests/wire --ignore tests/life --ignore tests/engines --cov --cov-report=
+	$(BIN)/python -m pytest --ignore tests/system --ignore tests/wire --ignore tests/life \
+	  --ignore tests/engines --cov --cov-report=
 	@$(BIN)/coverage report
-	@$(BIN)/coverage report --fail-under 100 \
-	  --include "$(subst $(space),$(comma),$(HEART:%=wsgi_defer/%.py))" >/dev/null
+	@$(BIN)/coverage report --fail-under 100 --include "$(call files,$(HEART))" >/dev/null
+
+system: unit .venv/installed
+	$(BIN)/python -m pytest tests/system --cov --cov-append --cov-report=
+	@$(BIN)/coverage report
+	@$(BIN)/coverage report --fail-under 100 --include "$(call files,$(HEART) pools)" >/dev/null
 
 lint: .venv/installed
 	$(BIN)/ruff check .

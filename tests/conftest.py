@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 
 import pytest
 
-from wsgi_defer import background, current_scope
+from wsgi_defer import background, current_scope, deferring
+
+pytest.register_assert_rewrite("tests.every_pool", "tests.pools")
+
+from . import command_app  # noqa: E402  # when those are known
+from .pools import POOLS  # noqa: E402
 
 
 @pytest.fixture
@@ -23,6 +30,25 @@ def released():
     event.set()
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A directory with the app of the command's tests, the current one."""
+    (tmp_path / "command_app.py").write_text(command_app.APP)
+    (tmp_path / "finish").write_text("0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("command_app", None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """Many tests call the collector of garbage, which then looks at what has been made
+    since their module began, and no longer at all that was ever imported."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
     """No test leaves a scope current, or work on the background thread."""
@@ -30,3 +56,19 @@ def nothing_left_behind():
     yield
     assert background.join(timeout=10)
     assert current_scope() is None
+
+
+@pytest.fixture
+def scope(request):
+    """A scope with the POOLS of the test's module, or with those that tests share."""
+    with deferring(pools=getattr(request.module, "POOLS", POOLS)) as scope:
+        yield scope
+
+
+@pytest.fixture(autouse=True)
+def no_job_is_left():
+    """Whatever a test did, no pool that tests share remembers a job of it."""
+    yield
+    for kind in POOLS.values():
+        if kind._running is not None:
+            assert not kind._running.jobs

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 import weakref
 
 from wsgi_defer import Outcome, Scope, background, defer
@@ -15,6 +10,7 @@ from wsgi_defer._per_process import PerProcess
 from wsgi_defer._scope import enter, leave
 
 from .orders import handle_abort
+from .waiting import until
 
 
 def scope_with(*calls):
@@ -100,10 +96,7 @@ def test_it_keeps_nothing_of_the_last_scope():
     background.submit(scope, Outcome(200), ready)
     del scope
     background.join()
-    deadline = time.monotonic() + 5
-    while gone() is not None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert gone() is None
+    until(lambda: gone() is None)
 
 
 def test_where_no_thread_can_be_started(ran, monkeypatch):
@@ -129,116 +122,9 @@ def test_it_waits_until_it_is_ready(ran):
     assert ran == [1, 2]
 
 
-def run(code):
-    """Run a program of its own; return what it printed."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-
-
-def test_it_is_drained_when_the_process_exits():
-    """What waits is finished before the interpreter goes."""
-    result = run("""
-        import time
-        from tests.test_background import *
-        for _ in range(3):
-            background.submit(scope_with((time.sleep, .1), (print, "ran")),
-                              Outcome(200), ready)
-        """)
-    assert result.stdout.split() == ["ran"] * 3
-
-
-def test_what_is_too_slow_at_exit_is_named():
-    """After EXIT_WAIT, the process goes, and the log says what was lost."""
-    result = run("""
-        import time
-        from tests.test_background import *
-        background.EXIT_WAIT = .2
-        started = threading.Event()
-        for number in range(2):
-            background.submit(
-                scope_with((started.set,), (time.sleep, 60), (print, "ran")),
-                Outcome(200), ready)
-        started.wait(10)
-        time.sleep(.05)
-        """)
-    assert result.stdout == ""
-    first, *others = [
-        line for line in result.stderr.splitlines() if line.startswith("deferred")
-    ]
-    assert first.startswith("deferred call time.sleep lost while it ran (0.")
-    assert [line.partition(": the process exits")[0] for line in others] == [
-        "deferred call builtins.print lost",
-        "deferred call threading.Event.set lost",
-        "deferred call time.sleep lost",
-        "deferred call builtins.print lost",
-    ]
-
-
-def test_a_body_that_is_left_at_exit():
-    """The interpreter drops it when no thread can be started; the process ends."""
-    result = run("""
-        from tests.client import make_environ, text_app
-        from wsgi_defer import DeferMiddleware, defer
-        app = DeferMiddleware(text_app(lambda: defer(print, "ran")))
-        body = app(make_environ(), lambda status, headers: None)
-        """)
-    assert result.stdout == "ran\n"
-
-
 def test_join_on_the_thread_itself(ran):
     """A call that asks whether its own thread has ended gets an answer."""
     call = scope_with((lambda: ran.append(background.join()),))
     background.submit(call, Outcome(200), ready)
     background.join()
     assert ran == [False]
-
-
-def test_a_forked_child_exits_at_once():
-    """It waits for nothing, runs nothing of its parent's, and reports nothing."""
-    result = run("""
-        import os, time
-        from tests.test_background import *
-        started = threading.Event()
-        for name, seconds in (("a", .8), ("b", 0)):
-            background.submit(
-                scope_with((started.set,), (time.sleep, seconds), (print, name)),
-                Outcome(200), ready)
-        started.wait(10)
-        pid = os.fork()
-        if pid == 0:
-            raise SystemExit(0)
-        begin = time.monotonic()
-        os.waitpid(pid, 0)
-        assert time.monotonic() - begin < .7
-        """)
-    assert result.stdout.split() == ["a", "b"]
-    assert result.stderr == ""
-
-
-def test_a_forked_child_has_a_thread_of_its_own(ran):
-    """It does not run what waits in its parent."""
-    go, started = threading.Event(), threading.Event()
-    background.submit(
-        scope_with((started.set,), (go.wait, 10), (ran.append, "parent")),
-        Outcome(200), ready,
-    )  # fmt: skip
-    started.wait(10)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            background.submit(
-                scope_with((os.write, writer, b"child")), Outcome(200), ready
-            )
-            background.join(5)
-        finally:
-            os._exit(0 if ran == [] else 1)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        assert pipe.read() == b"child"
-    assert os.waitpid(pid, 0)[1] == 0
-    go.set()
-    background.join()
-    assert ran == ["parent"]

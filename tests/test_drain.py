@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 
 import pytest
 
@@ -14,7 +13,6 @@ from wsgi_defer import (
     Scope,
     TooManyCallsError,
     before_response,
-    current_scope,
     defer,
     deferring,
 )
@@ -140,19 +138,6 @@ def test_a_dropped_scope_names_its_calls(caplog):
     gc.collect()
     assert "the lost one lost: its scope was dropped" in caplog.text
     assert "rejected" not in caplog.text
-
-
-def test_a_dropped_scope_in_a_child_process(capfd):
-    """A fork copies the calls; they are the parent's to run."""
-    with deferring():
-        defer(int)
-        pid = os.fork()
-        if pid == 0:
-            scope = current_scope()
-            scope.__del__()
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,16 @@ from wsgi_defer import (
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
 from .orders import handle_abort
+from .pools import fail, same
+from .waiting import until
 
 SOON = 5  # seconds; without what is tested here it would be LONG
 LONG = 30
-POOLS = {"default": ThreadPool(4, max_wait=LONG), "io": AsyncPool(9, max_wait=LONG)}
+POOLS = {
+    "default": ThreadPool(4, max_wait=LONG),
+    "threads": ThreadPool(4, max_wait=LONG),
+    "io": AsyncPool(9, max_wait=LONG),
+}
 
 
 def test_the_queue_that_is_there_when_it_is_called(monkeypatch, scope):
@@ -48,12 +54,6 @@ def test_the_queue_that_is_there_when_it_is_called(monkeypatch, scope):
     assert len(made) == 1
 
 
-@pytest.fixture
-def scope():
-    with deferring(pools=POOLS) as scope:
-        yield scope
-
-
 @pytest.fixture(autouse=True)
 def quickly():
     """No test waits for what takes long."""
@@ -62,13 +62,91 @@ def quickly():
     assert time.monotonic() - began < SOON
 
 
-def fail(error):
-    raise error
-
-
 def long_job():
     """It waits until it is cancelled."""
     return pool("io").submit(asyncio.sleep, LONG)
+
+
+# Results
+
+
+def test_l29_gather_keeps_the_keys(scope):
+    """L29: of a dict; and it takes functions and futures."""
+    assert gather({"b": lambda: 1, 3: pool("threads").submit(same, 2)}) == {
+        "b": 1,
+        3: 2,
+    }
+    assert list(gather({"z": int, "a": int})) == ["z", "a"]
+    assert (gather([]), gather({})) == ([], {})
+
+
+def test_l30_gather_keeps_the_order(scope):
+    """L30: whatever finishes first."""
+    third = threading.Event()
+
+    def first():
+        assert third.wait(SOON)
+        return 1
+
+    def last():
+        third.set()
+        return 3
+
+    assert gather([first, lambda: 2, last]) == [1, 2, 3]
+    assert gather(iter([int, str])) == [0, ""]
+
+
+def test_gather_of_one_that_fails(scope, released):
+    """It is raised at once, and the rest is cancelled."""
+    waiting = pool("io").submit(asyncio.sleep, LONG)
+    with pytest.raises(ValueError, match="boom"):
+        gather([waiting, lambda: fail(ValueError("boom"))])
+    assert waiting.cancelled()
+
+
+def test_gather_of_all_outcomes(scope):
+    """Results and exceptions, in their places."""
+    cancelled = pool("io").submit(asyncio.sleep, LONG)
+    cancelled.cancel()
+    calls = {"good": int, "bad": lambda: fail(LookupError(0)), "gone": cancelled}
+    outcomes = gather(calls, return_exceptions=True)
+    assert outcomes["good"] == 0
+    assert (type(outcomes["bad"]), outcomes["bad"].args) == (LookupError, (0,))
+    assert isinstance(outcomes["gone"], CancelledError)
+
+
+def test_gather_with_a_timeout(scope):
+    """The rest is cancelled, and the error names one of them."""
+    waiting = pool("io").submit(asyncio.sleep, LONG)
+    with pytest.raises(PoolTimeoutError, match=r"sleep on .*'io' .* 0\.05 s"):
+        gather([int, waiting], timeout=0.05)
+    assert waiting.cancelled()
+
+
+def test_gather_has_the_time_of_the_default_pool(released):
+    """If none is given."""
+    with deferring(pools={**POOLS, "default": ThreadPool(2, max_wait=0.05)}):
+        with pytest.raises(PoolTimeoutError):
+            gather([pool("threads").submit(released.wait, LONG)])
+        with pytest.raises(PoolTimeoutError):
+            gather([lambda: released.wait(LONG)])
+
+
+def test_gather_of_something_else(scope, ran):
+    """Nothing has run then."""
+    with pytest.raises(TypeError, match="futures, not int"):
+        gather([lambda: ran.append(1), 3])
+    assert ran == []
+
+
+def test_gather_of_futures_of_others(scope):
+    """Any that concurrent.futures can wait for; one that is late has no name."""
+    future = Future()
+    with pytest.raises(PoolTimeoutError, match="a future on"):
+        gather([future], timeout=0)
+    done = Future()
+    done.set_result(3)
+    assert gather([done, done]) == [3, 3]
 
 
 # Deferred calls
@@ -219,13 +297,13 @@ class Impatient(_host.Host):
 def test_an_impatient_server(scope, monkeypatch, calls):
     """The view gets an error that says so, before the worker is ended."""
     jobs = [long_job() for _ in range(calls)]
-    monkeypatch.setattr(_host, "current", Impatient(0.2))
+    monkeypatch.setattr(_host, "current", Impatient(0.1))
     with pytest.raises(
-        PoolTimeoutError, match=r"after 0\.2 s.*longer timeout"
+        PoolTimeoutError, match=r"after 0\.1 s.*longer timeout"
     ) as caught:
         gather(jobs)
     assert all(job.cancelled() for job in jobs)
-    assert caught.value.seconds == 0.2
+    assert caught.value.seconds == 0.1
     late = gather([long_job()], return_exceptions=True)
     assert "longer timeout" in str(late[0])
 
@@ -265,6 +343,23 @@ def test_a_failing_gather_keeps_nothing(scope, options, how):
         gc.enable()
 
 
+def test_map_raises_in_its_turn(scope):
+    """And cancels what comes after it."""
+    results = pool("threads").map(lambda n: 1 / n, [1, 0, 2])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    futures = pool("io").map(asyncio.sleep, [0, LONG, LONG, LONG, LONG])
+    next(futures)
+    futures.close()
+    assert not scope._guests
+    with pytest.raises(TypeError, match="no coroutine function"):
+        pool("io").map(int, "1")
+    with pytest.raises(ZeroDivisionError):  # of what it iterates over
+        pool("io").map(asyncio.sleep, (1 / n + LONG for n in (1, 0)))
+    assert not scope._guests
+
+
 def test_map_that_is_closed_before_it_begins(scope):
     """Its jobs are cancelled, as those of one that has begun."""
     results = pool("io").map(asyncio.sleep, [LONG] * 3)
@@ -276,10 +371,7 @@ def test_map_that_is_closed_before_it_begins(scope):
 def test_map_that_nobody_looks_at(scope, ran):
     """Its jobs run, as if by submit()."""
     pool().map(ran.append, range(3))
-    deadline = time.monotonic() + SOON
-    while sorted(ran) != [0, 1, 2]:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: sorted(ran) == [0, 1, 2])
 
 
 def test_no_thread_for_each_job_that_was_too_late(monkeypatch):
@@ -292,7 +384,7 @@ def test_no_thread_for_each_job_that_was_too_late(monkeypatch):
         start(thread)
 
     released = threading.Event()
-    with deferring(pools={"short": ThreadPool(2, max_wait=0.2)}):
+    with deferring(pools={"short": ThreadPool(2, max_wait=0.05)}):
         monkeypatch.setattr(threading.Thread, "start", note)
         jobs = [pool("short").submit(released.wait, LONG) for _ in range(4)]
         outcomes = gather(jobs, return_exceptions=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -91,12 +89,3 @@ def test_unknown_names():
     with pytest.raises(AttributeError, match="TornadoWorker"):
         gunicorn.TornadoWorker  # noqa: B018
     assert issubclass(gunicorn.ThreadWorker, gthread.ThreadWorker)
-
-
-def test_gevent_is_imported_by_those_who_use_it():
-    """The other worker classes do not need it."""
-    code = "import sys, wsgi_defer.gunicorn; print('gevent' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout == "False\n"

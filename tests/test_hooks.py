@@ -24,6 +24,7 @@ from wsgi_defer.gunicorn import _hooks
 from wsgi_defer.gunicorn._host import GeventHost, GunicornHost, host_for, time_for_calls
 
 from .client import get, text_app
+from .waiting import until
 
 
 @pytest.fixture
@@ -45,6 +46,10 @@ def worker(listener):
 
 @pytest.fixture
 def server(monkeypatch):
+    return make_server(monkeypatch)
+
+
+def make_server(monkeypatch):
     """The master, as its hooks see it; nothing of it is left behind."""
     monkeypatch.setattr(_hooks, "_masters", {})
     return SimpleNamespace(WORKERS={}, log=logging.getLogger("gunicorn.error"))
@@ -137,9 +142,7 @@ def test_somebody_waits(attached, listener):
     """A client that has connected, and that nobody has accepted."""
     assert not attached.client_waiting()
     with socket.create_connection(listener.getsockname()):
-        deadline = time.monotonic() + 10
-        while not attached.client_waiting():
-            assert time.monotonic() < deadline
+        until(attached.client_waiting)
 
 
 def test_many_threads_ask(attached):
@@ -171,9 +174,7 @@ def test_when_busy(attached, listener, ran, when_busy):
     def connect():
         note()
         clients.append(socket.create_connection(listener.getsockname()))
-        deadline = time.monotonic() + 10
-        while not attached.client_waiting():
-            assert time.monotonic() < deadline
+        until(attached.client_waiting)
 
     clients = []
     app = DeferMiddleware(
@@ -304,22 +305,6 @@ def test_workers_that_gunicorn_forgets(server, worker, caplog):
     del server.WORKERS[other.pid]
     gunicorn.on_exit(server)
     assert "of worker 8 lost" in caplog.text
-
-
-def test_a_worker_that_was_killed_at_the_end(server, caplog, monkeypatch):
-    """gunicorn calls on_exit only; it is waited for, but not for ever."""
-    monkeypatch.setattr(_hooks, "KILLED_WAIT", 0.05)
-    pids = [os.spawnlp(os.P_NOWAIT, "sleep", "sleep", time) for time in ("0.02", "30")]
-    workers = [SimpleNamespace(age=n, pid=pid) for n, pid in enumerate([*pids, 2**22])]
-    for each in workers:
-        fork_worker(server, each)
-        leave_a_call(each)
-    try:
-        gunicorn.on_exit(server)
-    finally:
-        os.kill(pids[1], signal.SIGKILL)
-        os.waitpid(pids[1], 0)
-    assert caplog.text.count("at the end of graceful_timeout") == 3
 
 
 def test_more_workers_than_slots(server, worker, caplog, monkeypatch):

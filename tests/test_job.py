@@ -10,6 +10,7 @@ import pytest
 
 from wsgi_defer import PoolTimeoutError, Scope, _host, deferring, pool
 from wsgi_defer._async_pool import Loop
+from wsgi_defer._job import Job
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
 from .orders import handle_abort
@@ -19,16 +20,23 @@ LONG = 30
 POOLS = {"threads": ThreadPool(4, max_wait=LONG), "io": AsyncPool(3, max_wait=LONG)}
 
 
-@pytest.fixture
-def scope():
-    with deferring(pools=POOLS) as scope:
-        yield scope
-
-
 # Callbacks
 
 
-def test_a_slow_callback_of_one_that_was_late(released):
+@pytest.fixture
+def asked(monkeypatch):
+    """No job is late before this is set, however slow the machine is."""
+    asked, expire = threading.Event(), Job.expire
+
+    def expire_then(job):
+        asked.wait(PATIENCE)
+        expire(job)
+
+    monkeypatch.setattr(Job, "expire", expire_then)
+    return asked
+
+
+def test_a_slow_callback_of_one_that_was_late(released, asked):
     """It runs in a thread of its own, so that others end in time."""
     pools = {"quick": ThreadPool(3, max_wait=0.05)}
     with deferring(pools=pools):
@@ -39,13 +47,14 @@ def test_a_slow_callback_of_one_that_was_late(released):
                 names.append(threading.current_thread().name) or released.wait(LONG)
             )
         )
+        asked.set()
         until(second.done)
         until(lambda: names == ["wsgi_defer-callbacks"])
         assert not released.is_set()
         assert isinstance(second.exception(), PoolTimeoutError)
 
 
-def test_no_thread_for_a_callback(released, monkeypatch, ran):
+def test_no_thread_for_a_callback(released, asked, monkeypatch, ran):
     """It runs all the same."""
     start = threading.Thread.start
 
@@ -58,6 +67,7 @@ def test_no_thread_for_a_callback(released, monkeypatch, ran):
     with deferring(pools={"quick": ThreadPool(1, max_wait=0.05)}):
         late = pool("quick").submit(released.wait, LONG)
         late.add_done_callback(lambda _: ran.append(threading.current_thread().name))
+        asked.set()
         until(lambda: ran == ["wsgi_defer-deadlines"])
 
 
@@ -151,9 +161,7 @@ def test_a_job_that_is_over_is_not_abandoned(scope):
 
 def test_a_fault_of_ours(monkeypatch, caplog):
     """It is logged, and costs no thread."""
-    from wsgi_defer._job import Job
-
-    kind = ThreadPool(1, max_wait=0.2)
+    kind = ThreadPool(1, max_wait=0.1)
     with deferring(pools={"one": kind}):
         pool("one").submit(int).result()
         monkeypatch.setattr(Job, "begin", lambda job: 1 / 0)
@@ -221,7 +229,7 @@ class Server(_host.Host):
 def test_an_impatient_server(scope, monkeypatch, ask):
     """The caller has its error before that; the job goes on."""
     job = pool("io").submit(asyncio.sleep, LONG)
-    monkeypatch.setattr(_host, "current", Server(0.1, -0.1))
+    monkeypatch.setattr(_host, "current", Server(0.05, -0.1))
     for timeout in (None, PATIENCE):
         with pytest.raises(PoolTimeoutError, match="The server would") as caught:
             getattr(job, ask)(timeout)
@@ -233,7 +241,7 @@ def test_an_impatient_server(scope, monkeypatch, ask):
 
 def test_a_server_that_becomes_patient(scope, monkeypatch):
     """As when a call with a time limit makes the heart beat, while it waits."""
-    job = pool("io").submit(asyncio.sleep, 0.2, "fine")
+    job = pool("io").submit(asyncio.sleep, 0.05, "fine")
     monkeypatch.setattr(_host, "current", Server(0.01, 0.01, 0.01, 9))
     assert job.result() == "fine"
     monkeypatch.setattr(_host, "current", Server(-1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 import threading
 from datetime import datetime, timezone
@@ -568,70 +567,3 @@ def test_one_engine_for_all_threads(jobs):
         thread.join()
     assert found[0] is found[1] is jobs.engine
     assert len(closed) == 1
-
-
-def test_a_forked_process_has_an_engine_of_its_own(jobs):
-    """Connections must not cross a fork."""
-    before = jobs.engine
-    reads, writes = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(writes, b"n" if jobs.engine is not before else b"s")
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reads, 1) == b"n"
-    os.close(reads)
-    os.close(writes)
-
-
-FORKING = """
-import os, sys, wsgi_defer.jobs
-jobs = wsgi_defer.jobs.Jobs(None)
-
-@jobs.handler("forks")
-def forks(end):
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print("forked")
-    if end == "exit": sys.exit()
-    if end == "exit 3": sys.exit(3)
-    if end == "raise": raise OSError("of the child")
-    return end
-
-@jobs.handler("coroutine")
-async def coroutine(end):
-    return forks(end)
-
-for end in ("return", "exit", "exit 3", "raise"):
-    for name in ("forks", "coroutine"):
-        print(name, end, jobs.run(name, f'"{end}"', "a", 1, last=True), flush=True)
-"""
-
-
-def test_what_a_handler_forks_ends_with_it():
-    """It must not go on as a second worker, with the same job and connections."""
-    out = subprocess.run(
-        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=30
-    )
-    assert [line for line in out.stdout.splitlines() if line != "forked"] == [
-        f"{name} {end} {status}"
-        for end, status in (("return", 0), ("exit", 0), ("exit 3", 3), ("raise", 1))
-        for name in ("forks", "coroutine")
-    ]
-    assert out.stdout.count("forked\n") == 8
-    assert out.stderr.count("OSError: of the child\n") == 2
-    assert out.returncode == 0
-
-
-def test_import_needs_the_standard_library_only():
-    """wsgi_defer.jobs loads no engine and no framework."""
-    code = (
-        "import sys, wsgi_defer.jobs; from wsgi_defer.jobs import Jobs; Jobs(None);"
-        "print(*[m for m in sys.modules if m.split('.')[0] in"
-        " {'flask', 'dbos', 'rq', 'redis', 'celery', 'procrastinate', 'asyncio'}])"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert out.stdout.strip() == ""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
 import re
-import signal
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,29 +117,6 @@ def test_long_names_are_cut(book, recorded):
         report_lost(scope, "the test has seen enough")
     assert sorted(len(name) for name in names) == [1, 84, 168]
     assert ledger.NAME + ledger.REQUEST + 24 == ENTRY
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_process_that_dies_in_a_call(book, number):
-    """However it dies, the one that forked it knows."""
-    slot = book.take_slot()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there are threads; the child uses none
-        pid = os.fork()
-    if pid == 0:
-        faulthandler.disable()  # it is meant to die
-        observe_process(book.recorder(slot))
-        with deferring():
-            defer(int)
-            defer(os.kill, os.getpid(), number).named("the killer")
-            defer(int).named("after it")
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
-    calls, unnamed = book.close_slot(slot)
-    assert [(call.name, call.running) for call in calls] == [
-        ("the killer", True), ("after it", False),
-    ]  # fmt: skip
-    assert unnamed == 0
 
 
 def test_a_name_that_comes_too_late(book, recorded):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 import weakref
@@ -17,7 +14,6 @@ import pytest
 
 from wsgi_defer import (
     DeferMiddleware,
-    Observer,
     TimeLimitError,
     _host,
     _limit,
@@ -29,22 +25,8 @@ from wsgi_defer import (
 from wsgi_defer._per_process import PerProcess
 
 from .client import get, text_app
-
-
-class Failures(Observer):
-    """What calls failed with, and which were slow or ran over."""
-
-    def __init__(self):
-        self.errors, self.slow_ones, self.over = [], [], []
-
-    def failed(self, call, scope, error):
-        self.errors.append(error)
-
-    def slow(self, call, scope, seconds, stack):
-        self.slow_ones.append((call.label, seconds, stack))
-
-    def overran(self, call, scope, seconds, stack):
-        self.over.append((call.label, seconds, stack))
+from .limits import Failures, keep_the_alarm, sleep_on
+from .waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -53,20 +35,8 @@ def seen():
 
 
 @pytest.fixture(autouse=True)
-def the_alarm_is_as_it_was():
-    """No test leaves a handler or a timer, or something that is watched."""
-    yield
-    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    assert not (_watch._watch.made and _watch._watch.made._calls)
-
-
-def sleep_on(seconds=20):
-    """Code that catches every Exception, and goes on."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(Exception):
-            time.sleep(0.005)
+def the_alarm_is_as_it_was(monkeypatch):
+    yield from keep_the_alarm(monkeypatch)
 
 
 def spin():
@@ -79,16 +49,17 @@ def test_a_call_is_ended_at_its_limit(seen, ran, work):
     """The error names it and the limit; the next one runs."""
     began = time.monotonic()
     with deferring(observers=[seen]):
-        defer(work).named("the long one").time_limit(0.1)
+        defer(work).named("the long one").time_limit(0.05)
         defer(ran.append, 1)
     assert time.monotonic() - began < 5
     assert ran == [1]
     (error,) = seen.errors
     assert (type(error), error.call, error.seconds) == (
-        TimeLimitError, "the long one", 0.1,
+        TimeLimitError, "the long one", 0.05,
     )  # fmt: skip
-    assert "the deferred call the long one was ended at its time limit of 0.1 s" in str(
-        error
+    assert (
+        "the deferred call the long one was ended at its time limit of 0.05 s"
+        in str(error)
     )
     assert seen.over == []
 
@@ -109,19 +80,6 @@ def test_a_coroutine_is_ended_at_its_limit(seen, ran):
     assert ran == ["cleaned up"]
 
 
-def test_the_limit_of_the_call_comes_before_that_of_the_middleware(seen, ran):
-    """Each alone is enough."""
-
-    def view():
-        defer(time.sleep, 0.3).time_limit(10)
-        defer(sleep_on)
-        defer(ran.append, 1)
-
-    get(DeferMiddleware(text_app(view), time_limit=0.1, observers=[seen]))
-    assert [error.call for error in seen.errors] == [f"{__name__}.sleep_on"]
-    assert ran == [1]
-
-
 def test_a_call_within_its_limit(seen, ran):
     """Nothing is armed when the next one runs."""
     with deferring(observers=[seen], time_limit=5):
@@ -139,34 +97,13 @@ def test_limits_that_make_no_sense(seconds):
         defer(int).time_limit(seconds)
 
 
-@pytest.fixture
-def their_alarm():
-    """An app that has a handler of its own."""
-    rang = []
-    before = signal.signal(signal.SIGALRM, lambda *args: rang.append(1))
-    yield rang
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def test_an_app_that_uses_the_alarm_is_left_alone(seen, their_alarm, monkeypatch):
-    """Its handler is called, and ours only says that the call runs on."""
-    monkeypatch.setattr(_watch, "GRACE", 0.0)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
-    with deferring(observers=[seen]):
-        defer(sleep_on, 0.5).time_limit(0.05)
-    assert their_alarm == [1]
-    assert seen.errors == []
-    assert [label for label, _, _ in seen.over] == [f"{__name__}.sleep_on"]
-
-
 def test_a_call_that_sets_an_alarm_of_its_own(seen, ran):
     """With a handler, it has it; and ours is not put over it at the end."""
 
     def theirs():
         signal.signal(signal.SIGALRM, lambda *args: ran.append("rang"))
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        sleep_on(0.3)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        sleep_on(0.15)
 
     with deferring(observers=[seen]):
         defer(theirs).time_limit(0.1)
@@ -183,8 +120,32 @@ def test_an_alarm_without_a_handler(seen):
         sleep_on()
 
     with deferring(observers=[seen]):
-        defer(theirs).time_limit(0.15)
+        defer(theirs).time_limit(0.05)
     assert isinstance(seen.errors[0], TimeLimitError)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_no_limit(seen, ran, seconds):
+    """Infinity takes back the limit of the middleware; a long one is no error."""
+    with deferring(observers=[seen], time_limit=0.05):
+        defer(sleep_on, 0.08).time_limit(seconds)
+        defer(ran.append, 1).time_limit(seconds)
+    assert ran == [1]
+    assert seen.errors == []
+
+
+def test_a_limit_inside_a_limit(seen, caplog):
+    """The outer one has the alarm, and ends both."""
+
+    def outer():
+        with deferring(observers=[seen]):
+            defer(sleep_on).time_limit(10)
+
+    with deferring(observers=[seen]):
+        defer(outer).time_limit(0.1)
+    assert [error.seconds for error in seen.errors] == [0.1]
+    assert "sleep_on lost while it ran" in caplog.text
+    assert "the call that waits for it was ended at its time limit" in caplog.text
 
 
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *args: None])
@@ -207,16 +168,6 @@ def test_an_alarm_that_cannot_be_had(seen, ran, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda number, handler: signal.SIG_DFL)
     with deferring(observers=[seen]):
         defer(ran.append, 1).time_limit(5)
-    assert ran == [1]
-    assert seen.errors == []
-
-
-@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
-def test_no_limit(seen, ran, seconds):
-    """Infinity takes back the limit of the middleware; a long one is no error."""
-    with deferring(observers=[seen], time_limit=0.1):
-        defer(sleep_on, 0.3).time_limit(seconds)
-        defer(ran.append, 1)
     assert ran == [1]
     assert seen.errors == []
 
@@ -248,13 +199,13 @@ def test_the_stack_of_a_call_around_another(seen):
     """Each is shown from its own begin on."""
 
     def inner():
-        time.sleep(0.5)
+        until(lambda: seen.slow_ones)
 
     def outer():
         with deferring():
             defer(inner)
 
-    with deferring(observers=[seen], slow_after=0.1):
+    with deferring(observers=[seen], slow_after=0.05):
         defer(outer)
     ((_, _, stack),) = seen.slow_ones
     assert stack.index("in outer") < stack.index("in inner")
@@ -267,36 +218,20 @@ def test_the_alarm_that_comes_too_late():
     alarm(signal.SIGALRM, None)
 
 
-def test_a_limit_inside_a_limit(seen, caplog):
-    """The outer one has the alarm, and ends both."""
-
-    def outer():
-        with deferring(observers=[seen]):
-            defer(sleep_on).time_limit(10)
-
-    with deferring(observers=[seen]):
-        defer(outer).time_limit(0.1)
-    assert [error.seconds for error in seen.errors] == [0.1]
-    assert "sleep_on lost while it ran" in caplog.text
-    assert "the call that waits for it was ended at its time limit" in caplog.text
-
-
 def test_on_another_thread_it_is_reported(seen, caplog, monkeypatch):
     """With the stack, once, and while it runs; it comes to its own end."""
     monkeypatch.setattr(_watch, "GRACE", 0.0)
     ended = []
 
     def long():
-        deadline = time.monotonic() + 10
-        while not seen.over and time.monotonic() < deadline:
-            time.sleep(0.005)
-        ended.append(bool(seen.over))
+        until(lambda: seen.over)
+        ended.append(True)
 
     def view():
         defer(long).time_limit(0.05)
 
     get(DeferMiddleware(text_app(view), inline=False, observers=[seen]))
-    assert background.join(15)
+    assert background.join(PATIENCE)
     assert ended == [True]
     assert seen.errors == []
     (label, seconds, stack) = seen.over[0]
@@ -311,15 +246,18 @@ def test_the_slow_log(seen, caplog):
     """The stack of a call that takes long, once, and not of one that does not."""
 
     def slow():
-        time.sleep(0.5)
+        began = time.monotonic()
+        until(lambda: seen.slow_ones)
+        took.append(time.monotonic() - began)
 
-    with deferring(observers=[seen], slow_after=0.1):
+    took = []
+    with deferring(observers=[seen], slow_after=0.05):
         defer(int)
         defer(slow)
     ((label, seconds, stack),) = seen.slow_ones
     assert label.endswith("slow")
-    assert 0.1 <= seconds < 0.5
-    assert "time.sleep(0.5)" in stack
+    assert 0.05 <= seconds < took[0] + 0.05
+    assert "until(lambda: seen.slow_ones)" in stack
     assert "is slow, it has run for 0." in caplog.text
 
 
@@ -335,7 +273,7 @@ def test_the_watch_beats_for_a_call_within_its_limit(monkeypatch):
 
     monkeypatch.setattr(_host, "current", Heart())
     with deferring():
-        defer(time.sleep, 0.4).time_limit(10)
+        defer(until, lambda: len(Heart.beats) >= 2).time_limit(10)
     assert len(Heart.beats) >= 2
     assert {thread for thread, _ in Heart.beats} == {threading.get_ident()}
 
@@ -358,36 +296,16 @@ def test_a_host_with_limits_of_its_own(monkeypatch, ran):
 def test_the_watch_waits_when_there_is_nothing(monkeypatch, seen):
     """And wakes for the next call; one that ends while it is looked at is left."""
     monkeypatch.setattr(_watch, "LINGER", 0)
-    monkeypatch.setattr(_watch, "INTERVAL", 0.01)
     watch = _watch._watch()
-    for _ in range(3):
-        with deferring(observers=[seen], slow_after=0.05):
-            defer(time.sleep, 0.2)
-        deadline = time.monotonic() + 10
-        while watch._wanted.is_set() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not watch._wanted.is_set()
+    for number in range(3):
+        with deferring(observers=[seen], slow_after=0.02):
+            defer(until, lambda number=number: len(seen.slow_ones) > number)
+        until(lambda: not watch._wanted.is_set())
     assert len(seen.slow_ones) == 3
     with deferring(observers=[seen]) as scope:
         gone = _watch.Watched(defer(int), scope, 1)
     watch._tell(scope.options.observers.overran, gone, 1)
     assert seen.over == []
-
-
-def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
-    """As when there were too many threads for a moment."""
-    monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
-    start = threading.Thread.start
-
-    def fail(self):
-        monkeypatch.setattr(threading.Thread, "start", start)
-        raise RuntimeError
-
-    monkeypatch.setattr(threading.Thread, "start", fail)
-    for _ in range(2):
-        with deferring(slow_after=0.05, observers=[seen]):
-            defer(time.sleep, 0.3)
-    assert len(seen.slow_ones) == 1
 
 
 def test_no_watch_in_a_process_that_ends(monkeypatch, ran):
@@ -402,27 +320,6 @@ def test_no_watch_in_a_process_that_ends(monkeypatch, ran):
     with deferring(slow_after=5):
         defer(ran.append, 1)
     assert ran == [1]
-
-
-def test_a_child_process_has_a_watch_of_its_own():
-    """The thread does not come along with a fork."""
-    code = textwrap.dedent("""
-        import os, time
-        from wsgi_defer import deferring, defer
-        def work():
-            with deferring(slow_after=.1):
-                defer(time.sleep, .5)
-        work()
-        if os.fork() == 0:
-            work()
-            os._exit(0)
-        os.wait()
-        """)
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True, text=True, check=True, timeout=30,
-    )  # fmt: skip
-    assert result.stderr.count("time.sleep is slow") == 2
 
 
 def test_the_stack_of_a_greenlet(monkeypatch):
@@ -453,7 +350,6 @@ def test_end_without_a_watch(monkeypatch):
 def test_the_watch_looks_for_what_came_just_before(monkeypatch, seen):
     """A call that begins as the watch is about to wait is seen all the same."""
     monkeypatch.setattr(_watch, "LINGER", 0)
-    monkeypatch.setattr(_watch, "INTERVAL", 0.01)
     monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
 
     class Wanted(threading.Event):

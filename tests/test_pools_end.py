@@ -1,18 +1,13 @@
-"""How pools end: with the process, in a child process, and with nobody left."""
+"""How pools end, and their jobs with them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import subprocess
-import sys
-import textwrap
+import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
 from weakref import WeakSet
 
 import pytest
@@ -24,7 +19,6 @@ from wsgi_defer import (
     ScopeClosedError,
     _async_pool,
     _thread_pool,
-    defer,
     deferring,
     pool,
     pools,
@@ -36,95 +30,6 @@ from wsgi_defer.pools import AsyncPool, ThreadPool
 from .waiting import PATIENCE, until
 
 LONG = 30
-
-
-def run(code):
-    """Run a program of its own; return what it printed."""
-    began = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert time.monotonic() - began < 15  # EXIT_WAIT is 20
-    return result
-
-
-# At exit
-
-
-@pytest.mark.parametrize("first", ["pools", "background"])
-def test_deferred_calls_may_use_pools_at_exit(first):
-    """The background thread finishes what it has, and then the pools close."""
-    result = run(f"""
-        import asyncio, threading, time
-        from wsgi_defer import Outcome, background, defer, deferring, gather, pool
-        from wsgi_defer.pools import AsyncPool, ThreadPool
-        from tests.test_background import enter, leave, ready, Scope
-        from wsgi_defer._scope import Options
-
-        def call():
-            time.sleep(.3)
-            print(pool().submit(int, 7).result(),
-                  pool("io").submit(asyncio.sleep, 0, 8).result(), flush=True)
-
-        def use():
-            pool().submit(int).result()  # a thread; at exit, 3.12+ starts none
-            pool("io").submit(asyncio.sleep, 0).result()
-
-        options = Options(pools={{"default": ThreadPool(1), "io": AsyncPool(1)}})
-        scope = Scope(options.checked())
-        token = enter(scope)
-        if {first == "pools"}:
-            use()
-        background.submit(Scope(), Outcome(200), ready)
-        background.join()
-        if {first == "background"}:
-            use()
-        defer(call)
-        leave(token)
-        background.submit(scope, Outcome(200), ready)
-        """)
-    assert result.stdout == "7 8\n"
-    assert result.stderr == ""
-
-
-def test_a_closed_pool_says_so_at_once():
-    """Who comes after that is told, and does not wait."""
-    result = run("""
-        import atexit
-        from wsgi_defer import PoolClosedError, deferring, pool
-        def late():
-            with deferring():
-                try:
-                    pool().submit(int)
-                except PoolClosedError as error:
-                    print(error)
-        atexit.register(late)
-        with deferring():
-            pool().submit(int).result()
-        """)
-    assert result.stdout.startswith("the pool 'default' takes no more jobs")
-
-
-def test_a_background_that_gave_up_is_waited_for_once():
-    """Two hooks at exit do not take twice as long."""
-    result = run("""
-        import time
-        from tests.test_background import *
-        from wsgi_defer import deferring, pool
-        background.EXIT_WAIT = 1.5
-        with deferring():
-            pool().submit(int).result()
-        background.submit(scope_with((time.sleep, 60)), Outcome(200), ready)
-        began = time.monotonic()
-        with deferring():
-            pool().submit(int).result()
-        import atexit
-        atexit._run_exitfuncs()
-        assert 1.4 < time.monotonic() - began < 2.4
-        """)
-    assert "time.sleep lost" in result.stderr
 
 
 KINDS = pytest.mark.parametrize(
@@ -275,49 +180,6 @@ def test_many_jobs_that_wait_for_their_turn(monkeypatch):
 # In a child process
 
 
-def in_child(function):
-    """What it returns there, which is a small number."""
-    pid = os.fork()
-    if not pid:
-        status = 99
-        with contextlib.suppress(BaseException):
-            status = function()
-        os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def test_a_job_in_a_child_makes_no_call_its_own(ran):
-    """The calls of the parent are still the parent's to run."""
-    with deferring(pools={"one": ThreadPool(1)}):
-        call = defer(ran.append, 1)
-
-        def child():
-            pool("one").submit(int).result(PATIENCE)
-            with contextlib.suppress(FutureTimeout):
-                call.result(0.01)
-            return len(ran)
-
-        assert in_child(child) == 0
-    assert ran == [1]
-
-
-def test_a_call_in_a_child_ends_no_job_of_the_parent(released):
-    """Its own jobs end there, and those of the parent are left alone."""
-    with deferring(pools={"one": ThreadPool(2)}) as scope:
-        job = pool("one").submit(released.wait, LONG)
-        until(job.running)
-
-        def child():
-            defer(int)
-            own = pool("one").submit(time.sleep, LONG)
-            scope.closed = True
-            scope.end_guests()
-            return 10 * own.done() + job.done()
-
-        assert in_child(child) == 10
-        assert not job.done()
-
-
 def test_a_child_forgets_the_pools(monkeypatch):
     """What it does then, here."""
     kind = ThreadPool(1)
@@ -331,22 +193,6 @@ def test_a_child_forgets_the_pools(monkeypatch):
         assert pool("one").submit(int).result() == 0
         assert kind._running is not first
         first.close()
-
-
-def test_a_pool_that_is_forgotten_in_a_child(released):
-    """It is closed in the process that made it, and nowhere else."""
-    with deferring(pools={"one": ThreadPool(1)}):
-        job = pool("one").submit(released.wait, LONG)
-        runner = pool("one")._kind._running
-        until(job.running)
-        pools._close(runner, os.getppid())  # of another process
-        assert not runner._closed
-
-        def child():
-            pools._close(runner, os.getppid())
-            return 10 * runner._closed + job.done()
-
-        assert in_child(child) == 0
 
 
 def test_a_pool_is_known_before_it_is_there(monkeypatch):
@@ -373,10 +219,12 @@ def test_coroutines_that_are_cancelled_at_the_end(short, ran, monkeypatch):
         try:
             await asyncio.sleep(LONG)
         finally:
-            await asyncio.sleep(0.02 if short else 0.5)
+            await asyncio.sleep(0.02)
+            while not (short or closed.is_set()):
+                await asyncio.sleep(0.005)
             ran.append("ended")
 
-    kind = AsyncPool(1)
+    kind, closed = AsyncPool(1), threading.Event()
     with deferring(pools={"io": kind}):
         pool("io").submit(job)
         until(lambda: kind._running._tasks)
@@ -384,6 +232,7 @@ def test_coroutines_that_are_cancelled_at_the_end(short, ran, monkeypatch):
         kind._running.close()
         assert ran == ["ended"] * short
         assert time.monotonic() - began < PATIENCE
+        closed.set()
     until(lambda: ran)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,25 +84,6 @@ def test_promises(ran, capsys):
     assert capsys.readouterr().out == "12\n"
 
 
-def test_detach(tmp_path, monkeypatch):
-    """The command runs where it should, and its output is in the log."""
-    monkeypatch.chdir(tmp_path)
-    program = tmp_path / "bin" / "convert"
-    program.parent.mkdir()
-    program.write_text(f"#!{sys.executable} -IS\nimport os, sys\n"
-                       "print(os.getcwd(), sys.argv[1:], flush=True)")  # fmt: skip
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent))
-    with deferring():
-        exec(block("detach"), {"source": "a.png", "folder": program.parent})
-    said = f"{program.parent} {['a.png', 'preview.png']}\n"
-    log = program.parent / "log"
-    deadline = time.monotonic() + 20
-    while log.read_text() != said:
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
-
-
 def test_jobs(ran):
     """A job is enqueued, and its handler does it."""
     namespace = {"send_mail": ran.append}
@@ -143,20 +122,6 @@ def test_middleware_options_and_an_observer(capsys):
     documented = set(re.findall(r"    (\w+)=", block("when_full")))
     real = set(inspect.signature(DeferMiddleware).parameters) - {"app"}
     assert real - documented == {"around", "inline"}
-
-
-def test_pools():
-    """The three pools are configured, and the page has all that it asked for."""
-    results = []
-    namespace = {
-        "app": text_app(lambda: results.append(namespace["page"](7))),
-        "fetch_stock": lambda item: item + 1,
-        "fetch_price": lambda item: item + 2,
-        "draw": abs,  # which can be pickled
-    }
-    exec(block("gather("), namespace)
-    get(namespace["app"])
-    assert results == [(9, 8, 7)]
 
 
 def test_no_block_is_forgotten():

@@ -240,6 +240,9 @@ def test_a_collector_of_garbage_touches_no_context_variable(ran):
     before = contextvars.copy_context()
     app = DeferMiddleware(counting_app(ran, "a"))
     body = app(make_environ(), ignore)
+    looked = threading.Event()
+    # Its thread sets some, and so has to wait.
+    background.submit(Scope(), Outcome(), lambda: looked.wait(10))
 
     def half():
         steps = iter(body)
@@ -257,7 +260,10 @@ def test_a_collector_of_garbage_touches_no_context_variable(ran):
             steps.close()  # as the collector does
         assert touched == []
 
-    before.run(collect)
+    try:
+        before.run(collect)
+    finally:
+        looked.set()
     background.join()
     assert ran == ["a0", "a1"]
 

@@ -7,9 +7,10 @@ import time
 PATIENCE = 20  # seconds for what should come; a machine may be busy
 
 
-def until(condition):
-    """Wait until that is true."""
+def until(condition, what=None):
+    """Wait until that is true, which is ``what``; return what it gave."""
     deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
         time.sleep(0.005)
+    return found

@@ -1,0 +1,80 @@
+"""An app for the tests of the command, with engines that are none."""
+
+from __future__ import annotations
+
+APP = """
+import os, signal, sys, threading, time
+from datetime import datetime, timezone
+from pathlib import Path
+from wsgi_defer.jobs import *
+
+HERE = Path(__file__).parent
+
+class Fake:
+    title = "Fake"
+    own_processes = False
+    holds = True
+    known = {}
+
+    def work(self, slot, processes):
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *args: stop.set())
+        (HERE / f"up.{slot}.{os.getpid()}").touch()
+        while not stop.wait(0.02):
+            if (HERE / f"die.{slot}").exists():
+                os._exit(3)
+        (HERE / f"term.{slot}.{os.getpid()}").touch()
+        time.sleep(float((HERE / "finish").read_text()))
+        (HERE / f"end.{slot}.{os.getpid()}").touch()
+
+    def close(self):
+        pass
+
+    def status(self, job_id):
+        return self.known.get(job_id)
+
+    def recent(self, limit):
+        return list(self.known.values())[:limit]
+
+    def failed(self, limit):
+        return [job for job in self.recent(99) if job.state == "failed"][:limit]
+
+    def retry(self, job_id):
+        if job_id not in self.known:
+            raise UnknownJobError(job_id)
+        if self.known[job_id].state != "failed":
+            raise JobNotFailedError(job_id, self.known[job_id].state)
+
+class Own(Fake):
+    own_processes = True
+    def work(self, slot, processes):
+        (HERE / f"processes.{processes}").touch()
+        super().work(slot, processes)
+
+class Down(Fake):
+    def recent(self, limit):
+        try:
+            raise OSError("connection refused\\nmore")
+        except OSError as error:
+            raise JobsUnavailable("Fake", "listing the jobs") from error
+
+class Hopeless(Fake):
+    def work(self, slot, processes):
+        raise NotSupported("Hopeless", "have workers")
+
+AT = datetime(2026, 11, 22, 13, 30, tzinfo=timezone.utc)
+Fake.known = {job.id: job for job in [
+    Job("a1", "mail.welcome", "done", 1, None, AT, AT, AT, AT, {"sent": True}),
+    Job("longer-id", "x", "failed", 5, "OSError: \\x1b[31m two\\nlines " + "x" * 200,
+        AT, finished_at=AT),
+]}
+
+def made(engine):
+    jobs = Jobs(None)
+    jobs._instead = engine()
+    return jobs
+
+jobs, own, down, hopeless = map(made, [Fake, Own, Down, Hopeless])
+nothing = None
+plain = Jobs(None)
+"""

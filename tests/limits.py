@@ -1,0 +1,43 @@
+"""What tests of time limits have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+
+from wsgi_defer import Observer, _watch
+
+
+class Failures(Observer):
+    """What calls failed with, and which were slow or ran over."""
+
+    def __init__(self):
+        self.errors, self.slow_ones, self.over = [], [], []
+
+    def failed(self, call, scope, error):
+        self.errors.append(error)
+
+    def slow(self, call, scope, seconds, stack):
+        self.slow_ones.append((call.label, seconds, stack))
+
+    def overran(self, call, scope, seconds, stack):
+        self.over.append((call.label, seconds, stack))
+
+
+def sleep_on(seconds=20, enough=bool):
+    """Code that catches every Exception, and goes on."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not enough():
+        with contextlib.suppress(Exception):
+            time.sleep(0.005)
+
+
+def keep_the_alarm(monkeypatch):
+    """For a fixture: no test leaves a handler or a timer, or something that is watched;
+    and none has to wait long for who watches."""
+    monkeypatch.setattr(_watch, "INTERVAL", 0.01)
+    yield
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert not (_watch._watch.made and _watch._watch.made._calls)

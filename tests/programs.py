@@ -1,0 +1,86 @@
+"""Programs that tests run, and the processes that there are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from .waiting import PATIENCE
+
+HOME = os.path.dirname(os.path.dirname(__file__))
+PYTHON = [sys.executable, "-I", "-S", "-c"]
+
+
+def run(code, warnings="error"):
+    """Run a program of its own; return what it printed."""
+    began = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-W", warnings, "-c", textwrap.dedent(code)],
+        cwd=HOME, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert time.monotonic() - began < 15  # EXIT_WAIT is 20
+    return result
+
+
+def run_program(tmp_path, program, *args):
+    """Run that file, with nothing but this package beside it."""
+    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "tmp").mkdir()
+    path = os.pathsep.join([str(tmp_path), HOME])
+    # No pipe, which its children would hold open.
+    with (tmp_path / "output").open("w+") as output:
+        status = subprocess.run(
+            [sys.executable, "-W", "error", str(tmp_path / "program.py"), *args],
+            env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path / "tmp")},
+            stdout=output, stderr=output, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        output.seek(0)
+        return status.returncode, output.read()
+
+
+def program_output(tmp_path, program):
+    """The lines that such a file prints."""
+    status, output = run_program(tmp_path, textwrap.dedent(program))
+    assert status == 0, output
+    return output.splitlines()
+
+
+def is_alive(pid):
+    """Whether it is there, or is a zombie that nobody has waited for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def is_running(pid):
+    """Whether it is there, and no zombie: of an init that never waits, it stays one."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def children(of=None):
+    """The ids of its children, or of ours, zombies included, with their states."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                state, parent = file.read().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == (of or os.getpid()):
+            found[int(pid)] = state
+    return found
+
+
+def descriptors():
+    """Our open descriptors."""
+    return set(os.listdir("/proc/self/fd"))

@@ -1,0 +1,141 @@
+"""What needs the real clock: limits that are reached, and how long something takes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from wsgi_defer import (
+    DeferMiddleware,
+    PoolTimeoutError,
+    _watch,
+    defer,
+    deferring,
+    gather,
+    pool,
+)
+from wsgi_defer._per_process import PerProcess
+from wsgi_defer.pools import ThreadPool
+
+from ..client import get, text_app
+from ..limits import Failures, keep_the_alarm, sleep_on
+from ..pools import LONG, same
+from ..waiting import PATIENCE, until
+
+
+@pytest.fixture
+def seen():
+    return Failures()
+
+
+@pytest.fixture(autouse=True)
+def the_alarm_is_as_it_was(monkeypatch):
+    yield from keep_the_alarm(monkeypatch)
+
+
+@pytest.fixture
+def their_alarm():
+    """An app that has a handler of its own."""
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *args: rang.append(1))
+    yield rang
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_the_limit_of_the_call_comes_before_that_of_the_middleware(seen, ran):
+    """Each alone is enough."""
+
+    def view():
+        defer(time.sleep, 0.12).time_limit(10)
+        defer(sleep_on)
+        defer(ran.append, 1)
+
+    get(DeferMiddleware(text_app(view), time_limit=0.1, observers=[seen]))
+    assert [error.call for error in seen.errors] == ["tests.limits.sleep_on"]
+    assert ran == [1]
+
+
+def test_an_app_that_uses_the_alarm_is_left_alone(seen, their_alarm, monkeypatch):
+    """Its handler is called, and ours only says that the call runs on."""
+    monkeypatch.setattr(_watch, "GRACE", 0.0)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with deferring(observers=[seen]):
+        defer(sleep_on, enough=lambda: their_alarm and seen.over).time_limit(0.05)
+    assert their_alarm == [1]
+    assert seen.errors == []
+    assert [label for label, _, _ in seen.over] == ["tests.limits.sleep_on"]
+
+
+def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
+    """As when there were too many threads for a moment."""
+    monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
+    start = threading.Thread.start
+
+    def fail(self):
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    for slow in (partial(time.sleep, 0.1), partial(until, lambda: seen.slow_ones)):
+        with deferring(slow_after=0.05, observers=[seen]):
+            defer(slow)
+    assert len(seen.slow_ones) == 1
+
+
+def test_p10_max_wait_counts_from_submit(released):
+    """P10: waiting for a thread and running together, for each of them."""
+    with deferring(pools={"small": ThreadPool(1, max_wait=0.1)}):
+        began = time.monotonic()
+        running = pool("small").submit(released.wait, LONG)
+        waiting = pool("small").submit(released.wait, LONG)
+        for future in (running, waiting):
+            with pytest.raises(PoolTimeoutError, match=r"pool 'small' .* 0\.1 s"):
+                future.result(PATIENCE)
+            assert future.done()
+        assert 0.09 < time.monotonic() - began < 5
+
+
+def test_p4_a_late_result_disturbs_nobody(released, caplog):
+    """P4: the thread of a job that was too late is another one's at once."""
+    with deferring(pools={"late": ThreadPool(1, max_wait=0.1)}):
+        late = pool("late").submit(lambda: (released.wait(LONG), 1 / 0))
+        assert isinstance(late.exception(PATIENCE), PoolTimeoutError)
+        assert pool("late").submit(same, 1).result() == 1
+        released.set()
+        assert pool("late").submit(same, 2).result() == 2
+        assert isinstance(late.exception(), PoolTimeoutError)
+    assert "late" not in caplog.text  # other tests may still be heard
+
+
+def test_p11_at_the_same_time(scope):
+    """P11: two sleeps of 250 ms end well under 0.5 s."""
+    began = time.monotonic()
+    gather([lambda: time.sleep(0.25)] * 2)
+    assert time.monotonic() - began < 0.45
+
+
+def test_a_job_that_waits_for_its_own_pool():
+    """No deadlock for ever: max_wait ends it, and says what may be the reason."""
+    with deferring(pools={"small": ThreadPool(1, max_wait=0.2)}):
+
+        def outer():
+            return pool("small").submit(same, 1).result()
+
+        with pytest.raises(PoolTimeoutError, match="own pool"):
+            pool("small").submit(outer).result(PATIENCE)
+        assert pool("small").submit(same, 1).result() == 1
+
+
+def test_gather_of_all_outcomes_in_time(scope):
+    """What is late is an outcome, too."""
+    waiting = pool("coroutines").submit(asyncio.sleep, LONG)
+    first, second = gather([int, waiting], timeout=0.3, return_exceptions=True)
+    assert first == 0
+    assert isinstance(second, PoolTimeoutError)
+    assert waiting.cancelled()

@@ -1,0 +1,131 @@
+"""What is finished, and what is lost, when a process exits."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..programs import run
+
+
+def test_it_is_drained_when_the_process_exits():
+    """What waits is finished before the interpreter goes."""
+    result = run("""
+        import time
+        from tests.test_background import *
+        for _ in range(3):
+            background.submit(scope_with((time.sleep, .1), (print, "ran")),
+                              Outcome(200), ready)
+        """)
+    assert result.stdout.split() == ["ran"] * 3
+
+
+def test_what_is_too_slow_at_exit_is_named():
+    """After EXIT_WAIT, the process goes, and the log says what was lost."""
+    result = run("""
+        import time
+        from tests.test_background import *
+        background.EXIT_WAIT = .2
+        started = threading.Event()
+        for number in range(2):
+            background.submit(
+                scope_with((started.set,), (time.sleep, 60), (print, "ran")),
+                Outcome(200), ready)
+        started.wait(10)
+        time.sleep(.05)
+        """)
+    assert result.stdout == ""
+    first, *others = [
+        line for line in result.stderr.splitlines() if line.startswith("deferred")
+    ]
+    assert first.startswith("deferred call time.sleep lost while it ran (0.")
+    assert [line.partition(": the process exits")[0] for line in others] == [
+        "deferred call builtins.print lost",
+        "deferred call threading.Event.set lost",
+        "deferred call time.sleep lost",
+        "deferred call builtins.print lost",
+    ]
+
+
+def test_a_body_that_is_left_at_exit():
+    """The interpreter drops it when no thread can be started; the process ends."""
+    result = run("""
+        from tests.client import make_environ, text_app
+        from wsgi_defer import DeferMiddleware, defer
+        app = DeferMiddleware(text_app(lambda: defer(print, "ran")))
+        body = app(make_environ(), lambda status, headers: None)
+        """)
+    assert result.stdout == "ran\n"
+
+
+@pytest.mark.parametrize("first", ["pools", "background"])
+def test_deferred_calls_may_use_pools_at_exit(first):
+    """The background thread finishes what it has, and then the pools close."""
+    result = run(f"""
+        import asyncio, threading, time
+        from wsgi_defer import Outcome, background, defer, deferring, gather, pool
+        from wsgi_defer.pools import AsyncPool, ThreadPool
+        from tests.test_background import enter, leave, ready, Scope
+        from wsgi_defer._scope import Options
+
+        def call():
+            time.sleep(.3)
+            print(pool().submit(int, 7).result(),
+                  pool("io").submit(asyncio.sleep, 0, 8).result(), flush=True)
+
+        def use():
+            pool().submit(int).result()  # a thread; at exit, 3.12+ starts none
+            pool("io").submit(asyncio.sleep, 0).result()
+
+        options = Options(pools={{"default": ThreadPool(1), "io": AsyncPool(1)}})
+        scope = Scope(options.checked())
+        token = enter(scope)
+        if {first == "pools"}:
+            use()
+        background.submit(Scope(), Outcome(200), ready)
+        background.join()
+        if {first == "background"}:
+            use()
+        defer(call)
+        leave(token)
+        background.submit(scope, Outcome(200), ready)
+        """)
+    assert result.stdout == "7 8\n"
+    assert result.stderr == ""
+
+
+def test_a_closed_pool_says_so_at_once():
+    """Who comes after that is told, and does not wait."""
+    result = run("""
+        import atexit
+        from wsgi_defer import PoolClosedError, deferring, pool
+        def late():
+            with deferring():
+                try:
+                    pool().submit(int)
+                except PoolClosedError as error:
+                    print(error)
+        atexit.register(late)
+        with deferring():
+            pool().submit(int).result()
+        """)
+    assert result.stdout.startswith("the pool 'default' takes no more jobs")
+
+
+def test_a_background_that_gave_up_is_waited_for_once():
+    """Two hooks at exit do not take twice as long."""
+    result = run("""
+        import time
+        from tests.test_background import *
+        from wsgi_defer import deferring, pool
+        background.EXIT_WAIT = 1.5
+        with deferring():
+            pool().submit(int).result()
+        background.submit(scope_with((time.sleep, 60)), Outcome(200), ready)
+        began = time.monotonic()
+        with deferring():
+            pool().submit(int).result()
+        import atexit
+        atexit._run_exitfuncs()
+        assert 1.4 < time.monotonic() - began < 2.4
+        """)
+    assert "time.sleep lost" in result.stderr

@@ -1,0 +1,313 @@
+"""What a child process that the app forks has of its parent, and what it has not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from wsgi_defer import Outcome, background, current_scope, defer, deferring, pool, pools
+from wsgi_defer._per_process import PerProcess
+from wsgi_defer.jobs import Jobs
+from wsgi_defer.pools import ThreadPool
+
+from ..pools import LONG, POOLS, hold, same
+from ..programs import run
+from ..test_background import ready, scope_with
+from ..waiting import PATIENCE, until
+
+
+def test_a_forked_child_exits_at_once():
+    """It waits for nothing, runs nothing of its parent's, and reports nothing."""
+    result = run("""
+        import os, time
+        from tests.test_background import *
+        started = threading.Event()
+        for name, seconds in (("a", .8), ("b", 0)):
+            background.submit(
+                scope_with((started.set,), (time.sleep, seconds), (print, name)),
+                Outcome(200), ready)
+        started.wait(10)
+        pid = os.fork()
+        if pid == 0:
+            raise SystemExit(0)
+        begin = time.monotonic()
+        os.waitpid(pid, 0)
+        assert time.monotonic() - begin < .7
+        """)
+    assert result.stdout.split() == ["a", "b"]
+    assert result.stderr == ""
+
+
+def test_a_forked_child_has_a_thread_of_its_own(ran):
+    """It does not run what waits in its parent."""
+    go, started = threading.Event(), threading.Event()
+    background.submit(
+        scope_with((started.set,), (go.wait, 10), (ran.append, "parent")),
+        Outcome(200), ready,
+    )  # fmt: skip
+    started.wait(10)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            background.submit(
+                scope_with((os.write, writer, b"child")), Outcome(200), ready
+            )
+            background.join(5)
+        finally:
+            os._exit(0 if ran == [] else 1)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"child"
+    assert os.waitpid(pid, 0)[1] == 0
+    go.set()
+    background.join()
+    assert ran == ["parent"]
+
+
+def test_a_dropped_scope_in_a_child_process(capfd):
+    """A fork copies the calls; they are the parent's to run."""
+    with deferring():
+        defer(int)
+        pid = os.fork()
+        if pid == 0:
+            scope = current_scope()
+            scope.__del__()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_child_process_runs_nothing_early():
+    """Its calls are its parent's."""
+    code = """
+import os
+from wsgi_defer import deferring, defer
+with deferring():
+    call = defer(print, "ran", flush=True)
+    if os.fork() == 0:
+        try:
+            call.result(timeout=0)
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+        os._exit(0)
+    os.wait()
+    call.result()
+"""
+    result = run(code, "ignore")
+    assert result.stdout == "TimeoutError\nran\n"
+
+
+def test_a_child_process_has_a_watch_of_its_own():
+    """The thread does not come along with a fork."""
+    code = """
+        import os, time
+        from wsgi_defer import deferring, defer
+        def work():
+            with deferring(slow_after=.1):
+                defer(time.sleep, .5)
+        work()
+        if os.fork() == 0:
+            work()
+            os._exit(0)
+        os.wait()
+        """
+    result = run(code, "ignore")
+    assert result.stderr.count("time.sleep is slow") == 2
+
+
+def test_one_in_each_process():
+    """It is made on first use; a child process forgets that, and makes its own."""
+    pids, forgotten = [], []
+
+    def make():
+        pids.append(os.getpid())
+        return object()
+
+    one = PerProcess(make, forgotten.append)
+    unused = PerProcess(make, forgotten.append)
+    assert one.made is None
+    first = one()
+    assert one() is one.made is first
+    pid = os.fork()
+    if not pid:
+        fine = forgotten == [first] and one() is not first
+        os._exit(0 if fine and pids[1:] == [os.getpid()] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert one() is first
+    assert (unused.made, forgotten) == (None, [])
+
+
+def test_a_pool_is_made_once_per_process_and_on_first_use():
+    """A child process that the app forks makes its own."""
+    kind = ThreadPool(1)
+    with deferring(pools={"one": kind}):
+        assert kind._running is None
+        pool("one").submit(same, 1).result()
+        made = kind._running
+        pid = os.fork()
+        if not pid:
+            status = 1
+            with contextlib.suppress(BaseException):
+                status = 3 if kind._running is None else 4
+                if pool("one").submit(same, 5).result(5) == 5:
+                    status += 10
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 13
+        assert pool("one").submit(same, 1).result() == 1
+        assert kind._running is made
+
+
+def test_a_child_process_does_not_end_jobs_of_its_parent(released):
+    """It has copies of its scopes, as of all."""
+    begun = threading.Event()
+    with deferring(pools=POOLS) as scope:
+        future = pool("threads").submit(hold, begun, released)
+        assert begun.wait(PATIENCE)
+        pid = os.fork()
+        if not pid:
+            scope.closed = True
+            scope.end_guests()
+            os._exit(3 if future.running() else 4)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+        assert future.running()
+
+
+def test_a_fork_while_a_pool_is_made(monkeypatch):
+    """By another thread: its child does not take the pool for its own."""
+    from wsgi_defer import pools
+
+    kind, status = ThreadPool(1), []
+
+    class Forking(weakref.WeakSet):
+        def add(self, item):
+            pid = os.fork()
+            if not pid:
+                os._exit(3 if kind._running is None else 4)
+            status.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            super().add(item)
+
+    monkeypatch.setattr(pools, "_opened", Forking())
+    with deferring(pools={"one": kind}):
+        assert pool("one").submit(same, 1).result() == 1
+    assert status == [3]
+
+
+def in_child(function):
+    """What it returns there, which is a small number."""
+    pid = os.fork()
+    if not pid:
+        status = 99
+        with contextlib.suppress(BaseException):
+            status = function()
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_job_in_a_child_makes_no_call_its_own(ran):
+    """The calls of the parent are still the parent's to run."""
+    with deferring(pools={"one": ThreadPool(1)}):
+        call = defer(ran.append, 1)
+
+        def child():
+            pool("one").submit(int).result(PATIENCE)
+            with contextlib.suppress(FutureTimeout):
+                call.result(0.01)
+            return len(ran)
+
+        assert in_child(child) == 0
+    assert ran == [1]
+
+
+def test_a_call_in_a_child_ends_no_job_of_the_parent(released):
+    """Its own jobs end there, and those of the parent are left alone."""
+    with deferring(pools={"one": ThreadPool(2)}) as scope:
+        job = pool("one").submit(released.wait, LONG)
+        until(job.running)
+
+        def child():
+            defer(int)
+            own = pool("one").submit(time.sleep, LONG)
+            scope.closed = True
+            scope.end_guests()
+            return 10 * own.done() + job.done()
+
+        assert in_child(child) == 10
+        assert not job.done()
+
+
+def test_a_pool_that_is_forgotten_in_a_child(released):
+    """It is closed in the process that made it, and nowhere else."""
+    with deferring(pools={"one": ThreadPool(1)}):
+        job = pool("one").submit(released.wait, LONG)
+        runner = pool("one")._kind._running
+        until(job.running)
+        pools._close(runner, os.getppid())  # of another process
+        assert not runner._closed
+
+        def child():
+            pools._close(runner, os.getppid())
+            return 10 * runner._closed + job.done()
+
+        assert in_child(child) == 0
+
+
+def test_a_forked_process_has_an_engine_of_its_own():
+    """Connections must not cross a fork."""
+    jobs = Jobs(None)
+    before = jobs.engine
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writes, b"n" if jobs.engine is not before else b"s")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reads, 1) == b"n"
+    os.close(reads)
+    os.close(writes)
+
+
+FORKING = """
+import os, sys, wsgi_defer.jobs
+jobs = wsgi_defer.jobs.Jobs(None)
+
+@jobs.handler("forks")
+def forks(end):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("forked")
+    if end == "exit": sys.exit()
+    if end == "exit 3": sys.exit(3)
+    if end == "raise": raise OSError("of the child")
+    return end
+
+@jobs.handler("coroutine")
+async def coroutine(end):
+    return forks(end)
+
+for end in ("return", "exit", "exit 3", "raise"):
+    for name in ("forks", "coroutine"):
+        print(name, end, jobs.run(name, f'"{end}"', "a", 1, last=True), flush=True)
+"""
+
+
+def test_what_a_handler_forks_ends_with_it():
+    """It must not go on as a second worker, with the same job and connections."""
+    out = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=30
+    )
+    assert [line for line in out.stdout.splitlines() if line != "forked"] == [
+        f"{name} {end} {status}"
+        for end, status in (("return", 0), ("exit", 0), ("exit 3", 3), ("raise", 1))
+        for name in ("forks", "coroutine")
+    ]
+    assert out.stdout.count("forked\n") == 8
+    assert out.stderr.count("OSError: of the child\n") == 2
+    assert out.returncode == 0

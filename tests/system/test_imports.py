@@ -1,0 +1,63 @@
+"""What an import loads, and what it leaves to those who use it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+from ..programs import HOME, PYTHON
+
+
+def test_import_loads_the_standard_library_only():
+    """And nothing that costs more than all the rest and that few need."""
+    code = (
+        "import sys; before = set(sys.modules); import wsgi_defer\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(new - set(sys.stdlib_module_names) - {'wsgi_defer'},\n"
+        "      new & {'asyncio', 'multiprocessing', 'ctypes', 'pickle', 'queue'})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", f"sys = __import__('sys')\n"
+         f"sys.path.insert(0, {HOME!r})\n{code}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.split() == ["set()", "set()"]
+
+
+def test_import_needs_the_standard_library_only():
+    """wsgi_defer.jobs loads no engine and no framework."""
+    code = (
+        "import sys, wsgi_defer.jobs; from wsgi_defer.jobs import Jobs; Jobs(None);"
+        "print(*[m for m in sys.modules if m.split('.')[0] in"
+        " {'flask', 'dbos', 'rq', 'redis', 'celery', 'procrastinate', 'asyncio'}])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == ""
+
+
+def test_gevent_is_imported_by_those_who_use_it():
+    """The other worker classes do not need it."""
+    code = "import sys, wsgi_defer.gunicorn; print('gevent' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
+
+
+def test_nobody_pays_for_it_who_does_not_use_it():
+    """The module is imported by its path, and needs no subprocess."""
+    code = f"""
+        import sys
+        sys.path.insert(0, {HOME!r})
+        import wsgi_defer
+        print("wsgi_defer.process" in sys.modules, "subprocess" in sys.modules)
+        import wsgi_defer.process
+        print("subprocess" in sys.modules)
+    """
+    done = subprocess.run(
+        [*PYTHON, textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False"] * 3
