@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import weakref
 
-from wsgi_defer import Outcome, Scope, background, defer
+from wsgi_defer import Observer, Outcome, Scope, _host, background, defer
+from wsgi_defer._observer import Observers
 from wsgi_defer._per_process import PerProcess
-from wsgi_defer._scope import enter, leave
+from wsgi_defer._scope import Options, enter, leave
 
 from .orders import handle_abort
 from .waiting import until
@@ -128,3 +129,53 @@ def test_join_on_the_thread_itself(ran):
     background.submit(call, Outcome(200), ready)
     background.join()
     assert ran == [False]
+
+
+class Ends(Observer):
+    """What it is told of each call; the first loss lets the thread go on."""
+
+    def __init__(self, release, has_begun):
+        self.told = []
+        self._release, self._has_begun = release, has_begun
+
+    def finished(self, call, scope):
+        self.told.append((call.name, "finished"))
+
+    def skipped(self, call, scope, why):
+        self.told.append((call.name, "skipped"))
+
+    def lost(self, call, scope, why):
+        self.told.append((call.name, "lost"))
+        self._release.set()
+        until(self._has_begun.is_set)
+
+
+def test_a_call_that_begins_while_the_rest_is_lost(monkeypatch):
+    """It is the thread's, which tells its end, and was not cancelled."""
+    monkeypatch.setattr(background, "EXIT_WAIT", 0.01)
+    monkeypatch.setattr(background, "BEAT", 0.01)
+    monkeypatch.setattr(_host.current, "recorded", True, raising=False)
+    release, has_begun, over = (threading.Event() for _ in range(3))
+
+    def begin():
+        has_begun.set()
+        over.wait(20)
+
+    before = scope_with((release.wait, 20))
+    scope = Scope(Options(observers=Observers([ends := Ends(release, has_begun)])))
+    token = enter(scope)
+    defer(int).named("not begun")
+    defer(begin).named("begun")
+    defer(int).named("cancelled").cancel()
+    leave(token)
+    thread = background._Background()
+    try:
+        for each in (before, scope):
+            thread.submit((each, Outcome(200), ready), limited=False)
+        thread.finish()
+        assert ends.told == [("not begun", "lost"), ("cancelled", "skipped")]
+        over.set()
+        until(lambda: thread.join(20))
+    finally:
+        thread.forget()
+    assert ends.told[2:] == [("begun", "finished")]

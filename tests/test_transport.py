@@ -45,14 +45,63 @@ def gunicorn(sock, **more):
     }
 
 
+def frame(module, name):
+    """A function of that module and name, which calls what it is given."""
+    space = {"__name__": module}
+    exec(f"def {name}(function, *args): return function(*args)", space)
+    return space[name]
+
+
+in_gunicorn = frame("gunicorn.workers.sync", "handle_request")
+in_werkzeug = frame("werkzeug.serving", "execute")
+
+
+def of_gunicorn(headers_sent=True):
+    """The ``start_response`` of a gunicorn that has sent the head, or has not."""
+    from gunicorn.http.wsgi import Response
+
+    response = Response.__new__(Response)
+    response.headers_sent = headers_sent
+    return response.start_response
+
+
+def of_werkzeug(headers_sent=()):
+    """The ``start_response`` of werkzeug; None, if the head is not out."""
+
+    def start_response(status, headers):
+        return headers_sent
+
+    return start_response
+
+
 def test_gunicorn_sync_and_werkzeug_are_half_closed():
     """These have said Connection: close."""
-    for environ in (
-        gunicorn(sync := Socket()),
-        {"SERVER_PROTOCOL": "HTTP/1.0", "werkzeug.socket": (dev := Socket())},
-    ):
-        _transport.finish(environ)
+    in_gunicorn(_transport.finish, gunicorn(sync := Socket()), of_gunicorn())
+    environ = {"SERVER_PROTOCOL": "HTTP/1.0", "werkzeug.socket": (dev := Socket())}
+    in_werkzeug(_transport.finish, environ, of_werkzeug())
     assert sync.shut == dev.shut == [socket.SHUT_WR]
+
+
+@pytest.mark.parametrize(
+    ("frames", "start_response", "out"),
+    [
+        ([], of_gunicorn(), True),
+        ([("app", "close"), ("timer", "close")], of_gunicorn(), True),
+        ([("app", "steps")], of_gunicorn(), False),  # closes what it has read
+        ([("app", "close"), ("timer", "steps")], of_gunicorn(), False),
+        ([], of_gunicorn(headers_sent=False), False),  # has collected the body
+    ],
+)
+def test_a_middleware_outside(frames, start_response, out):
+    """Only if the server closes the body, nothing more is to be sent."""
+    for what, *args in (
+        (_transport.finish, gunicorn(sock := Socket())),
+        (_transport.somebody_would_wait, gunicorn("socket")),
+    ):
+        call = [*(frame(*each) for each in frames), what]
+        would_wait = in_gunicorn(*call, *args, start_response)
+    assert sock.shut == [socket.SHUT_WR] * out
+    assert would_wait is not out
 
 
 @pytest.mark.parametrize(
@@ -65,21 +114,24 @@ def test_gunicorn_sync_and_werkzeug_are_half_closed():
 )
 def test_no_other_connection_is_touched(more):
     """A kept-alive connection or an HTTP/2 stream would break."""
-    _transport.finish(gunicorn(sock := Socket(), **more))
+    in_gunicorn(_transport.finish, gunicorn(sock := Socket(), **more), of_gunicorn())
     assert sock.shut == []
 
 
 def test_an_unknown_server():
     """There is nothing to do."""
-    _transport.finish({})
+    _transport.finish({}, print)
     _transport.closing({})()
-    _transport.finish({"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": False})
+    environ = {"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": False}
+    _transport.finish(environ, print)
+    assert _transport.somebody_would_wait(gunicorn("socket"), of_gunicorn())
 
 
 @pytest.mark.parametrize("error", [OSError(107, "not connected"), ValueError("odd")])
 def test_a_client_that_is_gone(error):
     """Its error stays here."""
-    _transport.finish(gunicorn(sock := Socket(error=error)))
+    sock = Socket(error=error)
+    in_gunicorn(_transport.finish, gunicorn(sock), of_gunicorn())
     assert sock.shut == [socket.SHUT_WR]
 
 
@@ -184,24 +236,51 @@ def test_where_somebody_would_wait(environ, waits):
 
 def test_the_head_that_is_out():
     """gunicorn and werkzeug can be asked; through another middleware, nobody can."""
-    from gunicorn.http.wsgi import Response
-
-    response = Response.__new__(Response)
-
-    def werkzeug(headers_sent):
-        def start_response(status, headers):
-            return headers_sent
-
-        return start_response
-
+    ask = _transport.somebody_would_wait
+    environ = {"SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": "socket"}
     for sent in (True, False):
-        response.headers_sent = sent
-        ask = _transport.somebody_would_wait
-        assert ask(gunicorn("socket"), response.start_response) is not sent
-        environ = {"SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": "socket"}
-        assert ask(environ, werkzeug([] if sent else None)) is not sent
-        assert ask(gunicorn("socket"), lambda status, headers: None)
-        assert ask(gunicorn("socket"), print)
+        assert in_gunicorn(ask, gunicorn("socket"), of_gunicorn(sent)) is not sent
+        head = of_werkzeug([] if sent else None)
+        assert in_werkzeug(ask, environ, head) is not sent
+        assert in_gunicorn(ask, gunicorn("socket"), lambda status, headers: None)
+        assert in_gunicorn(ask, gunicorn("socket"), print)
+
+
+def test_a_view_that_exits_by_itself(ran):
+    """That is its error, even when it has come up to gunicorn, and no order to stop."""
+
+    def app(environ, start_response):
+        defer(ran.append, 1).always()
+        raise SystemExit("by the view")
+
+    environ = make_environ(**gunicorn(Socket()))
+    with _transport.handed_over() as jobs:
+        with pytest.raises(SystemExit):
+            in_gunicorn(DeferMiddleware(app), environ, of_gunicorn())
+        _transport.run_jobs(jobs)
+    assert ran == [1]
+
+
+@pytest.mark.parametrize(
+    ("more", "goes_on"),
+    [
+        ({"wsgi.multiprocess": True, "wsgi.multithread": False}, False),
+        ({"wsgi.multiprocess": True, "wsgi.multithread": True}, True),
+        ({"wsgi.multiprocess": False, "wsgi.multithread": False}, True),
+    ],
+)
+def test_a_process_for_each_request(ran, more, goes_on):
+    """werkzeug's ends with it, so a thread of it would run nothing."""
+
+    def app(environ, start_response):
+        defer(lambda: ran.append(threading.current_thread())).always()
+        raise LookupError
+
+    environ = make_environ(**more, **{"werkzeug.socket": Socket()})
+    with pytest.raises(LookupError):
+        DeferMiddleware(app, inline=False)(environ, of_werkzeug())
+    assert background.join(10)
+    assert [thread is threading.current_thread() for thread in ran] == [not goes_on]
 
 
 def test_bjoern_is_known_by_its_start_response():

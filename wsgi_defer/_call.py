@@ -56,6 +56,7 @@ class Call:
     _thread = 0  # where it runs
     _awaited = False  # somebody waits for its result, and gets its error
     _logged = False  # what it raised
+    _cancelled = False  # by the app
 
     def __init__(
         self,
@@ -136,6 +137,7 @@ class Call:
         """Do not run it. Returns the call, and False if it has begun."""
         if self.take() is None:
             return False
+        self._cancelled = True
         if self._changed is not None:
             self._changed(self)
         return self

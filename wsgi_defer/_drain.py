@@ -37,7 +37,7 @@ def drain(scope: Scope, outcome: Outcome, give_way: bool = False) -> bool:
     process. The rest is then still to be drained, elsewhere.
     """
     scope.outcome = outcome
-    if outcome.error is not None and is_order_to_stop(outcome.error):
+    if outcome.error is not None and scope.stopped:
         # It ended the view. gunicorn 22+ goes on as if it were any error, and kills
         # the worker a second later.
         report_lost(scope, _reason(outcome.error))
@@ -88,13 +88,13 @@ def run_held(scope: Scope) -> Exception | None:
     return None
 
 
-def discard_held(scope: Scope, why: str, error: BaseException | None = None) -> None:
+def discard_held(scope: Scope, why: str) -> None:
     """Drop the calls that were held for a response, and let it start.
 
-    If ``error`` is an order to stop, they stay, and are lost with the others.
+    If an order to stop has ended it, they stay, and are lost with the others.
     """
     scope.started = True
-    if error is not None and is_order_to_stop(error):
+    if scope.stopped:
         return
     while (call := scope.take_held()) is not None:
         scope.skip(call, why)
@@ -110,6 +110,9 @@ def report_lost(scope: Scope, why: str, *, running: bool = True) -> None:
         for call in scope.under_way():
             scope.lose(call, why)
     scope.lose_rest(why)
+    if running:  # and what another thread has begun meanwhile
+        for call in scope.under_way():
+            scope.lose(call, why)
     scope.end_guests()
 
 
@@ -162,7 +165,8 @@ def _end_block(scope: Scope, error: BaseException | None) -> None:
             error = refusal = run_held(scope)
         except BaseException as raised:
             error = refusal = raised
-    discard_held(scope, "the block raised", error)
+    scope.stopped = error is not None and is_order_to_stop(error)
+    discard_held(scope, "the block raised")
     drain(scope, Outcome(status=None, error=error))
     if refusal is not None:
         raise refusal

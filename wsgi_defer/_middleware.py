@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import _transport, background
 from ._call import Around
 from ._drain import discard_held, run_held
+from ._host import is_order_to_stop
 from ._observer import Observer, Observers
 from ._outcome import Outcome
 from ._pool_kinds import Pools
@@ -297,6 +298,8 @@ class _Exchange(ResponseScope):
     def fail(self, error: BaseException) -> None:
         """The app raised ``error``, and the server is about to deal with it."""
         self._error = error
+        # Asked now, before its traceback has the server's own frames.
+        self.stopped = is_order_to_stop(error)
         self._elsewhere = True  # the error page is not out, and must not wait
         if self._waiting is not None and _transport.wants_head_to_close(self._environ):
             self._pass(*self._waiting)
@@ -372,10 +375,10 @@ class _Exchange(ResponseScope):
             return
         if inline is None:
             inline = not _transport.somebody_would_wait(environ, respond)
-        if self._elsewhere or not inline:
+        if (self._elsewhere or not inline) and _transport.goes_on(environ):
             background.submit(*job)
         else:
-            _transport.finish(environ)
+            _transport.finish(environ, respond)
             background.drain_here(*job[:2])
 
     def _job(self, delivered: bool, ready: Callable[[], object]) -> background.Job:
@@ -389,7 +392,7 @@ class _Exchange(ResponseScope):
         self._environ = self._respond = self._write = None
         self._error = self.handled = None
         if self._held:
-            discard_held(self, "the response never started", error)
+            discard_held(self, "the response never started")
         self.outcome = outcome = Outcome(code, error, delivered, duration)
         return self, outcome, ready
 

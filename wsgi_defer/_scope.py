@@ -84,6 +84,7 @@ class Scope:
     # On the class, because a scope is made for every request and few use these.
     closed = False  # the calls have run; no more are taken
     started = False  # the response is on its way
+    stopped = False  # an order to stop has ended it
     registered = 0
     finished = 0
     failed = 0
@@ -248,10 +249,11 @@ class Scope:
     def lose_rest(self, why: str) -> None:
         """Nobody is left to run what waits."""
         for call in (*self._held, *self._deferred):
-            if call.pending:
+            if call.take() is not None:
                 self.lose(call, why)
-            else:
+            elif call._cancelled:
                 self.skip(call, "it was cancelled")
+            # Else another thread has just begun it, and tells its end.
 
     def forget(self, name: str) -> None:
         """Cancel every call of that name that has not begun."""

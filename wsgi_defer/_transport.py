@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from . import _host, background
@@ -33,17 +34,17 @@ _hand_over: ContextVar[list[Job] | None] = ContextVar(
 )
 
 
-def finish(environ: WSGIEnvironment) -> None:
+def finish(environ: WSGIEnvironment, start_response: object) -> None:
     """Send the end of the stream, now that the last byte of the body is written.
 
     A client that has no other sign of the end (HTTP/1.0 without Content-Length, nginx
     as it is installed) would wait for the server to close the socket, which it does
     only after the body's close(). Only where the server has told the client that it
-    closes the connection; one that stays open would break. And only for a caller who
-    knows that the response is out, see ``somebody_would_wait()``.
+    closes the connection; one that stays open would break. And only if the response
+    is out: a middleware outside may send some of it yet.
     """
     sock = _closing_socket(environ)
-    if sock is None:
+    if sock is None or not _response_is_out(start_response):
         return
     try:
         # Under TLS too: SSLSocket.shutdown() gives up the TLS layer, as the server
@@ -95,7 +96,7 @@ def somebody_would_wait(environ: WSGIEnvironment, start_response: object) -> boo
     here can mend: the end of the body, or the next request on the connection."""
     if _closing_socket(environ) is not None:
         # A middleware outside may have collected the body, and send it only now.
-        return not _head_is_out(start_response)
+        return not _response_is_out(start_response)
     if "gunicorn.socket" in environ:
         return True
     software = str(environ.get("SERVER_SOFTWARE", "")).lower()
@@ -108,6 +109,39 @@ def somebody_would_wait(environ: WSGIEnvironment, start_response: object) -> boo
         # bjoern puts no name into the environ.
         or type(start_response).__name__ == "start_response"
     )
+
+
+def goes_on(environ: WSGIEnvironment) -> bool:
+    """Tell whether the process outlives the request, so that a thread of it may work.
+
+    werkzeug's development server with ``processes=`` forks for each request, and leaves
+    that process by ``os._exit()``.
+    """
+    forks = environ.get("wsgi.multiprocess") and not environ.get("wsgi.multithread")
+    return not (forks and "werkzeug.socket" in environ)
+
+
+def _response_is_out(start_response: Any) -> bool:
+    return _closed_by_server() and _head_is_out(start_response)
+
+
+def _closed_by_server() -> bool:
+    """Tell whether the server closes the body, maybe through the ``close()`` of others.
+
+    A middleware outside of us that is a generator closes what it has read to the end.
+    Then the server has still to send the end of a chunked body, and what that one adds.
+    """
+    frame: Any = sys._getframe(2)
+    while frame is not None and (
+        _module(frame).startswith("wsgi_defer.") or frame.f_code.co_name == "close"
+    ):
+        frame = frame.f_back
+    servers = ("gunicorn.", "werkzeug.serving")
+    return frame is not None and _module(frame).startswith(servers)
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
 
 
 def _head_is_out(start_response: Any) -> bool:

@@ -1,0 +1,74 @@
+"""A middleware outside of ours, which closes the body before all of it is sent."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+
+import pytest
+
+from . import servers
+from .test_workers import events, until
+
+OUTSIDE = """
+from tests.wire.app import log
+from wsgi_defer import DeferMiddleware, defer
+
+def application(environ, start_response):
+    defer(log, environ["PATH_INFO"].strip("/"), "call")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return (part for part in (b"hel", b"lo"))
+
+DEFAULT = DeferMiddleware(application)
+INLINE = DeferMiddleware(application, inline=True)
+
+def reads_to_the_end(environ, start_response):
+    body = DEFAULT(environ, start_response)
+    yield from body
+    body.close()
+    yield b" and more"
+
+def collects(environ, start_response):
+    body = INLINE(environ, start_response)
+    parts = list(body)
+    body.close()
+    return [*parts, b" and more"]
+
+def app(environ, start_response):
+    chosen = {"/collects": collects}.get(environ["PATH_INFO"], reads_to_the_end)
+    return chosen(environ, start_response)
+
+if __name__ == "__main__":
+    from werkzeug.serving import make_server
+    server = make_server("127.0.0.1", 0, app)
+    print(f"Listening at: http://127.0.0.1:{server.port}", flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module", params=["gunicorn", "gunicorn with ours", "werkzeug"])
+def server(request):
+    """A server that closes each connection, with that middleware."""
+    server = servers.Server()
+    module = server.root / "outside.py"
+    module.write_text(OUTSIDE)
+    if request.param == "werkzeug":
+        found = server.run([sys.executable, str(module)], r"Listening at: (\S+)",
+                           {"PYTHONPATH": str(servers.HOME)})  # fmt: skip
+        server.listens_at(found.group(1))
+    else:
+        ours = request.param == "gunicorn with ours"
+        servers.gunicorn(server, ours=ours, app="outside:app",
+                         options=["--pythonpath", str(server.root)])  # fmt: skip
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("which", ["reads_to_the_end", "collects"])
+def test_all_of_the_response_arrives(server, which):
+    """Its end is not cut off, nor what that middleware adds; the call runs once."""
+    connection = http.client.HTTPConnection(*server.address, timeout=20)
+    connection.request("GET", f"/{which}")
+    assert connection.getresponse().read() == b"hello and more"
+    connection.close()
+    until(lambda: events(server, which) == ["call"])
