@@ -6,17 +6,12 @@ import logging
 import os
 import sys
 import threading
+from contextlib import contextmanager
 from datetime import datetime, timezone
 
 import pytest
 
-from wsgi_defer import (
-    DeferMiddleware,
-    before_response,
-    current_scope,
-    defer,
-    deferring,
-)
+from wsgi_defer import DeferMiddleware, Scope, defer, deferring
 from wsgi_defer.jobs import (
     Job,
     JobNotFailedError,
@@ -30,6 +25,7 @@ from wsgi_defer.jobs import (
 from wsgi_defer.jobs._job import MOST_CRASHES, describe, utc
 
 from .client import get, make_environ
+from .orders import handle_abort
 
 
 class Broken:
@@ -200,6 +196,7 @@ def test_two_handlers_of_one_name(jobs):
 @pytest.mark.parametrize(
     "options",
     [{"attempts": 0}, {"attempts": True}, {"attempts": 1.5}, {"backoff": -1},
+     {"attempts": 1001},
      {"max_backoff": -1}, {"backoff": float("nan")}, {"backoff": 1e10}],
     ids=str,
 )  # fmt: skip
@@ -213,6 +210,29 @@ def test_what_cannot_be_called(jobs):
     """handler() decorates functions."""
     with pytest.raises(TypeError, match="decorates functions"):
         jobs.handler("x")("not a function")
+
+
+def test_generators_are_no_handlers(jobs):
+    """A call of one runs nothing, and the job would be done."""
+
+    def generator(payload):
+        yield payload
+
+    async def coroutines(payload):
+        yield payload
+
+    for fn in (generator, coroutines):
+        with pytest.raises(TypeError, match="the handler of 'x' is a generator"):
+            jobs.handler("x")(fn)
+
+
+@pytest.mark.parametrize("limit", [-1, 10**6, 1.5, True, "5", None])
+def test_limits_that_make_no_sense(jobs, limit):
+    """They are refused for all engines alike."""
+    for listed in (jobs.failed, jobs.recent):
+        with pytest.raises(ValueError, match="limit takes a whole number"):
+            listed(limit)
+        assert listed(0) == []
 
 
 @pytest.mark.parametrize("url", ["jobs.db", "ftp://x", "mysql://u:secret@host/db"])
@@ -326,31 +346,53 @@ def test_after_the_response_has_started(jobs, stored):
 
 def test_another_thread_may_start_the_response(jobs, stored, monkeypatch):
     """Between the look and the hold: it is written, and not lost."""
-    hold = before_response
+    hold = Scope.hold
 
-    def started_meanwhile(*args):
-        current_scope().started = True
-        return hold(*args)
+    def started_meanwhile(scope, *args):
+        scope.started = True
+        return hold(scope, *args)
 
-    monkeypatch.setattr("wsgi_defer.jobs._jobs.before_response", started_meanwhile)
-    with deferring():
+    monkeypatch.setattr(Scope, "hold", started_meanwhile)
+
+    def enqueue():
         jobs.enqueue("mail.welcome", {})
         assert len(stored.orders) == 1
 
+    assert get(app_that(enqueue)).status == "200 OK"
+
 
 def test_in_a_block(jobs, stored):
-    """deferring() holds, too: nothing is stored if the block raises."""
+    """deferring() is no request, and its block may go on for days: at once."""
     with deferring():
         jobs.enqueue("mail.welcome", 1)
-        assert stored.orders == []
+        assert len(stored.orders) == 1
     assert len(stored.orders) == 1
 
-    def fail():
-        jobs.enqueue("mail.welcome", 2)
+
+def test_in_a_block_inside_a_request(jobs, stored):
+    """The response of the request still decides."""
+
+    def enqueue():
+        with deferring():
+            jobs.enqueue("mail.welcome", 1)
+        assert stored.orders == []
+
+    get(app_that(enqueue, "500 No"))
+    assert stored.orders == []
+    get(app_that(enqueue))
+    assert len(stored.orders) == 1
+
+
+def test_what_is_around_calls_is_not_around_the_engine(jobs, stored):
+    """What that raises at its end would refuse a job that is stored."""
+
+    @contextmanager
+    def around():
+        yield
         raise KeyError
 
-    with pytest.raises(KeyError), deferring():
-        fail()
+    app = app_that(lambda: jobs.enqueue("mail.welcome", 1)).app
+    assert get(DeferMiddleware(app, around=around)).status == "200 OK"
     assert len(stored.orders) == 1
 
 
@@ -399,6 +441,8 @@ def test_what_it_cannot_do_without_an_engine(jobs):
     """It says so."""
     with pytest.raises(NotSupported, match="cannot delay a job"):
         jobs.enqueue("mail.welcome", {}, delay=1)
+    with pytest.raises(NotSupported):  # in a request, too, and not when it starts
+        get(app_that(lambda: jobs.enqueue("mail.welcome", {}, delay=1)))
     with pytest.raises(NotSupported, match="have workers"):
         jobs.engine.work(0, 1)
 
@@ -418,6 +462,27 @@ def test_the_same_id_twice_runs_once(jobs):
     assert jobs.enqueue("sees", 1, job_id="order-42.mail") == "order-42.mail"
     assert jobs.enqueue("sees", 2, job_id="order-42.mail") == "order-42.mail"
     assert seen == [1]
+
+
+def test_more_jobs_wait_than_are_remembered(jobs, monkeypatch):
+    """All of them run."""
+    monkeypatch.setattr("wsgi_defer.jobs._memory.KEPT", 3)
+    seen = []
+    jobs.handler("sees")(seen.append)
+    get(app_that(lambda: [jobs.enqueue("sees", number) for number in range(5)]))
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_job_that_exits(jobs):
+    """It has failed; only gunicorn may order the process to stop."""
+    jobs.handler("exits")(lambda payload: sys.exit(3))
+    job_id = jobs.enqueue("exits")
+    assert (jobs.status(job_id).state, jobs.status(job_id).error) == (
+        "failed", "SystemExit: 3",
+    )  # fmt: skip
+    jobs.handler("is_stopped")(lambda payload: handle_abort())
+    with pytest.raises(SystemExit):
+        jobs.enqueue("is_stopped")
 
 
 def test_the_ends_of_many_jobs_are_forgotten(jobs, monkeypatch):

@@ -103,6 +103,29 @@ def test_the_text_of_errors_is_not_shown(app, jobs):
     assert b"sesame" in client.get(f"/staff/jobs/{job_id}").data
 
 
+def test_blueprints_of_several_jobs(app, jobs):
+    """Which of them an id is from, accepted() is to be told."""
+    app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+    app.register_blueprint(status_blueprint(Jobs(None), "others"), url_prefix="/others")
+    with app.test_request_context():
+        with pytest.raises(RuntimeError, match=r"jobs\.status and others\.status"):
+            accepted("abc")
+        assert accepted("abc", status_url="/jobs/abc").json["status_url"] == "/jobs/abc"
+
+
+def test_a_command_stores_at_once(app, jobs):
+    """Whatever becomes of it: the job was promised."""
+
+    @app.cli.command("order")
+    def order():
+        seen.append(jobs.status(jobs.enqueue("report.build", {"pages": 3})))
+        raise SystemExit(3)
+
+    seen = []
+    assert app.test_cli_runner().invoke(args=["order"]).exit_code == 3
+    assert [job.state for job in seen] == ["queued"]
+
+
 def test_a_blueprint_inside_another(app, jobs):
     """It may stand behind what guards the outer one."""
     outer = Blueprint("api", __name__)

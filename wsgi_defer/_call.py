@@ -57,6 +57,7 @@ class Call:
     _awaited = False  # somebody waits for its result, and gets its error
     _logged = False  # what it raised
     _cancelled = False  # by the app
+    bare = False  # runs without what is opened around calls
 
     def __init__(
         self,

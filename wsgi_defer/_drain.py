@@ -74,7 +74,8 @@ def run_held(scope: Scope) -> Exception | None:
         heard.tell(heard.started, call, scope)
         try:
             job = call.take()
-            value = None if job is None else run_job(job, scope.options.around)
+            around = None if call.bare else scope.options.around
+            value = None if job is None else run_job(job, around)
         except BaseException as error:
             if is_order_to_stop(error):
                 scope.lose(call, _reason(error))

@@ -28,6 +28,7 @@ class ResponseScope(Scope):
     end of a generator that is closed early, or was never begun, would be lost.
     """
 
+    answers = True
     status: str | None = None  # as the app gave it
     complete = False  # the server has taken the last item
     handled: BaseException | None = None  # what was being handled when it did

@@ -84,6 +84,7 @@ class Scope:
     # On the class, because a scope is made for every request and few use these.
     closed = False  # the calls have run; no more are taken
     started = False  # the response is on its way
+    answers = False  # there is a response to come
     stopped = False  # an order to stop has ended it
     registered = 0
     finished = 0
@@ -112,6 +113,10 @@ class Scope:
     def pending(self) -> tuple[Call, ...]:
         """The calls that still wait, in their order."""
         return tuple(call for call in (*self._held, *self._deferred) if call.pending)
+
+    def hold(self, call: Call, function: str) -> None:
+        """Take a call for before the response; raises as ``before_response()``."""
+        self._append(call, self._held, function)
 
     def _append(self, call: C, calls: list[C], function: str) -> None:
         options = self.options
@@ -349,7 +354,7 @@ def before_response(
     if scope is None:
         raise NoScopeError("before_response")
     call = Call(fn, args, kwargs, sys._getframe(1))
-    scope._append(call, scope._held, "before_response")
+    scope.hold(call, "before_response")
     return call
 
 

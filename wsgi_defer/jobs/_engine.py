@@ -35,6 +35,7 @@ class Engine(Protocol):
     title: str  # what errors and tables call it
     own_processes: bool  # its worker starts the processes that run the jobs
     holds: bool  # what is enqueued in a request waits for the response to be a success
+    delays: bool  # it can wait before it runs a job
 
     def enqueue(self, order: Order) -> None:
         """Store it; return when that is done. An id that is known stays as it is."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from .._call import complete
-from .._scope import before_response, current_scope
+from .._call import Call, complete
+from .._scope import current_scope
 from ..errors import ResponseStartedError, ScopeClosedError
 from ._engine import Engine, engine_for
 from ._fork_end import no_fork_leaves
 from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
 from ._memory import Captured, Capturing, Eager, InProcess
-from .errors import UnknownHandlerError, UnknownJobError
+from .errors import NotSupported, UnknownHandlerError, UnknownJobError
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("wsgi_defer")
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_DELAY = 366 * 24 * 3600.0  # seconds
+MOST_ATTEMPTS = 1000  # the waits between them are stored with each job
+MOST_LISTED = 100_000  # jobs
 
 
 class Jobs:
@@ -102,8 +106,7 @@ class Jobs:
         Raises ``ValueError`` for a name that is taken, and for what makes no sense.
         """
         check_name(name)
-        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
-            raise ValueError(f"attempts takes a whole number from 1 on, not {attempts}")
+        _check_number("attempts", attempts, 1, MOST_ATTEMPTS)
         for option, seconds in (("backoff", backoff), ("max_backoff", max_backoff)):
             if not 0 <= seconds <= LONGEST_DELAY:
                 raise ValueError(
@@ -113,6 +116,11 @@ class Jobs:
         def register(fn: F) -> F:
             if not callable(fn):
                 raise TypeError(f"handler() decorates functions, not {fn!r}")
+            if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+                raise TypeError(
+                    f"the handler of {name!r} is a generator, of which a call would "
+                    "run nothing; let it return what it yields"
+                )
             if name in self._handlers:
                 raise ValueError(f"there are two handlers of the name {name!r}")
             self._handlers[name] = Handler(
@@ -160,16 +168,18 @@ class Jobs:
 
         Inside a request, the engine gets it just before the response starts, and only
         if its status is below 400; if the engine refuses, the client gets a 503. In all
-        other places, and with ``hold=False``, it gets it now.
+        other places, ``deferring()`` and commands among them, and with ``hold=False``,
+        it gets it now. Till then, ``status()`` knows nothing of it.
 
         :param payload: anything that is JSON, up to ``max_payload`` bytes.
         :param job_id: names the job: the same id again changes nothing, and its job
             runs once. At most 64 letters, digits and ``._-``.
         :param delay: seconds before which it does not run.
 
-        Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError`` and
-        ``TypeError`` before anything is stored; ``JobsUnavailable`` if the engine does
-        not answer within about 2 seconds; ``NotSupported``.
+        Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError``, ``TypeError``
+        and ``NotSupported`` before anything is stored; ``JobsUnavailable`` if the
+        engine does not answer within about 2 seconds; ``TooManyCallsError`` for more
+        held jobs than the middleware's ``max_calls``.
         """
         handler = self.find(name)
         if not 0 <= delay <= LONGEST_DELAY:
@@ -177,20 +187,13 @@ class Jobs:
         job_id = uuid4().hex if job_id is None else check_id(job_id)
         text = to_json(name, payload, self.max_payload)
         order = Order(job_id, handler, text, float(delay))
-        if not (hold and self.engine.holds and self._hold(order)):
-            self.engine.enqueue(order)
+        engine = self.engine
+        if delay and not engine.delays:
+            raise NotSupported(engine.title, "delay a job", "Give Jobs() a URL.")
+        held = hold and engine.holds
+        if not (held and _hold(Call(engine.enqueue, (order,), {}, sys._getframe(1)))):
+            engine.enqueue(order)
         return job_id
-
-    def _hold(self, order: Order) -> bool:
-        """Leave it to the response. False where there is none to come."""
-        scope = current_scope()
-        if scope is None or scope.closed or scope.started:
-            return False
-        try:
-            before_response(self.engine.enqueue, order)
-        except (ResponseStartedError, ScopeClosedError):
-            return False  # another thread has started it, at this moment
-        return True
 
     def status(self, job_id: str) -> Job | None:
         """What is known of a job; ``None`` if there is none of that id.
@@ -202,13 +205,14 @@ class Jobs:
     def failed(self, limit: int = 50) -> list[Job]:
         """The jobs whose last attempt has failed, the latest first.
 
-        Raises ``JobsUnavailable``, and ``NotSupported``.
+        Raises ``JobsUnavailable``, ``NotSupported``, and ``ValueError`` for a limit
+        that is no number of jobs.
         """
-        return self.engine.failed(limit)
+        return self.engine.failed(_check_number("limit", limit, 0, MOST_LISTED))
 
     def recent(self, limit: int = 50) -> list[Job]:
         """Jobs in any state, the latest first. Raises as ``failed()``."""
-        return self.engine.recent(limit)
+        return self.engine.recent(_check_number("limit", limit, 0, MOST_LISTED))
 
     def retry(self, job_id: str) -> str:
         """Queue a failed job again, under the same id, as if it were new.
@@ -222,7 +226,10 @@ class Jobs:
         return job_id
 
     def init_app(self, app: Flask) -> None:
-        """Run handlers in the app context of a Flask app, with its teardown."""
+        """Run handlers in the app context of a Flask app, with its teardown.
+
+        It is ``wsgi_defer.flask.Defer(app)`` that holds jobs for the response.
+        """
         app.extensions["wsgi_defer_jobs"] = self
         self._around = app.app_context
 
@@ -284,3 +291,29 @@ class Jobs:
                            str(error).replace("payload", "result"))  # fmt: skip
             return None
         return result
+
+
+def _hold(call: Call) -> bool:
+    """Leave it to the response. False where there is none to come."""
+    scope = current_scope()
+    while scope is not None and not scope.answers:  # a block of deferring()
+        scope = scope._outer
+    if scope is None or scope.closed or scope.started:
+        return False
+    # Only the engine is needed, and not the app: what its contexts raise at their end
+    # would refuse a job that is stored.
+    call.bare = True
+    try:
+        scope.hold(call, "enqueue")
+    except (ResponseStartedError, ScopeClosedError):
+        return False  # another thread has started it, at this moment
+    return True
+
+
+def _check_number(option: str, number: int, least: int, most: int) -> int:
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or not least <= number <= most:
+        raise ValueError(
+            f"{option} takes a whole number from {least} to {most}, not {number!r}"
+        )
+    return number

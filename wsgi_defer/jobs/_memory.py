@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .._host import is_order_to_stop
 from .._scope import current_scope, defer
 from ._job import Job, Order, describe, utc
 from .errors import JobNotFailedError, NotSupported, UnknownJobError
@@ -29,6 +30,7 @@ class InProcess:
     title = "Jobs(None)"
     own_processes = False
     holds = True
+    delays = False
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -43,33 +45,33 @@ class InProcess:
                 "Jobs(None) has no engine: jobs run in this process, after the response"
                 ", and are lost if it ends. Give it a URL, such as sqlite:///jobs.db."
             )
-        if order.delay:
-            raise NotSupported(self.title, "delay a job", "Give Jobs() a URL.")
         if order.id in self._known:
             return
         self._queue(order)
 
     def _queue(self, order: Order) -> None:
-        now = utc(time.time())
-        self._note(Job(order.id, order.name, "queued", enqueued_at=now), order)
+        job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()))
+        self._note(job, order)
         scope = current_scope()
         if scope is None or scope.closed:
-            self._run(order)
+            self._run(job, order)
         else:  # the response is a success by now, and the client has the id
-            defer(self._run, order).always()
+            defer(self._run, job, order).always()
 
     def _note(self, job: Job, order: Order) -> None:
         self._known[job.id] = job, order
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
 
-    def _run(self, order: Order) -> None:
-        job = replace(self._known[order.id][0], state="running", attempts=1,
-                      started_at=utc(time.time()))  # fmt: skip
+    def _run(self, job: Job, order: Order) -> None:
+        now = utc(time.time())
+        job = replace(job, state="running", attempts=1, started_at=now)
         self._note(job, order)
         try:
             result = self._jobs.run(order.name, order.payload, order.id, 1, last=True)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if is_order_to_stop(error):
+                raise
             job = replace(job, state="failed", error=describe(error))
         else:
             job = replace(job, state="done", result=result)
@@ -105,12 +107,11 @@ class Eager(InProcess):
 
     title = "jobs.eager()"
     holds = False
+    delays = True
 
     def enqueue(self, order: Order) -> None:
-        if order.id not in self._known:
-            self._run(order)
-
-    def _run(self, order: Order) -> None:
+        if order.id in self._known:
+            return
         begun = utc(time.time())
         result = self._jobs.run(order.name, order.payload, order.id, 1, last=True)
         job = Job(order.id, order.name, "done", 1, enqueued_at=begun, started_at=begun,
@@ -122,6 +123,7 @@ class Capturing(InProcess):
     """For tests: nothing runs."""
 
     title = "jobs.captured()"
+    delays = True
 
     def __init__(self, jobs: Jobs) -> None:
         super().__init__(jobs)

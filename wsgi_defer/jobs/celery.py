@@ -44,6 +44,7 @@ class Celery:
     title = "Celery on RabbitMQ"
     own_processes = True
     holds = True
+    delays = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
         if jobs.results is not None:

@@ -48,6 +48,7 @@ class Dbos:
 
     own_processes = False
     holds = True
+    delays = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
         self.jobs = jobs

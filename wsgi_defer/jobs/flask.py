@@ -12,18 +12,26 @@ from .errors import JobsUnavailable, NotSupported
 if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
 
-_ENDPOINT = "wsgi_defer_jobs_status"
+_ENDPOINTS = "wsgi_defer_jobs_status"
 
 
 def accepted(job_id: str, *, status_url: str | None = None) -> Response:
     """The response 202, with ``{"job_id": ..., "status_url": ...}`` and a ``Location``.
 
     ``status_url`` is that of the app's status blueprint, unless another one is given.
-    Without either, it is null, and there is no ``Location``.
+    Without either, it is null, and there is no ``Location``. Raises ``RuntimeError`` if
+    none is given, and the app has blueprints of several ``Jobs``: an id does not tell
+    which of them it is from.
     """
     if status_url is None:
-        endpoint = current_app.extensions.get(_ENDPOINT)
-        if endpoint is not None:
+        endpoints = current_app.extensions.get(_ENDPOINTS, {})
+        if len(endpoints) > 1:
+            raise RuntimeError(
+                "this app has status blueprints of several Jobs, "
+                f"{' and '.join(endpoints.values())}; tell accepted() which, as in "
+                "status_url=url_for(..., job_id=job_id)"
+            )
+        for endpoint in endpoints.values():
             status_url = url_for(endpoint, job_id=job_id)
     response = jsonify(job_id=job_id, status_url=status_url)
     response.status_code = 202
@@ -52,7 +60,7 @@ def status_blueprint(
     @blueprint.record
     def remember(state: BlueprintSetupState) -> None:
         endpoint = f"{state.name_prefix}.{state.name}.status".lstrip(".")
-        state.app.extensions[_ENDPOINT] = endpoint
+        state.app.extensions.setdefault(_ENDPOINTS, {})[jobs] = endpoint
 
     @blueprint.get("/<job_id>")
     def status(job_id: str) -> tuple[Response, int]:

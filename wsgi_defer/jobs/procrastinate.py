@@ -70,6 +70,7 @@ class Procrastinate:
     title = "Procrastinate on PostgreSQL"
     own_processes = False
     holds = True
+    delays = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
         if len(jobs.queue) > LONGEST_QUEUE:

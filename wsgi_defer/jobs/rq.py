@@ -51,6 +51,7 @@ class Rq:
     title = "RQ on Redis"
     own_processes = False
     holds = True
+    delays = True
 
     def __init__(self, url: str, jobs: Jobs) -> None:
         self._url = url
