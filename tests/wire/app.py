@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 from wsgi_defer import DeferMiddleware, _transport, before_response, defer
 
 ROOT = Path(os.environ["WIRE_ROOT"])
+GATE = 180.0  # seconds that a call waits at its gate, more than any client has patience
 sent_with_sendfile = []
 
 if os.environ.get("WIRE_WITHOUT") == "half-close":  # to see that the table sees it
@@ -70,7 +71,7 @@ def gated(key, sock):
         closed=closed)  # fmt: skip
     sent_with_sendfile.clear()
     CountingFile.reads = 0
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + GATE
     while not (ROOT / f"{key}.gate").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     log(key, "done")

@@ -8,6 +8,8 @@ import struct
 import time
 from dataclasses import dataclass
 
+PATIENCE = 30.0  # seconds for what should come; a machine may be busy
+
 
 @dataclass
 class Response:
@@ -130,7 +132,7 @@ class Message:
 class Connection:
     """One connection. Every wait ends after ``timeout`` seconds, with an error."""
 
-    def __init__(self, server, timeout=8):
+    def __init__(self, server, timeout=PATIENCE):
         unix = isinstance(server.address, str)
         self.socket = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
         self.socket.settimeout(timeout)
@@ -236,7 +238,7 @@ class Stream:
 class Connection2(Connection):
     """One connection that speaks HTTP/2, with as many streams as one likes."""
 
-    def __init__(self, server, timeout=8):
+    def __init__(self, server, timeout=PATIENCE):
         from h2.connection import H2Connection
 
         super().__init__(server, timeout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
 import shutil
 import signal
@@ -29,7 +30,8 @@ import trustme
 HOME = Path(__file__).parent.parent.parent
 GUNICORNS = HOME / ".gunicorns"  # older releases, see the Makefile
 FILE = b"0123456789abcdef" * 20_000  # what the app's file has
-START = 40.0  # seconds that a server may take; a busy machine starts many at a time
+START = 90.0  # seconds that a server may take; a busy machine starts many at a time
+PORTS = range(20_000, 32_000)  # below those that the kernel gives away
 
 
 @dataclass
@@ -111,10 +113,21 @@ class Server:
 
 
 def free_port():
-    """A port that nobody had a moment ago, for servers that do not tell theirs."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """A port that nobody had a moment ago, for servers that do not tell theirs.
+
+    None that the kernel might give to somebody else until it is bound, or to whoever
+    tries to connect to it, who would then have connected to himself.
+    """
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as sock:
+            # As servers do: connections that have ended are in nobody's way.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def make_tls(root, protocols=()):
@@ -167,16 +180,18 @@ def gunicorn(server, worker="sync", *, version=None, ours=False, over="tcp", opt
         sys.executable, "-W", "ignore", "-m", "gunicorn",  # 20.1: pkg_resources
         "--config", "python:tests.wire.plain",  # not the ./gunicorn.conf.py
         "--bind", bind, "--worker-class", OURS[worker] if ours else worker,
-        "--keep-alive", "10", "--graceful-timeout", "2", *options, app,
+        "--keep-alive", "10", "--graceful-timeout", "2",
+        "--timeout", "240",  # more than a call waits at its gate
+        *options, app,
     ]  # fmt: skip
-    found = server.run(command, r"Listening at: (\S+)", {"PYTHONPATH": path})
+    found = server.run(command, r"Listening at: (\S+)\s", {"PYTHONPATH": path})
     server.listens_at(found.group(1))
 
 
 def in_python(server, name):
     """A server that a few lines of Python start, see run.py."""
     found = server.run(
-        [sys.executable, "-m", "tests.wire.run", name], r"Listening at: (\S+)"
+        [sys.executable, "-m", "tests.wire.run", name], r"Listening at: (\S+)\s"
     )
     server.listens_at(found.group(1))
 
@@ -191,7 +206,7 @@ def uwsgi(server, listener="--http-socket", app=("--module", "tests.wire.app:app
          "--virtualenv", sys.prefix, "--pythonpath", HOME, *app, "--need-app",
          "--master", "--die-on-term", "--processes", "2", "--worker-reload-mercy", "3",
          *options],
-        r"bound (?:to TCP address|on) (\S+)[\s\S]*spawned uWSGI worker 2",
+        r"bound (?:to TCP address|on) (\S+)\s[\s\S]*spawned uWSGI worker 2",
     )  # fmt: skip
     server.listens_at(found.group(1))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from . import servers
-from .client import Connection, Message
+from .client import PATIENCE, Connection, Message
 
 CALL = 0.002  # seconds that a call takes
 DEFAULT = ["gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent", "gunicorn-*-ours",
@@ -41,7 +41,7 @@ class Run:
         return statistics.quantiles(self.times, n=100)[98]
 
 
-def run(server, number, *, keep, defer, wait=10.0):
+def run(server, number, *, keep, defer, wait=PATIENCE):
     """Send that many requests, one after the other; ``keep``: on one connection."""
     key = f"stress-{'keep' if keep else 'close'}-{defer}-{time.monotonic_ns()}"
     calls = f"seconds={CALL}&ticks=" if defer else "calls=0&number="
@@ -55,7 +55,7 @@ def run(server, number, *, keep, defer, wait=10.0):
             headers = [] if keep else ["Connection: close"]
             target = f"/list?key={key}&{calls}{each}"
             connection.send("GET", target, "HTTP/1.1", *headers)
-            connection.read(message, time.monotonic() + 8)
+            connection.read(message, time.monotonic() + PATIENCE)
             if again or not keep or message.announces_close:
                 times.append(time.perf_counter() - began)
             if not message.complete or bytes(message.body) != b"hello":

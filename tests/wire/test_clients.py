@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from . import servers
-from .cell import PATIENCE, SHORT
+from .cell import SHORT
+from .client import PATIENCE
 from .faults import expected
 
 CLIENTS = ["curl --http1.0", "curl", "http.client", "requests"]

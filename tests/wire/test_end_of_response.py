@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from ..waiting import OF_PROCESSES, until
 from . import servers
 from .cell import BODIES
 from .client import Connection, parse
@@ -49,17 +50,15 @@ class Exchange:
             lines = (self.server.root / f"{self.key}.log").read_text().splitlines()
         except FileNotFoundError:
             return []
-        return [line for line in map(json.loads, lines) if line["event"] == event]
+        whole = (json.loads(line) for line in lines if line.endswith("}"))
+        return [line for line in whole if line["event"] == event]
 
     def wait_for(self, event):
         """The first line of that event, when it is there."""
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if found := self.log(event):
-                return found[0]
-            time.sleep(0.005)
-        output = self.server.output.read_text()
-        raise AssertionError(f"no {event!r} for {self.key}; the server said:\n{output}")
+        return until(lambda: self.log(event), lambda: (
+            f"{event!r} of {self.key}; the server said:\n"
+            f"{self.server.output.read_text()}"
+        ), OF_PROCESSES)[0]  # fmt: skip
 
     def open_gate(self):
         """Let the call go on."""

@@ -11,7 +11,7 @@ from collections import defaultdict
 import pytest
 
 from . import faults, servers
-from .cell import PATIENCE, SHAPES, SHORT, Cell, measure
+from .cell import SHAPES, Cell, measure
 from .table import Table, as_markdown, as_text, cells_of, reasons
 
 CELLS = [
@@ -21,16 +21,19 @@ CELLS = [
 ]
 
 
+OF_FILE = {"shape": "file_length", "protocol": "1.0"}
+
+
 @pytest.fixture(scope="session")
 def table(request):
     """The measurements of all cells to be tested, several set-ups at a time."""
-    wanted = defaultdict(list)
+    wanted = defaultdict(dict)  # of dicts, for their order
     for item in request.session.items:
-        if getattr(item, "function", None) is test_cell:
-            cell = item.callspec.params
+        if getattr(item, "function", None) in (test_cell, test_sendfile):
+            cell = {**OF_FILE, **item.callspec.params}
             if not servers.SETUPS[cell["name"]].missing():
-                wanted[cell["name"]].append((cell["shape"], cell["protocol"]))
-    with Table(wanted) as table:
+                wanted[cell["name"]][cell["shape"], cell["protocol"]] = None
+    with Table({name: list(cells) for name, cells in wanted.items()}) as table:
         yield table
 
 
@@ -55,13 +58,12 @@ SENDFILE = [name for name, setup in servers.SETUPS.items() if setup.sendfile]
 
 
 @pytest.mark.parametrize("name", SENDFILE)
-def test_sendfile(name):
+def test_sendfile(table, name):
     """The kernel sends the file, as it does with nothing deferred: nobody reads it."""
     setup = servers.SETUPS[name]
     if missing := setup.missing():
         pytest.skip(f"{name}: {missing} is not installed: make services")
-    with servers.running(name) as server:
-        begun = measure(server, "file_length", "1.0", SHORT).begun[0]
+    begun = table.cells(name)[tuple(OF_FILE.values())].begun[0]
     if setup.sendfile == "python":
         assert begun["sendfile"] == len(servers.FILE)
     assert begun["reads"] == 0
@@ -84,12 +86,12 @@ def test_the_keys_of_faults_name_something():
 def test_a_fault_is_seen(monkeypatch, half_close, fault):
     """With the half-close taken out of the library, the cell says so."""
     with servers.running("gunicorn-sync") as server:
-        cell = measure(server, "list", "close", PATIENCE)
+        cell = measure(server, "list", "close")
         assert str(cell) == "ok"
     if not half_close:
         monkeypatch.setenv("WIRE_WITHOUT", "half-close")
     with servers.running("gunicorn-sync") as server:
-        cell = measure(server, "list", "close", PATIENCE if half_close else SHORT)
+        cell = measure(server, "list", "close", known=fault)
         assert str(cell) == fault
 
 

@@ -6,12 +6,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import time
+from functools import partial
 
 import pytest
 
+from ..waiting import OF_PROCESSES
+from ..waiting import until as until_in_time
 from . import servers
 from .client import Connection
+
+until = partial(until_in_time, patience=OF_PROCESSES)
+PATIENT = ["--graceful-timeout", "30"]
 
 
 @pytest.fixture(params=["sync", "gthread", "gevent"])
@@ -43,20 +48,8 @@ def ticks(server, key):
 
 def wait_for(server, keys):
     """Wait until the call of each request has run."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        if all(ticks(server, key) for key in keys):
-            break
-        time.sleep(0.02)
+    until(lambda: all(ticks(server, key) for key in keys), server.output.read_text)
     assert {key: ticks(server, key) for key in keys} == dict.fromkeys(keys, 1)
-
-
-def until(condition):
-    """Wait until it holds."""
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def events(server, key):
@@ -77,7 +70,7 @@ def server():
 @pytest.mark.parametrize("options", [["--max-requests", "3"], ["--preload"]])
 def test_recycled_and_preloaded(server, worker, options):
     """A worker that has served enough finishes its calls before the next one comes."""
-    serve(server, worker, *options)
+    serve(server, worker, *PATIENT, *options)
     keys = [f"request{number}" for number in range(8)]
     for key in keys:
         assert get(server, "list", key, 0.02).endswith(b"hello")
@@ -86,19 +79,19 @@ def test_recycled_and_preloaded(server, worker, options):
 
 def test_stopped(server, worker):
     """TERM waits for the calls that run and those that are still to run."""
-    serve(server, worker)
+    serve(server, worker, *PATIENT)
     assert get(server, "list", "last", 0.5).endswith(b"hello")
     server.processes[0].terminate()
-    assert server.processes[0].wait(15) == 0
+    assert server.processes[0].wait(OF_PROCESSES) == 0
     assert ticks(server, "last") == 1
 
 
 def test_not_held_up_by_timeout(server, worker):
     """A short call after each of many requests adds up to no timeout."""
-    serve(server, worker, "--timeout", "1")
-    keys = [f"request{number}" for number in range(6)]
+    serve(server, worker, "--timeout", "3")
+    keys = [f"request{number}" for number in range(8)]
     for key in keys:
-        assert get(server, "list", key, 0.3).endswith(b"hello")
+        assert get(server, "list", key, 0.5).endswith(b"hello")
     wait_for(server, keys)
     assert "WORKER TIMEOUT" not in server.output.read_text()
 
@@ -128,12 +121,7 @@ def test_lost_calls_are_named(server, worker):
     """A worker that is stopped with too little time says which call it cut off."""
     serve(server, worker, "--graceful-timeout", "1", "--max-requests", "1")
     assert get(server, "list", "long", 6).endswith(b"hello")
-    deadline = time.monotonic() + 12
-    while time.monotonic() < deadline:
-        if ticks(server, "long") or "tick lost" in server.output.read_text():
-            break
-        time.sleep(0.05)
-    assert ticks(server, "long") or "tick lost" in server.output.read_text()
+    until(lambda: ticks(server, "long") or "tick lost" in server.output.read_text())
 
 
 RELOADED = """
@@ -157,7 +145,7 @@ def test_reloaded(server, worker):
     servers.gunicorn(
         server, worker, ours=True, app="reloaded:app",
         options=["--pythonpath", str(server.root), "--reload", "--reload-engine",
-                 "poll", "--graceful-timeout", "10"],
+                 "poll", *PATIENT],
     )  # fmt: skip
     with Connection(server) as connection:
         connection.send("GET", "/list?key=held", "HTTP/1.0")
@@ -173,7 +161,14 @@ def test_reloaded(server, worker):
 
     until(noticed)
     (server.root / "held.gate").touch()
-    until(lambda: get(server, "version", "newer").endswith(b"newer"))
+
+    def answers():
+        try:
+            return get(server, "version", "newer").endswith(b"newer")
+        except OSError:  # the old worker had it, and ends
+            return False
+
+    until(answers)
     until(lambda: events(server, "held") == ["begun", "done", "outcome"])
 
 
