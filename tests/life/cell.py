@@ -23,14 +23,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from subprocess import TimeoutExpired
 
+from ..waiting import InVainError
 from ..wire import servers
 from . import BODY, CALLS
 from .faults import could_finish
 from .gunicorns import INSTALL, configuration, is_alive, losses, running
 
-REPORT = 5.0  # seconds until the master must have named what a dead worker has lost
-TIMEOUT = 3  # seconds; a worker may take this long to boot, too, on a busy machine
-LONG = 8  # seconds, more than the timeout and the second until gunicorn's SIGKILL
+REPORT = 20.0  # seconds until the master must have named what a dead worker has lost
+TIMEOUT = 5  # seconds; a worker may take this long to boot, too, on a busy machine
+LONG = 10  # seconds, more than the timeout and the second until gunicorn's SIGKILL
+FOR_EVER = 60  # seconds of a call that is killed, however late
 
 
 def rows():
@@ -80,13 +82,17 @@ LIMIT = {"timeout": TIMEOUT}
 EVENTS = {
     "TERM": Event("the master gets TERM, with time enough", TERM),
     "TERM-short": Event(
-        "graceful_timeout is 2 seconds", TERM, {"graceful_timeout": 2}
+        "each call takes 2 seconds, graceful_timeout is 4", TERM,
+        {"graceful_timeout": 4}, "seconds=2",
     ),
     "HUP": Event("the master gets HUP, with time enough", HUP),
     "HUP-short": Event("graceful_timeout is 1 second", HUP, {"graceful_timeout": 1}),
     "QUIT": Event("the master gets QUIT", to_master(signal.SIGQUIT)),
     "INT": Event("the master gets INT", to_master(signal.SIGINT)),
-    "SIGKILL": Event("the worker is killed in the second call", kill_worker),
+    "SIGKILL": Event(
+        "the worker is killed in the second call", kill_worker,
+        query=f"long={FOR_EVER}",
+    ),
     "SIGSEGV": Event("the second call reads address zero", query="second=crash"),
     "timeout": Event(
         f"the second call blocks in Python for {LONG} s, the timeout is {TIMEOUT}",
@@ -146,7 +152,7 @@ class Cell:
         return " ".join([sums, *self.faults])
 
 
-def measure(row, event, *, hooks=INSTALL):
+def measure(row, event, *, hooks=INSTALL, report=REPORT):
     """Start a gunicorn, send one request, let the event happen, and judge it."""
     version, worker, ours, app = ROWS[row]
     what = EVENTS[event]
@@ -161,13 +167,17 @@ def measure(row, event, *, hooks=INSTALL):
             cell.fault("extra", f"the response is {client.response!r}")
         pid = gunicorn.begun(CALLS[0])
         try:
+            if worker == "sync":
+                # A QUIT that comes before gunicorn has closed the connection is
+                # answered with an error page, with nothing deferred, too.
+                gunicorn.until(lambda: client.message.eof, "the connection to end")
             what.happen(gunicorn)
             if gunicorn.master.poll() is None:
-                await_end(gunicorn, pid, cell, unhurt=event == "timeout")
+                await_end(gunicorn, pid, cell, event == "timeout", report)
             gunicorn.until(lambda: not is_alive(pid), "the worker to end")
             if surplus := client.surplus():
                 cell.fault("extra", f"after the response: {surplus!r}")
-        except (TimeoutError, TimeoutExpired) as error:
+        except (InVainError, TimeoutError, TimeoutExpired) as error:
             cell.fault("stuck", str(error).partition("\n")[0])
         cell.finished, cell.named = gunicorn.finished, gunicorn.named
         for name in CALLS:
@@ -178,7 +188,7 @@ def measure(row, event, *, hooks=INSTALL):
     return cell
 
 
-def await_end(gunicorn, pid, cell, unhurt):
+def await_end(gunicorn, pid, cell, unhurt, report):
     """Wait until the worker has ended, and stop the master.
 
     ``unhurt``: the worker may live on, so do not wait longer than for its calls.
@@ -189,9 +199,9 @@ def await_end(gunicorn, pid, cell, unhurt):
         "the worker to end",
     )
     try:
-        gunicorn.until(lambda: gunicorn.accounted == every, "a word on each", REPORT)
+        gunicorn.until(lambda: gunicorn.accounted == every, "a word on each", report)
         known = every
-    except TimeoutError:
+    except InVainError:
         known = gunicorn.accounted
     if not is_alive(pid):
         # gunicorn's gevent worker does not hear TERM while it boots.

@@ -10,11 +10,12 @@ import threading
 import time
 from contextlib import contextmanager
 
+from ..waiting import OF_PROCESSES, until, whole_lines
 from ..wire import servers
 from ..wire.client import Connection, Message
 from . import CALLS
 
-PATIENCE = 40.0  # seconds for what should come; a machine may be busy
+PATIENCE = OF_PROCESSES
 # To start one is work for the processor, and most of what these tests do is not.
 STARTS = threading.BoundedSemaphore(3)
 
@@ -56,14 +57,19 @@ class Gunicorn:
         """What the master and the workers have written, so far."""
         return self.server.output.read_text(errors="replace")
 
+    def all_notes(self, event):
+        """Each time that this happened to a call: its name, process id and time."""
+        path = self.root / "notes"
+        lines = whole_lines(path.read_text()) if path.exists() else []
+        return [
+            (name, int(pid), float(at))
+            for happened, name, pid, at in map(str.split, lines)
+            if happened == event
+        ]
+
     def notes(self, event):
         """The calls that this happened to: a dict of process id and time."""
-        path, found = self.root / "notes", {}
-        lines = path.read_text().splitlines() if path.exists() else []
-        for happened, name, pid, at in map(str.split, lines):
-            if happened == event:
-                found[name] = int(pid), float(at)
-        return found
+        return {name: (pid, at) for name, pid, at in self.all_notes(event)}
 
     @property
     def last_loaded(self):
@@ -92,11 +98,7 @@ class Gunicorn:
 
     def until(self, condition, what, patience=PATIENCE):
         """Wait until that is true."""
-        deadline = time.monotonic() + patience
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited in vain for {what}\n{self.log}")
-            time.sleep(0.02)
+        until(condition, lambda: f"{what}\n{self.log}", patience)
 
     def send(self, number):
         """Send a signal to the master."""
@@ -195,7 +197,7 @@ def running(conf="", *options, version=None, app="tests.life.app:app", files=())
             found = server.run(
                 # -W: gunicorn 20.1 imports pkg_resources
                 [sys.executable, "-W", "ignore", "-m", "gunicorn", *options, app],
-                r"Listening at: (\S+)",
+                r"Listening at: (\S+)\s",
                 {"PYTHONPATH": os.pathsep.join(path), "LIFE_ROOT": str(server.root)},
             )  # fmt: skip
             gunicorn = Gunicorn(server, found.group(1).split(","))

@@ -12,7 +12,7 @@ from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 from . import BODY
 from .app import note, sleep
 
-LONG = 8.0  # seconds of a job that nobody awaits
+LONG = 60.0  # seconds of a job that nobody awaits
 
 
 def long_job():

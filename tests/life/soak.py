@@ -22,6 +22,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..waiting import InVainError, until, whole_lines
 from . import BODY
 from .cell import ROWS
 from .gunicorns import INSTALL, configuration, is_loss, running
@@ -32,6 +33,9 @@ WARM_UP = 200  # requests, before the first signal
 # kB that the master may grow by, from a third of the signals on. The ledger has 256
 # for each worker that lives at a time, and while gunicorn reloads, twice as many do.
 GROWTH = 3072
+# Seconds until the master kills a worker that is stuck. gunicorn's gthread worker is
+# if QUIT or INT comes while it gives a request to its threads: it waits for its lock.
+TIMEOUT = 20
 KILL = [signal.SIGKILL]
 # To a worker each, and HUP to the master.
 MIXED = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGQUIT,
@@ -210,7 +214,7 @@ class Soak:
         """How often each thing is noted of each call: a Counter of its lines."""
         lines = Counter()
         for path in self.gunicorn.root.glob("soak-*"):
-            lines.update(path.read_text().splitlines())
+            lines.update(whole_lines(path.read_text()))
         return lines
 
     def result(self, seconds):
@@ -254,14 +258,16 @@ def soak(
     """
     version, worker, ours, app = ROWS[row]
     app = "busy" if busy else app
-    conf = configuration(worker, ours=ours, hooks=hooks, workers=workers, timeout=60)
+    conf = configuration(
+        worker, ours=ours, hooks=hooks, workers=workers, timeout=TIMEOUT
+    )
     with running(conf, version=version, app=f"tests.life.app:{app}") as gunicorn:
         run = Soak(gunicorn, requests, workers, kills, pause, signals)
         seconds = run.run()
-        deadline = time.monotonic() + 10  # the last calls, and the master's word
-        while (result := run.result(seconds)).silent and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return result
+        # The last calls, and the master's word on them, and what it has just closed.
+        with contextlib.suppress(InVainError):
+            until(lambda: not any(run.result(seconds).wrong()), patience=30)
+        return run.result(seconds)
 
 
 def main():

@@ -52,13 +52,14 @@ def view(environ, start_response):
 app = DeferMiddleware(view)
 """
 SHORT = 12
+pytestmark = pytest.mark.ahead
 
 
 @contextmanager
 def commanding(worker="sync", ours=False):
     """A gunicorn with that app, and a list of commands, which are killed at the end."""
     conf = configuration(
-        worker, ours=ours, graceful_timeout=30, keepalive=1, loglevel="debug"
+        worker, ours=ours, graceful_timeout=60, keepalive=1, loglevel="debug"
     )
     with running(conf, app="commands:app", files={"commands.py": APP}) as gunicorn:
         try:
@@ -87,7 +88,8 @@ def check_apart(gunicorn, command):
     log = str(gunicorn.root / "stays")
     assert command["fds"] == {"0": os.devnull, "1": log, "2": log}
     assert command["session"] == command["group"] == command["pid"]
-    assert not children(gunicorn.last_loaded)
+    # Who has started it ends a moment after it has begun.
+    gunicorn.until(lambda: not children(gunicorn.last_loaded), "no child")
     assert set(children(gunicorn.master.pid)) == {gunicorn.last_loaded}
 
 
@@ -111,7 +113,7 @@ def test_a_command_outlives_its_worker_and_its_master(worker, ours):
         check_apart(gunicorn, second)
         asked = time.monotonic()
         gunicorn.stop()
-        assert time.monotonic() - asked < 15  # of 30, which is graceful_timeout
+        assert time.monotonic() - asked < 30  # of 60, which is graceful_timeout
         assert is_running(first["pid"])
         assert is_running(second["pid"])
         assert is_refused(gunicorn)
@@ -166,10 +168,12 @@ def turn():
         gevent.sleep(0.001)
 gevent.spawn(turn)
 gevent.sleep(0.01)
-begin = time.monotonic()
-detach(["true", *["x" * 10_000] * 100])  # more than a socket holds
-end = time.monotonic()
-print(sum(begin < each < end for each in turns))
+def turns_meanwhile():
+    begin = time.monotonic()
+    detach(["true", *["x" * 10_000] * 100])  # more than a socket holds
+    end = time.monotonic()
+    return sum(begin < each < end for each in turns)
+print(max(turns_meanwhile() for _ in range(5)))
 # Real threads, in which gevent cannot watch a child.
 pids = gevent.get_hub().threadpool.map(detach, [["true"]] * 5)
 print(len(set(pids)))

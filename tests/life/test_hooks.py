@@ -10,7 +10,7 @@ import pytest
 
 from ..wire import servers
 from . import CALLS
-from .cell import missing
+from .cell import FOR_EVER, missing
 from .gunicorns import (
     INSTALL,
     configuration,
@@ -65,7 +65,7 @@ def skip_if_missing(worker="sync", version=None):
 
 def lose_two(gunicorn):
     """Kill the worker in its second call; its master, which lives on, names them."""
-    gunicorn.request("/calls")
+    gunicorn.request(f"/calls?long={FOR_EVER}")
     pid = gunicorn.begun(CALLS[1])
     os.kill(pid, signal.SIGKILL)
     gunicorn.until(lambda: gunicorn.accounted >= EVERY, "all to be named")
@@ -154,11 +154,11 @@ def test_killed_on_old_releases(version, ours):
 @pytest.mark.parametrize("ours", [False, True])
 @pytest.mark.parametrize("version", OLD)
 def test_each_call_has_the_whole_timeout_on_old_releases(version, ours):
-    """Three calls of two seconds, with a timeout of three."""
+    """Three calls of three seconds, with a timeout of six."""
     skip_if_missing(version=version)
-    conf = configuration(ours=ours, timeout=3)
+    conf = configuration(ours=ours, timeout=6)
     with running(conf, version=version) as gunicorn:
-        finish_all(gunicorn, "/calls?seconds=2")
+        finish_all(gunicorn, "/calls?seconds=3")
 
 
 @pytest.mark.ahead
@@ -167,8 +167,8 @@ def test_each_call_has_the_whole_timeout_on_old_releases(version, ours):
 def test_two_listeners(listener, ours):
     """gunicorn then has another loop, with a beat less in it."""
     binds = ["127.0.0.1:0", "127.0.0.1:0"]
-    with running(configuration(ours=ours, bind=binds, timeout=3)) as gunicorn:
-        finish_all(gunicorn, "/calls?seconds=2", listener)
+    with running(configuration(ours=ours, bind=binds, timeout=6)) as gunicorn:
+        finish_all(gunicorn, "/calls?seconds=3", listener)
 
 
 @pytest.mark.ahead

@@ -9,15 +9,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from itertools import pairwise
+from operator import sub
 from pathlib import Path
 
 import pytest
 
+from ..waiting import at_best
 from ..wire import servers
-from .gunicorns import configuration, running
+from .gunicorns import PATIENCE, configuration, running
 
 APP = "tests.life.pools_app:app"
-SOON = 1.5  # seconds; the jobs take 8, and a machine may be busy
+SOON = 1.5  # seconds; the jobs take 60
+pytestmark = pytest.mark.ahead
 WORKERS = pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
 
 
@@ -34,10 +37,13 @@ def test_an_abandoned_job(worker, name):
     need(worker)
     if (worker, name) == ("gevent", "io"):
         pytest.skip("asyncio pools are not for gevent")
-    plain = times(worker, "/")
-    abandoning = times(worker, f"/?abandon={name}")
-    for without, with_one in zip(plain, abandoning, strict=True):
-        assert with_one < without + SOON
+
+    def delay():
+        plain = times(worker, "/")
+        abandoning = times(worker, f"/?abandon={name}")
+        return max(map(sub, abandoning, plain))
+
+    at_best(delay, SOON)
 
 
 def times(worker, target):
@@ -87,6 +93,11 @@ def is_running(pid):
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_children_end_with_their_worker(worker, number, state):
     """However that ends, two seconds later none of its processes is left."""
+    at_best(lambda: until_children_end(worker, number, state), 2)
+
+
+def until_children_end(worker, number, state):
+    """Seconds from the end of a worker to that of the last of its processes."""
     conf = configuration(worker, graceful_timeout=1)
     with running(conf, app=APP) as gunicorn, ExitStack() as stack:
         pid = gunicorn.last_loaded
@@ -104,7 +115,7 @@ def test_children_end_with_their_worker(worker, number, state):
         gunicorn.until(lambda: not is_running(pid), "the worker to end")
         ended = time.monotonic()
         gunicorn.until(lambda: not any(map(is_running, children)), "its children")
-        assert time.monotonic() - ended < 2
+        return time.monotonic() - ended
 
 
 def ask(gunicorn, target):
@@ -127,9 +138,9 @@ def test_term_to_all_processes(worker):
             assert len(everybody) == 3
             for pid in sorted(everybody, reverse=True):
                 os.kill(pid, signal.SIGTERM)
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE)
             assert b" 200 OK" in connection.recv(100)
-        gunicorn.until(lambda: not any(map(is_running, everybody)), "all to end", 4)
+        gunicorn.until(lambda: not any(map(is_running, everybody)), "all to end", 20)
 
 
 def listening_sockets():
@@ -175,8 +186,9 @@ def test_max_requests(worker):
         for _ in range(2):
             gunicorn.request("/?idle=1&abandon=threads")
             children = children or descendants(first)
-        gunicorn.until(lambda: not is_running(first), "the worker to end", 6)
-        gunicorn.until(lambda: not any(map(is_running, children)), "its children", 2)
+        # Less than graceful_timeout, and than the jobs take.
+        gunicorn.until(lambda: not is_running(first), "the worker to end", 20)
+        gunicorn.until(lambda: not any(map(is_running, children)), "its children")
         gunicorn.request("/?idle=1")
 
 
@@ -186,15 +198,15 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
     """On a sync worker, the view gets an error in time, and the worker lives on."""
     if version is not None and not (servers.GUNICORNS / version / "installed").exists():
         pytest.skip(f"gunicorn {version} is not installed: make services")
-    conf = configuration(ours=ours, timeout=3)
+    conf = configuration(ours=ours, timeout=6)
     with running(conf, version=version, app=APP) as gunicorn:
         pid = gunicorn.last_loaded
         for _ in range(2):
             began = time.monotonic()
-            answer = get(gunicorn, "/?await=10")
-            assert 2 < time.monotonic() - began < 3
+            answer = get(gunicorn, "/?await=20")
+            assert 4 < time.monotonic() - began < 6
             assert b" 500 " in answer.splitlines()[0]
-            assert b"no result after 2.4 s. The server would" in answer
+            assert b"no result after 5.0 s. The server would" in answer
         assert b" 200 OK" in get(gunicorn, "/?await=2")
         assert is_running(pid)
         assert "TIMEOUT" not in gunicorn.log
@@ -205,9 +217,9 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
 def test_a_job_that_takes_longer_than_a_stopping_worker_has(worker, ours):
     """The view that waits for it answers before the worker is killed."""
     need(worker)
-    conf = configuration(worker, ours=ours, graceful_timeout=4)
+    conf = configuration(worker, ours=ours, graceful_timeout=8)
     with running(conf, app=APP) as gunicorn, ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(get, gunicorn, "/?await=10")
+        answer = thread.submit(get, gunicorn, "/?await=20")
         gunicorn.until(lambda: "view" in gunicorn.notes("awaits"), "the view")
         gunicorn.send(signal.SIGTERM)
         assert b" 500 " in answer.result().splitlines()[0]
@@ -215,8 +227,8 @@ def test_a_job_that_takes_longer_than_a_stopping_worker_has(worker, ours):
 
 def test_a_thread_may_wait_for_longer_than_the_timeout():
     """On a gthread worker, whose heart beats meanwhile."""
-    with running(configuration("gthread", timeout=3), app=APP) as gunicorn:
-        assert b" 200 OK" in get(gunicorn, "/?await=5")
+    with running(configuration("gthread", timeout=6), app=APP) as gunicorn:
+        assert b" 200 OK" in get(gunicorn, "/?await=9")
 
 
 def get(gunicorn, target):
