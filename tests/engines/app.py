@@ -42,6 +42,14 @@ def with_handlers(jobs):
         note("end", job.id)
         return payload
 
+    @jobs.handler("held", pass_job=True)
+    def held(payload, job):
+        """Begin, wait until there is a file, and end."""
+        note("begin", job.id)
+        while not Path(payload).exists():
+            time.sleep(0.02)
+        note("end", job.id)
+
     @jobs.handler("fails", pass_job=True)
     def fails(payload, job):
         """Fail, without another attempt."""
@@ -54,6 +62,13 @@ def with_handlers(jobs):
         note("flaky", job.id, job.attempts)
         if job.attempts <= payload:
             raise ValueError(f"attempt {job.attempts}")
+        return job.attempts
+
+    @jobs.handler("patient", attempts=2, backoff=4, pass_job=True)
+    def patient(payload, job):
+        """Fail at the first attempt; the second comes after 4 seconds."""
+        if job.attempts == 1:
+            raise ValueError("attempt 1")
         return job.attempts
 
     @jobs.handler("until", pass_job=True)

@@ -40,11 +40,11 @@ class Count:
         )
 
 
-def run(place, jobs=500, kills=12, seed=7):
-    """Let it happen once."""
+def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
+    """Let it happen once. ``seconds``: how long a job takes, between these two."""
     chance = random.Random(seed)
     ids = [
-        place.jobs.enqueue("nap", chance.uniform(0.02, 0.06), hold=False)
+        place.jobs.enqueue("nap", chance.uniform(*seconds), hold=False)
         for _ in range(jobs)
     ]
     workers = place.work(2)

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -23,11 +22,12 @@ import pytest
 
 from wsgi_defer.jobs import Jobs
 
+from ..waiting import OF_PROCESSES, until, whole_lines
 from .app import with_handlers
 from .services import Postgres, Rabbit, Redis
 
 HOME = Path(__file__).parent.parent.parent
-PATIENCE = 60.0  # seconds for what should come; a machine may be busy
+PATIENCE = OF_PROCESSES
 NUMBERS = count(1)
 
 
@@ -91,6 +91,18 @@ class Servers:
             self.running.popitem()[1].close()
 
 
+class Own:
+    """A server of one test alone, for a ``Place``."""
+
+    def __init__(self, server):
+        server.skip_unless_installed()
+        self.running = server()
+
+    def get(self, _):
+        """That one, whatever is asked for."""
+        return self.running
+
+
 @dataclass
 class Place:
     """A queue of its own, with its workers."""
@@ -134,7 +146,7 @@ class Place:
     def notes(self):
         """The lines that its handlers have written, each as a list of words."""
         path = self.root / "notes"
-        return [line.split() for line in path.read_text().splitlines()] if (
+        return [line.split() for line in whole_lines(path.read_text())] if (
             path.exists()) else []  # fmt: skip
 
     def times(self, event, job_id):
@@ -152,11 +164,7 @@ class Place:
 
     def until(self, true, what, patience=PATIENCE):
         """Ask until it is so; what it says."""
-        end = time.monotonic() + patience
-        while not (answer := true()):
-            assert time.monotonic() < end, f"not within {patience} s: {what}\n{self}"
-            time.sleep(0.03)
-        return answer
+        return until(true, lambda: f"{what}\n{self}", patience)
 
     def __str__(self):
         output = self.root / "output"
@@ -211,8 +219,8 @@ class Workers:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            self.supervisor.wait(10)
-        self.supervisor.wait(10)
+            self.supervisor.wait(PATIENCE)
+        self.supervisor.wait(PATIENCE)
 
     def terminate(self, everyone=False):
         """SIGTERM, for the supervisor, or for all as a service manager does."""

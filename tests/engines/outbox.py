@@ -26,6 +26,8 @@ from tempfile import TemporaryDirectory
 from wsgi_defer import DeferMiddleware, defer
 from wsgi_defer.jobs import Jobs
 
+from ..waiting import OF_PROCESSES, until
+
 HOME = Path(__file__).parents[2]
 CLIENTS = 8
 WORKERS = 4
@@ -36,7 +38,8 @@ MODES = {
     "now": "enqueue(hold=False) in the view",
     "deferred": "defer(enqueue), after the response",
 }
-PATIENCE = 60.0  # seconds
+BETWEEN_KILLS = 8  # requests at least, however slow the machine is
+PATIENCE = OF_PROCESSES
 
 
 def make_app(url, mode):
@@ -100,6 +103,8 @@ def run(url, mode, requests, seed=7):
         while any(thread.is_alive() for thread in clients):
             clients[0].join(KILL_EVERY)
             time.sleep(0 if clients[0].is_alive() else KILL_EVERY)
+            if len(count.seen) < (count.kills + 1) * BETWEEN_KILLS:
+                continue
             if victims := children(master.pid):
                 kill(chance.choice(victims))
                 count.kills += 1
@@ -148,12 +153,11 @@ class gunicorn:  # noqa: N801 - a context manager
 
 def listening(log):
     """The port, when gunicorn has one."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if found := re.search(rb"Listening at: \S+:(\d+)", log.read_bytes()):
-            return int(found[1])
-        time.sleep(0.02)
-    raise AssertionError(log.read_text())
+    found = until(
+        lambda: re.search(rb"Listening at: \S+:(\d+)\s", log.read_bytes()),
+        log.read_text, PATIENCE,
+    )  # fmt: skip
+    return int(found[1])
 
 
 def send(port, job_id):

@@ -15,20 +15,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import glob
 from pathlib import Path
 
 import pytest
 
-START = 60.0  # seconds that a server may take; RabbitMQ takes 5 to 15 here
+from ..wire.servers import free_port
 
-
-def free_port():
-    """A port of the loopback that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+START = 120.0  # seconds that a server may take; RabbitMQ takes 5 to 15 here
 
 
 def find(*names):
@@ -175,7 +170,7 @@ class Postgres(Service):
         self.run([
             self.bin() / "postgres", "-D", self.root / "data", "-p", str(self.port),
             "-c", "listen_addresses=127.0.0.1", "-c",
-            f"unix_socket_directories={self.root}", "-c", "max_connections=60",
+            f"unix_socket_directories={self.root}", "-c", "max_connections=200",
         ])  # fmt: skip
         self.wait(self.answers)
 
@@ -249,6 +244,22 @@ class Rabbit(Service):
     @property
     def url(self):
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+
+@contextmanager
+def frozen(*pids):
+    """These processes do nothing meanwhile; those that have ended are left out."""
+    some = []
+    try:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                some.append(pid)
+        yield
+    finally:
+        for pid in some:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

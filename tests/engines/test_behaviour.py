@@ -11,6 +11,7 @@ import pytest
 
 from wsgi_defer.jobs import JobNotFailedError, UnknownJobError
 
+from ..waiting import at_best
 from .kinds import kinds
 
 ODD = {
@@ -101,15 +102,28 @@ def test_ids_do_not_run_into_each_other(shared, kind):
 def test_a_delay_is_kept(shared, kind):
     """Not before it is over, and not long after."""
     place = shared(kind)
+
+    def passes():
+        begin = time.time()
+        job_id = place.jobs.enqueue("echo", delay=1.5)
+        [at] = place.until(lambda: place.times("echo", job_id), "it ran")
+        assert at - begin >= 1.5
+        return at - begin
+
+    at_best(passes, 4.5)
+
+
+@kinds("status")
+def test_a_job_with_a_delay_is_scheduled(shared, kind):
+    """It says so, and when it is due."""
+    place = shared(kind)
     begin = time.time()
-    job_id = place.jobs.enqueue("echo", delay=1.5)
-    if kind.can("status"):
-        job = place.jobs.status(job_id)
-        assert job.state == "scheduled"
-        assert job.attempts == 0
-        assert -0.1 <= job.due_at.timestamp() - begin - 1.5 <= 1.1
-    [at] = place.until(lambda: place.times("echo", job_id), "it ran")
-    assert 1.5 <= at - begin <= 4.5
+    job_id = place.jobs.enqueue("echo", delay=100)
+    end = time.time()
+    job = place.jobs.status(job_id)
+    assert job.state == "scheduled"
+    assert job.attempts == 0
+    assert begin - 0.1 <= job.due_at.timestamp() - 100 <= end + 1.1
 
 
 @kinds("failed")
@@ -162,7 +176,7 @@ def test_the_latest_failure_comes_first(shared, kind):
 
 
 @kinds("recent")
-def test_recent_jobs_are_listed_whatever_they_are(shared, kind):
+def test_recent_jobs_are_listed_whatever_they_are(shared, kind, tmp_path):
     """Those that wait, run, are done and have failed; the latest first."""
     place = shared(kind)
     done = place.jobs.enqueue("echo", 1)
@@ -170,7 +184,8 @@ def test_recent_jobs_are_listed_whatever_they_are(shared, kind):
     failed = place.jobs.enqueue("fails", 1)
     place.wait(failed)
     later = place.jobs.enqueue("echo", 1, delay=300)
-    naps = [place.jobs.enqueue("nap", 1.2) for _ in range(4)]
+    gate = tmp_path / "gate"
+    naps = [place.jobs.enqueue("held", str(gate)) for _ in range(4)]
     place.wait(naps[0], "running")
     place.wait(naps[1], "running")
     jobs = place.jobs.recent(7)
@@ -179,6 +194,7 @@ def test_recent_jobs_are_listed_whatever_they_are(shared, kind):
     assert {job.state for job in jobs[:4]} == {"running", "queued"}
     assert len(place.jobs.recent(3)) == 3
     assert place.jobs.recent(0) == []
+    gate.touch()
     for nap in naps:
         place.wait(nap)
 
@@ -202,7 +218,7 @@ def test_a_handler_that_the_worker_lacks_may_come_later(shared, kind):
     """The job is tried as often as the handler says that it was enqueued with."""
     place = shared(kind)
     early = place.client(place.queue)
-    early.handler("soon", attempts=2, backoff=1)(print)
+    early.handler("soon", attempts=2, backoff=4)(print)
     job_id = early.enqueue("soon", 1)
     early.engine.close()
     job = place.wait(job_id, "scheduled", "failed")
@@ -244,10 +260,10 @@ def test_queues_do_not_mix(shared, kind):
 def test_a_job_between_two_attempts_is_scheduled(shared, kind):
     """With the error of the last one, and the time of the next."""
     place = shared(kind)
-    job_id = place.jobs.enqueue("flaky", 1)
+    job_id = place.jobs.enqueue("patient")
     job = place.wait(job_id, "scheduled")
     assert (job.attempts, job.error) == (1, "ValueError: attempt 1")
-    assert 0 < job.due_at.timestamp() - time.time() < 2.5
+    assert 0 < job.due_at.timestamp() - time.time() < 5.5
     job = place.wait(job_id)
     assert (job.state, job.attempts, job.error, job.result) == ("done", 2, None, 2)
 
@@ -277,28 +293,33 @@ def test_attempts_are_counted_as_they_begin(shared, kind):
 def test_attempts_wait_as_configured(shared, kind):
     """1, 2, 2 and 2 seconds between five attempts, of which the last succeeds."""
     place = shared(kind)
-    times = place.until(
-        lambda: (
-            len(times := place.times("flaky", place.early)) == 5
-            and [at - times[0] for at in times]
-        ),
-        "5 times",
-    )
-    waits = [b - a for a, b in pairwise(times)]
-    for waited, wanted in zip(waits, [1, 2, 2, 2], strict=True):
-        assert wanted <= waited <= wanted + 3, waits
-    if kind.can("status"):
-        job = place.wait(place.early)
-        assert (job.state, job.attempts, job.result) == ("done", 5, 5)
+    ids = [place.early]
+
+    def too_long():
+        job_id = ids.pop() if ids else place.jobs.enqueue("flaky", 4)
+        place.until(lambda: len(place.times("flaky", job_id)) == 5, "5 times")
+        waits = [b - a for a, b in pairwise(place.times("flaky", job_id))]
+        more = [waited - w for waited, w in zip(waits, [1, 2, 2, 2], strict=True)]
+        assert min(more) >= 0, waits
+        if kind.can("status"):
+            job = place.wait(job_id)
+            assert (job.state, job.attempts, job.result) == ("done", 5, 5)
+        return max(more)
+
+    at_best(too_long, 3)
 
 
 @kinds()
 def test_failing_jobs_do_not_hold_up_a_healthy_one(shared, kind):
     """Six that wait for their next attempt take no worker's time: both are free."""
     place = shared(kind)
-    ids = [place.jobs.enqueue("flaky", 5) for _ in range(6)]
-    place.until(lambda: all(place.times("flaky", i) for i in ids), "all began")
-    begin = time.time()
-    job_id = place.jobs.enqueue("echo")
-    [at] = place.until(lambda: place.times("echo", job_id), "it ran")
-    assert at - begin < 1
+
+    def passes():
+        ids = [place.jobs.enqueue("flaky", 5) for _ in range(6)]
+        place.until(lambda: all(place.times("flaky", i) for i in ids), "all began")
+        begin = time.time()
+        job_id = place.jobs.enqueue("echo")
+        [at] = place.until(lambda: place.times("echo", job_id), "it ran")
+        return at - begin
+
+    at_best(passes, 1)

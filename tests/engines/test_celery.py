@@ -9,6 +9,8 @@ from .kinds import KINDS
 if "celery" not in KINDS:
     pytest.skip("Celery is not installed", allow_module_level=True)
 
+pytestmark = pytest.mark.ahead
+
 
 def test_a_delayed_job_may_be_the_first_of_all(alone):
     """Before any worker has run, when there is no queue yet."""

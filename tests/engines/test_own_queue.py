@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from ..waiting import OF_PROCESSES, until
 from .kinds import HOME
 from .services import Rabbit, Redis
 
@@ -22,7 +23,6 @@ WORKERS = {
     "rq": ["-m", "rq.cli", "worker", "own", "--url"],
 }  # fmt: skip
 SERVERS = {"celery": Rabbit, "rq": Redis}
-PATIENCE = 40.0  # seconds
 
 
 @contextmanager
@@ -54,11 +54,11 @@ def serving(url, root):
                "127.0.0.1:0", "--workers", "2", "--no-control-socket", "--preload",
                "tests.engines.own:app"]  # fmt: skip
     with running(command, url, root) as log:
-        [port] = until(lambda: re.findall(r"Listening at: http://\S+:(\d+)",
-                                          log.read_text()), log)  # fmt: skip
+        [port] = wait(lambda: re.findall(r"Listening at: http://\S+:(\d+)\s",
+                                         log.read_text()), log)  # fmt: skip
 
         def get(number):
-            client = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
+            client = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
             client.request("GET", f"/{number}")
             status = client.getresponse().status
             client.close()
@@ -67,13 +67,9 @@ def serving(url, root):
         yield get
 
 
-def until(true, log):
+def wait(true, log):
     """Ask until it is so."""
-    end = time.monotonic() + PATIENCE
-    while not (answer := true()):
-        assert time.monotonic() < end, log.read_text()[-3000:]
-        time.sleep(0.05)
-    return answer
+    return until(true, lambda: log.read_text()[-3000:], OF_PROCESSES)
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -86,7 +82,7 @@ def test_it_is_written_when_the_response_is_a_success(servers, tmp_path, name):
     command = [*WORKERS[name], url] if name == "rq" else WORKERS[name]
     notes = tmp_path / "notes"
     with running(command, url, tmp_path) as log:
-        until(lambda: notes.exists() and notes.read_text().count("\n") >= 5, log)
+        wait(lambda: notes.exists() and notes.read_text().count("\n") >= 5, log)
     assert sorted(map(int, notes.read_text().split())) == [0, 2, 4, 6, 8]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from wsgi_defer.jobs import JobNotFailedError, JobsUnavailable
 
-from .kinds import KINDS, Place
+from .kinds import KINDS, Own, Place
 from .services import Redis
 
 if "rq" not in KINDS:
@@ -26,15 +26,21 @@ def place(shared):
 
 def test_a_retry_that_is_cut_short_changes_nothing(place, monkeypatch):
     """Its job stays on the list of those that have failed, and can be retried."""
+    from rq.queue import Queue
+
     job_id = place.jobs.enqueue("fails", 1)
     place.wait(job_id, "failed")
     failed = place.jobs.failed()
 
-    def die(*_, **__):
+    original, here = Queue._enqueue_job, threading.get_ident()
+
+    def die(*args, **kwargs):
+        if threading.get_ident() != here:  # another test, beside this one
+            return original(*args, **kwargs)
         raise ConnectionError("cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rq.queue.Queue._enqueue_job", die)
+        patch.setattr(Queue, "_enqueue_job", die)
         with pytest.raises(ConnectionError):
             place.jobs.retry(job_id)
     assert place.jobs.failed() == failed
@@ -58,35 +64,29 @@ def test_of_many_retries_one_succeeds(place):
     with ThreadPoolExecutor(8) as executor:
         answers = list(executor.map(retry, range(8)))
     assert answers.count(job_id) >= 1
-    place.until(lambda: len(place.times("fails", job_id)) >= 2, "again")
+    times = 1 + answers.count(job_id)
+    place.until(lambda: len(place.times("fails", job_id)) >= times, "again")
     place.wait(job_id, "failed")
-    assert len(place.times("fails", job_id)) == 1 + answers.count(job_id)
+    assert len(place.times("fails", job_id)) == times
 
 
 def test_a_retry_survives_a_server_that_stalls(monkeypatch):
     """Whether its answer came in time or not, the job runs again."""
-    Redis.skip_unless_installed()
-
-    class Own:  # a server of this test alone
-        running = Redis()
-
-        def get(self, _):
-            return self.running
-
-    place = Place(KINDS["rq"], Own())
+    own = Own(Redis)
+    place = Place(KINDS["rq"], own)
     try:
         place.work(1)
         job_id = place.jobs.enqueue("fails", 1)
         place.wait(job_id, "failed")
-        [process] = Own.running.processes
+        [process] = own.running.processes
         send = "redis.connection.Connection.send_packed_command"
         from redis.connection import Connection
 
-        original = Connection.send_packed_command
+        original, here = Connection.send_packed_command, threading.get_ident()
 
         def stall(self, command, *args, **kwargs):
             sent = b"".join(command) if isinstance(command, list) else command
-            if (b"ZREM" in sent) and not stalled:
+            if b"ZREM" in sent and not stalled and threading.get_ident() == here:
                 stalled.append(1)
                 os.kill(process.pid, signal.SIGSTOP)
                 threading.Timer(1.2, os.kill, (process.pid, signal.SIGCONT)).start()
@@ -105,7 +105,7 @@ def test_a_retry_survives_a_server_that_stalls(monkeypatch):
         assert [job.id for job in place.jobs.failed()] == [job_id]
     finally:
         place.close()
-        Own.running.close()
+        own.running.close()
 
 
 def test_an_error_that_is_no_text_for_redis_is_one_failure(place):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from wsgi_defer.jobs import JobsUnavailable, NotSupported
 from wsgi_defer.jobs._job import MOST_CRASHES
 
+from ..waiting import at_best, until
 from . import kills
-from .kinds import KINDS, PATIENCE, Place, kinds
-from .services import Postgres, Rabbit, Redis, silent
+from .kinds import KINDS, PATIENCE, Own, Place, kinds
+from .services import Postgres, Rabbit, Redis, frozen, silent
 
 SERVED = [kind for kind in KINDS.values() if kind.server]
 LIMIT = 2.5  # seconds that a request may be held up by a server that is down
@@ -23,7 +25,9 @@ LIMIT = 2.5  # seconds that a request may be held up by a server that is down
 
 def killed(place):
     """A small run of ``kills``."""
-    return kills.run(place, jobs=100, kills=4)
+    # A job runs twice if it is killed after its end, before that is stored: the longer
+    # it is, the less likely is that, on a busy machine, too.
+    return kills.run(place, jobs=100, kills=4, seconds=(0.1, 0.2))
 
 
 def died_once(place):
@@ -62,72 +66,69 @@ def outcomes(servers, request):
     ):
         begin(killed)
         begin(died_once)
+        begin(stopped)
     yield lambda function, kind: begin(function)[kind].result()
     executor.shutdown(cancel_futures=True)
 
 
 def enqueue_when_it_can(place):
     """A server that has just been started may answer, and not be ready."""
-    end = time.monotonic() + PATIENCE
-    while True:
+
+    def enqueued():
         try:
             return place.jobs.enqueue("echo")
         except JobsUnavailable:
-            assert time.monotonic() < end
+            return None
+
+    return until(enqueued, lambda: f"a server that is ready\n{place}", PATIENCE)
 
 
+@pytest.mark.ahead
 @pytest.mark.parametrize("server", [Redis, Postgres, Rabbit])
 def test_a_client_outlives_its_server(server):
     """It connects again when the server is back, and stops waiting if it hangs."""
     some = [kind for kind in SERVED if kind.server is server]
     if not some:
         pytest.skip("no engine for it is installed")
-    server.skip_unless_installed()
-
-    class Own:  # servers of this test alone
-        running = server()
-
-        def get(self, _):
-            return self.running
-
+    own = Own(server)
     try:
         for kind in (kind for kind in some if not kind.results):
-            place = Place(kind, Own())
+            place = Place(kind, own)
             place.jobs.enqueue("echo")
-            Own.running.stop()
+            own.running.stop()
             with pytest.raises(JobsUnavailable):
                 place.jobs.enqueue("echo")
-            Own.running.start()
-            enqueue_when_it_can(place)
-            frozen = [process.pid for process in Own.running.processes]
-            frozen += children(*frozen)
-            for pid in frozen:
-                os.kill(pid, signal.SIGSTOP)
-            begin = time.monotonic()
-            thread = ThreadPoolExecutor(1)
-            hung = thread.submit(place.jobs.enqueue, "echo")
-            try:
-                with pytest.raises(JobsUnavailable):
-                    hung.result(10)
-                took = time.monotonic() - begin
-            finally:
-                for pid in frozen:
-                    os.kill(pid, signal.SIGCONT)
-            assert took < LIMIT
+            own.running.start()
+            at_best(lambda place=place: hangs_for(place, own.running), LIMIT)
             enqueue_when_it_can(place)
             place.close()
     finally:
-        Own.running.close()
+        own.running.close()
+
+
+def hangs_for(place, server):
+    """Seconds that a client waits for a server that stops to answer."""
+    enqueue_when_it_can(place)
+    pids = [process.pid for process in server.processes]
+    thread = ThreadPoolExecutor(1)
+    with frozen(*pids, *children(*pids)):
+        begin = time.monotonic()
+        hung = thread.submit(place.jobs.enqueue, "echo")
+        with pytest.raises(JobsUnavailable):
+            hung.result(10)
+        return time.monotonic() - begin
 
 
 def children(*pids):
     """The ids of all processes below those."""
     found = []
     for pid in pids:
-        for path in (f"/proc/{pid}/task/{pid}/children",):
-            with open(path) as file:
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children") as file:
                 below = [int(word) for word in file.read().split()]
-            found += [*below, *children(*below)]
+        except OSError:  # it has ended
+            continue
+        found += [*below, *children(*below)]
     return found
 
 
@@ -238,7 +239,7 @@ def test_a_job_that_kills_every_worker_fails_in_the_end(alone, name):
     place = alone(KINDS[name])
     place.work(1)
     job_id = place.jobs.enqueue("deadly", 1000)
-    job = place.wait(job_id, "failed")
+    job = place.wait(job_id, "failed", patience=180)
     assert f"died, or was killed, {MOST_CRASHES + 1} times" in job.error
     assert len(place.times("deadly", job_id)) == MOST_CRASHES + 1
     place.wait(place.jobs.enqueue("echo"))
@@ -254,30 +255,40 @@ def test_no_job_is_lost_when_all_workers_are_killed(outcomes, kind):
 
 def stopped(place):
     """SIGTERM with two jobs of 3 seconds: to the supervisor, and to all processes."""
-    seen = []
-    for everyone in (False, True):
+    seen = {}
+
+    def stop(everyone):
         workers = place.work(2)
+        # When both have a job, both are there, and the naps begin together.
+        gate = place.root / f"gate-{time.monotonic_ns()}"
+        held = [place.jobs.enqueue("held", str(gate)) for _ in range(2)]
+        place.until(lambda i=held: all(place.times("begin", j) for j in i), "both held")
+        gate.touch()
         ids = [place.jobs.enqueue("nap", 3) for _ in range(2)]
         place.until(lambda i=ids: all(place.times("begin", j) for j in i), "both begin")
         later = place.jobs.enqueue("echo")
         begin = time.monotonic()
         workers.terminate(everyone)
-        code = workers.supervisor.wait(20)
+        code = workers.supervisor.wait(PATIENCE)
         took = time.monotonic() - begin
         ends = [len(place.times("end", job_id)) for job_id in ids]
-        seen.append((ends, code, took < 10, len(place.times("echo", later))))
+        seen[everyone] = ends, code, len(place.times("echo", later))
         assert not workers.family()
         assert ends == [1, 1], f"{everyone}\n{place.notes}\n{place}"
+        return took
+
+    for everyone in (False, True):
+        at_best(partial(stop, everyone), 10)
     return seen
 
 
 @kinds()
 def test_a_stop_lets_running_jobs_finish(outcomes, kind):
     """2 of 2, and nothing new is begun; the exit status is 0."""
-    to_supervisor, to_all = outcomes(stopped, kind)
-    assert to_supervisor == ([1, 1], 0, True, 0)
+    seen = outcomes(stopped, kind)
+    assert seen[False] == ([1, 1], 0, 0)
     # The job that had to wait ran when the workers were started again.
-    assert to_all == ([1, 1], 0, True, 0)
+    assert seen[True] == ([1, 1], 0, 0)
 
 
 @kinds()
@@ -314,18 +325,24 @@ def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
             del asks[2:]
 
         def answer(ask):
-            begin = time.monotonic()
-            with pytest.raises((JobsUnavailable, NotSupported)) as caught:
-                ask()
-            return caught.value, time.monotonic() - begin
+            errors = []
+
+            def takes():
+                begin = time.monotonic()
+                with pytest.raises((JobsUnavailable, NotSupported)) as caught:
+                    ask()
+                errors.append(caught.value)
+                return time.monotonic() - begin
+
+            at_best(takes, LIMIT)
+            return errors
 
         # DBOS opens its database under a lock: threads wait for one another.
         threads = len(asks) if kind.package != "dbos" else 1
         with ThreadPoolExecutor(threads) as executor:
             answers = list(executor.map(answer, asks))
         jobs.engine.close()
-    for error, took in answers:
-        assert took < LIMIT, error
+    for error in itertools.chain(*answers):
         if kind.can("recent"):
             assert isinstance(error, JobsUnavailable)
             assert error.__cause__ is not None
