@@ -32,6 +32,7 @@ GUNICORNS = HOME / ".gunicorns"  # older releases, see the Makefile
 FILE = b"0123456789abcdef" * 20_000  # what the app's file has
 START = 90.0  # seconds that a server may take; a busy machine starts many at a time
 PORTS = range(20_000, 32_000)  # below those that the kernel gives away
+GIVEN = set()  # those of us that others have
 
 
 @dataclass
@@ -127,6 +128,8 @@ def free_port():
                 sock.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if port not in GIVEN:
+            GIVEN.add(port)
             return port
 
 

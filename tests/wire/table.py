@@ -13,12 +13,14 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 
-from . import servers
+from . import servers, stress
 from .cell import CUT, SHAPES, SHORT, measure
 from .client import PATIENCE
 from .faults import BUFFERING, OWN, expected, matches
 
 AT_A_TIME = 12
+REQUESTS = 150  # of the stress
+TRIES = 5  # to see a fault of a server's own
 LETTERS = {"late": "L", "eof-late": "E", "blocked": "B", "lost": "X", "twice": "2",
            "broken": "!", "receipt": "R"}  # fmt: skip
 
@@ -39,8 +41,12 @@ def known_faults(name):
     return sum(expected(name, *cell)[0] != "ok" for cell in cells_of(name))
 
 
-def measure_setup(name, cells=None):
-    """Start the set-up, and measure those cells of it: a dict of ``Cell``."""
+def measure_setup(name, cells=None, stressed=()):
+    """Start the set-up, and measure those cells of it: a dict of ``Cell``.
+
+    ``stressed``: how connections are used in the stress that follows, see stress.py;
+    a dict of its results comes second.
+    """
     found = {}
     with servers.running(name) as server:
         surprises = 0
@@ -55,7 +61,11 @@ def measure_setup(name, cells=None):
             log = server.root / f"{cell.key}.log"
             if log.exists() and log.read_text().count('"begun"') > 1:
                 cell.fault("twice")
-    return found
+        runs = {
+            how: stress.run(server, REQUESTS, keep=how == "keep", defer=True)
+            for how in stressed
+        }
+    return found, runs
 
 
 def measure_one(server, name, shape, protocol, patience=PATIENCE):
@@ -69,24 +79,41 @@ def measure_one(server, name, shape, protocol, patience=PATIENCE):
         cell.faults = [fault for fault in cell.faults if fault != "receipt"]
     beside = bool(cell.faults) and (wanted == "ok" or reason.startswith(OWN))
     if shape != "refused" and (beside or CUT in cell.notes):
-        plain = measure(server, shape, protocol, patience, calls=False, known=wanted)
+        plain = own_cell(server, shape, protocol, patience, wanted)
         cell.own = plain.faults
         if CUT in cell.notes and CUT not in plain.notes and not plain.faults:
             cell.fault("broken", "the server keeps the connection when nothing is due")
     return cell
 
 
+def own_cell(server, shape, protocol, patience, known):
+    """The same request with nothing deferred.
+
+    A fault that is known shows at once, but not if we are so late that the server
+    has ended the connection meanwhile, as some do after seconds.
+    """
+    for _ in range(1 if known == "ok" else TRIES):
+        cell = measure(server, shape, protocol, patience, calls=False, known=known)
+        if cell.faults:
+            break
+    return cell
+
+
 class Table:
     """The measurements of many set-ups, some at a time, each made once."""
 
-    def __init__(self, wanted):
-        """``wanted`` has the cells of each set-up, or None for all.
+    def __init__(self, wanted, stressed=None):
+        """``wanted`` has the cells of each set-up, or None for all; ``stressed`` has
+        how connections are used in its stress, if there is to be one.
 
         Those with the most faults come first, as these are what takes long.
         """
+        stressed = stressed or {}
         self.executor = ThreadPoolExecutor(AT_A_TIME)
         self.setups = {
-            name: self.executor.submit(measure_setup, name, wanted[name])
+            name: self.executor.submit(
+                measure_setup, name, wanted[name], stressed.get(name, ())
+            )
             for name in sorted(wanted, key=known_faults, reverse=True)
         }
 
@@ -100,7 +127,11 @@ class Table:
 
     def cells(self, name):
         """The cells of that set-up, when they are there."""
-        return self.setups[name].result()
+        return self.setups[name].result()[0]
+
+    def stress(self, name, how):
+        """What came of its stress, with connections used like that."""
+        return self.setups[name].result()[1][how]
 
 
 def legend():

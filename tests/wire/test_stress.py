@@ -9,9 +9,8 @@ import pytest
 
 from . import servers
 from .faults import matches
-from .stress import SILENT, run
+from .stress import SILENT
 
-REQUESTS = 150
 SETUPS = [
     name
     for name, setup in servers.SETUPS.items()
@@ -19,18 +18,20 @@ SETUPS = [
 ]
 
 
-@pytest.fixture(scope="module", params=SETUPS)
-def server(request):
-    """Each set-up in turn, started once."""
-    with servers.running_or_skipped(request.param) as server:
-        yield server
-
-
-@pytest.mark.parametrize("how", ["keep", "close"])
-def test_stress(server, how):
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        (name, how)
+        for name in SETUPS
+        for how in ("keep", "close")
+        # They close without a word, with nothing deferred, too.
+        if how == "close" or name not in SILENT
+    ],
+)
+def test_stress(table, name, how):
     """Nobody sees an error, and every call runs once."""
-    if how == "keep" and server.name in SILENT:
-        pytest.skip(f"{server.name} closes without a word, with nothing deferred, too")
-    result = run(server, REQUESTS, keep=how == "keep", defer=True)
+    if missing := servers.SETUPS[name].missing():
+        pytest.skip(f"{name}: {missing} is not installed: make services")
+    result = table.stress(name, how)
     assert result.errors == []
     assert (result.lost, result.twice) == (0, 0)

@@ -6,35 +6,18 @@ cells that are wrong, each with its reason.
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
 
 from . import faults, servers
 from .cell import SHAPES, Cell, measure
-from .table import Table, as_markdown, as_text, cells_of, reasons
+from .conftest import OF_FILE
+from .table import as_markdown, as_text, cells_of, reasons
 
 CELLS = [
     pytest.param(name, shape, protocol, id=f"{name}-{shape}-{protocol}")
     for name in servers.SETUPS
     for shape, protocol in cells_of(name)
 ]
-
-
-OF_FILE = {"shape": "file_length", "protocol": "1.0"}
-
-
-@pytest.fixture(scope="session")
-def table(request):
-    """The measurements of all cells to be tested, several set-ups at a time."""
-    wanted = defaultdict(dict)  # of dicts, for their order
-    for item in request.session.items:
-        if getattr(item, "function", None) in (test_cell, test_sendfile):
-            cell = {**OF_FILE, **item.callspec.params}
-            if not servers.SETUPS[cell["name"]].missing():
-                wanted[cell["name"]][cell["shape"], cell["protocol"]] = None
-    with Table({name: list(cells) for name, cells in wanted.items()}) as table:
-        yield table
 
 
 @pytest.mark.parametrize(("name", "shape", "protocol"), CELLS)
