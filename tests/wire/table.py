@@ -89,9 +89,11 @@ def measure_one(server, name, shape, protocol, patience=PATIENCE):
 def own_cell(server, shape, protocol, patience, known):
     """The same request with nothing deferred.
 
-    A fault that is known shows at once, but not if we are so late that the server
-    has ended the connection meanwhile, as some do after seconds.
+    If it is known to be wrong, it may be so in another way, and is seen at once; but
+    not if we are so late that the server has ended the connection meanwhile, as some
+    do after seconds.
     """
+    patience = patience if known == "ok" else SHORT
     for _ in range(1 if known == "ok" else TRIES):
         cell = measure(server, shape, protocol, patience, calls=False, known=known)
         if cell.faults:
