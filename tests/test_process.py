@@ -9,7 +9,7 @@ import pytest
 from wsgi_defer.process import detach
 
 # tests/life has the others from here.
-from .programs import HOME, children, descriptors, is_running  # noqa: F401
+from .programs import children, descriptors
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ..test_process import HOME, children, is_running
+from ..programs import HOME, children, is_running
 from .gunicorns import configuration, running
 from .test_hooks import WORKERS, skip_if_missing
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from ..waiting import until
 from . import servers
-from .test_workers import events, until
+from .test_workers import events
 
 OUTSIDE = """
 from tests.wire.app import log
