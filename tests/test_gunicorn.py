@@ -89,3 +89,17 @@ def test_unknown_names():
     with pytest.raises(AttributeError, match="TornadoWorker"):
         gunicorn.TornadoWorker  # noqa: B018
     assert issubclass(gunicorn.ThreadWorker, gthread.ThreadWorker)
+
+
+def test_a_pool_that_is_shut_down_inside_submit():
+    """By gunicorn's handler of a signal, which does not wait for the rest of it."""
+    pool = DrainingThreadPool(max_workers=1)
+
+    def interrupted():
+        with pool._shutdown_lock:
+            pool.shutdown(wait=False)
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()

@@ -56,6 +56,9 @@ class DrainingThreadPool(ThreadPoolExecutor):
 
     def __init__(self, max_workers: int) -> None:
         super().__init__(max_workers)
+        # gunicorn 27 shuts the pool down in its handler of QUIT, which may interrupt
+        # submit() in the same thread: with a plain lock, that hangs for good.
+        self._shutdown_lock = threading.RLock()  # type: ignore[assignment]
         self.draining: dict[int, list[Job]] = {}  # by thread: what it was handed
 
     def submit(
