@@ -140,7 +140,7 @@ def test_demo():
 def test_demo_fails_if_a_response_waits(tmp_path):
     """Seen to fail: with the calls in close(), and no half-close, it exits with 1."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import wsgi_defer._transport as t\nt.finish = t.taker = lambda environ: None\n"
+        "import wsgi_defer._transport as t\nt.finish = t.taker = lambda *args: None\n"
     )
     result = subprocess.run(
         [sys.executable, HOME / "examples" / "demo.py"],
