@@ -417,6 +417,22 @@ def test_a_fork_does_not_keep_a_slot(tmp_path):
         process.communicate()
 
 
+def test_a_slot_stays_when_its_file_is_read(tmp_path):
+    """By a handler that makes a backup: to close a file drops all its POSIX locks."""
+    slots = FileSlots(str(tmp_path / "slots"))
+    assert slots.take(0)
+    for file in tmp_path.iterdir():
+        file.read_bytes()
+    code = (
+        "import sys; from wsgi_defer.jobs._slots import *\n"
+        "print(FileSlots(sys.argv[1]).take(0))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "slots")]
+    assert subprocess.check_output(command, text=True) == "False\n"
+    slots.give_back(0)
+    assert subprocess.check_output(command, text=True) == "True\n"
+
+
 def in_a_fork(act):
     """Call it in a child process; return its id, and where its words can be read."""
     reads, writes = os.pipe()

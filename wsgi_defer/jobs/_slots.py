@@ -6,6 +6,7 @@ import fcntl
 import os
 from contextlib import suppress
 from typing import Protocol
+from weakref import WeakSet
 from zlib import crc32
 
 import sqlalchemy as sa
@@ -35,32 +36,60 @@ class Slots(Protocol):
 
 
 class FileSlots:
-    """One byte of a file each.
+    """A file each, with a lock of flock(2).
 
-    POSIX locks: unlike those of flock(2), a process that a job has forked, and that
-    outlives its worker, does not keep them.
+    A POSIX lock goes as soon as the process closes any descriptor of the file, as a
+    handler does that copies the directory. This one does not; but a process that a job
+    has forked shares it, and may outlive the worker. So it closes the files at once.
+    (One file would do with F_OFD_SETLK, whose struct each system has in another order.)
     """
 
     grace = 0.0
 
     def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._path = path
+        self._held: dict[int, int] = {}  # file descriptors
+        FILES.add(self)
 
     def take(self, number: int) -> bool:
+        fd = os.open(f"{self._path}-{number}", os.O_RDONLY | os.O_CREAT, 0o666)
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except (BlockingIOError, PermissionError):  # which one is up to the system
-            return False
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        self._held[number] = fd
         return True
 
     def give_back(self, number: int) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, number)
+        fd = self._held.pop(number)
+        fcntl.flock(fd, fcntl.LOCK_UN)  # also for a process that is being forked now
+        os.close(fd)
 
     def check(self) -> bool:
         return True  # the kernel keeps them
 
     def close(self) -> None:
-        os.close(self._fd)
+        for number in list(self._held):
+            self.give_back(number)
+
+    def forget(self) -> None:
+        """In a child: leave all to the parent."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+
+FILES: WeakSet[FileSlots] = WeakSet()
+
+
+def forget_all() -> None:
+    for slots in FILES:
+        slots.forget()
+
+
+os.register_at_fork(after_in_child=forget_all)
 
 
 class PostgresSlots:

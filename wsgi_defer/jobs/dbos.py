@@ -146,7 +146,7 @@ class Dbos:
         """The locks of the workers of this queue."""
         with self.reaching("locking a worker's slot"):
             if self.path is not None:
-                return FileSlots(f"{self.path}.{self.queue}.slots")
+                return FileSlots(f"{self.path}.{self.queue}.slot")
             return PostgresSlots(connect(self.url), self.queue)
 
     def work(self, slot: int, processes: int) -> None:
