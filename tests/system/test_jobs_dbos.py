@@ -155,6 +155,21 @@ def test_a_relative_path_is_of_the_directory_of_that_time(tmp_path, monkeypatch)
 
 
 @with_sqlite
+def test_a_link_leads_to_the_same_jobs(tmp_path):
+    """Workers of two releases, each with its link, cannot have one slot."""
+    (tmp_path / "shared").mkdir()
+    all_slots = []
+    for release in ("1", "2"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "jobs.db").symlink_to(tmp_path / "shared" / "jobs.db")
+        jobs = Jobs(f"sqlite:///{tmp_path}/{release}/jobs.db")
+        all_slots.append(jobs.engine.slots())
+    assert [slots.take(0) for slots in all_slots] == [True, False]
+    for slots in all_slots:
+        slots.close()
+
+
+@with_sqlite
 def test_a_job_is_stored(jobs):
     """And tells of itself, without a worker."""
     job_id = jobs.enqueue("mail.welcome", {"to": "ada"})

@@ -65,7 +65,7 @@ class Dbos:
     def check(url: str) -> str:
         """Refuse what cannot work. Raises ``ValueError``; opens nothing.
 
-        Returns the URL, with an absolute path: a daemon changes its directory.
+        Returns the URL, with the real path: a daemon changes its directory.
         """
         found = database(url)
         if not is_sqlite(found):
@@ -256,7 +256,8 @@ def database(url: str) -> sa.URL:
     if found.query or found.host:
         raise ValueError("sqlite:// takes a path only: sqlite:///jobs.db, or with four "
                          "slashes, sqlite:////var/lib/app/jobs.db")  # fmt: skip
-    return found.set(database=os.path.abspath(found.database or ""))
+    # Whatever links lead there: workers of the same jobs need the same slots.
+    return found.set(database=os.path.realpath(found.database or ""))
 
 
 def connect(url: sa.URL) -> sa.Engine:
