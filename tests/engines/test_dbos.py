@@ -48,10 +48,31 @@ dbos.Dbos.put = put_and_die
 """
 
 
+# One that looks for stranded jobs often, and that cannot store the second attempt as
+# long as there is a file.
+HASTY = """
+import os
+from pathlib import Path
+from tests.engines.app import jobs
+from wsgi_defer.jobs import JobsUnavailable, _dbos_worker, dbos
+
+_dbos_worker.RESCUE = 0.5
+_dbos_worker.STORING = 1.0
+put = dbos.Dbos.put
+
+def put_if_there_is_room(self, job_id, place, attempt, delay):
+    if Path(os.environ["JOBS_NOTES"] + ".full").exists():
+        raise JobsUnavailable(self.title, "storing a job")
+    put(self, job_id, place, attempt, delay)
+
+dbos.Dbos.put = put_if_there_is_room
+"""
+
+
 @contextmanager
-def crashing(place):
-    """Workers of the app above, which ``place.close()`` does not know."""
-    (place.root / "crashing.py").write_text(CRASHING)
+def crashing(place, code=CRASHING):
+    """Workers of an app above, which ``place.close()`` does not know."""
+    (place.root / "crashing.py").write_text(code)
     workers = Workers(place, 1, "crashing:jobs")
     try:
         yield workers
@@ -143,6 +164,61 @@ def test_a_job_that_kills_its_worker_fails(alone, kind):
         place.jobs.retry(job_id)
         assert place.wait(job_id).state == "done"
         assert place.jobs.failed() == []
+
+
+@contextmanager
+def no_outcomes(place):
+    """What came of jobs cannot be written; all else goes on."""
+    schema = "" if place.kind.server is None else "dbos."
+    _, attempts = place.jobs.engine._open()
+
+    def rename(old, new):
+        with attempts.engine.begin() as connection:
+            connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
+
+    rename(f"{schema}workflow_output", "away")
+    try:
+        yield
+    finally:
+        rename(f"{schema}away", "workflow_output")
+
+
+@dbos
+def test_a_job_whose_outcome_cannot_be_stored_is_run_again(alone, kind):
+    """DBOS gives up, and no worker has died; the job that runs by then goes on."""
+    place = alone(kind)
+    with crashing(place, HASTY) as workers:
+        place.wait(place.jobs.enqueue("echo"))
+        with no_outcomes(place):
+            lost = place.jobs.enqueue("nap", 0)
+            place.until(lambda: place.times("end", lost), "it ends")
+            long = place.jobs.enqueue("nap", 2)
+            place.until(lambda: place.times("begin", long), "the next begins")
+        for job_id in (long, lost):
+            assert place.wait(job_id, patience=20).state == "done"
+        assert len(place.times("end", lost)) == 2
+        assert len(place.times("begin", long)) == 1
+        workers.terminate()
+        assert workers.supervisor.wait(20) == 0
+
+
+@dbos
+def test_a_worker_that_cannot_store_the_next_attempt_stops(alone, kind):
+    """In time, when it is told to; another runs the attempt again."""
+    place = alone(kind)
+    with crashing(place, HASTY) as workers:
+        (place.root / "notes.full").touch()
+        job_id = place.jobs.enqueue("flaky", 1)
+        output = place.root / "output"
+        place.until(lambda: "; tried again" in output.read_text(), "a complaint")
+        workers.terminate()
+        assert workers.supervisor.wait(10) == 0
+    assert place.jobs.status(job_id).state == "running"
+    place.work(processes=1)
+    job = place.wait(job_id)
+    assert (job.state, job.attempts) == ("done", 2)
+    ran = [words[2] for words in place.notes if words[:2] == ["flaky", job_id]]
+    assert ran == ["1", "1", "2"]
 
 
 class Evil:

@@ -245,6 +245,15 @@ class Attempts:
             return [sa.literal_column(f"{table}.rowid").desc()]
         return [self._status.c.workflow_uuid]
 
+    def running(self, slot: str) -> set[str]:
+        """The ids of the attempts that run under that executor id, or did."""
+        table = self._status
+        query = sa.select(table.c.workflow_uuid).where(
+            table.c.status == "PENDING", table.c.application_name == self._owner,
+            table.c.executor_id == slot,
+        )  # fmt: skip
+        return {row.workflow_uuid for row in self._ask(query)}
+
     def slots(self) -> set[str]:
         """The executor ids under which jobs are running, or were."""
         table = self._status

@@ -23,7 +23,8 @@ logger = logging.getLogger("wsgi_defer")
 
 # Seconds after which an idle worker looks for a job, and a busy one for the next.
 POLLING = 0.1
-RESCUE = 5.0  # seconds after which a worker looks for jobs of dead ones
+RESCUE = 5.0  # seconds after which a worker looks for jobs that nobody runs
+STORING = 10.0  # seconds in which one that is to stop tries to store the next attempt
 FOR_EVER = 10**9  # seconds
 POOL = "wsgi_defer"  # what SQLAlchemy calls ours in its logs
 # Of its engines: errors do not show the parameters, where payloads are.
@@ -43,7 +44,9 @@ class Worker:
         self._engine = engine
         self._wanted = slot
         self._stops: SimpleQueue[int] = SimpleQueue()  # one that signals may put into
+        self._stopping = False
         self._free: dict[int, float] = {}  # slots, and since when they have been
+        self._stranded: set[str] = set()  # workflows, as of the last look
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT; then finish the job that runs."""
@@ -57,6 +60,7 @@ class Worker:
             try:
                 self._wait()
             finally:
+                self._stopping = True
                 DBOS.destroy(workflow_completion_timeout_sec=FOR_EVER)
         finally:
             self._slots.close()
@@ -65,7 +69,7 @@ class Worker:
         refuse_pickles()
         logging.getLogger("dbos").addFilter(is_news)
         engine = self._engine
-        DBOS(
+        self._dbos = DBOS(
             config={
                 "name": engine.owner,
                 "system_database_url": engine.url.render_as_string(hide_password=False),
@@ -89,10 +93,17 @@ class Worker:
 
     def _wait(self) -> None:
         while self._keep():
+            stranded: set[str] = set()
             try:
+                stranded = self._stranded_now()
                 self._rescue()
             except JobsUnavailable as error:
                 logger.warning("%s (%s)", error, error.__cause__)
+            if stranded & self._stranded:
+                # The next process of this slot begins it again. Not this one: DBOS may
+                # still be about to start it. What runs is finished first.
+                raise JobsUnavailable(self._engine.title, "storing a job's outcome")
+            self._stranded = stranded
             try:
                 self._stops.get(timeout=RESCUE)
             except Empty:
@@ -124,6 +135,18 @@ class Worker:
             except Empty:
                 continue
             return False
+
+    def _stranded_now(self) -> set[str]:
+        """The workflows that run under this slot, but not in this process.
+
+        What is there in two looks in a row is stranded: DBOS could not store what came
+        of it, on a full disk or a server that takes no writes, and has given up. What
+        is there once may be about to start. Active is what was before or after the
+        query, since it may begin or end meanwhile.
+        """
+        active = self._dbos._active_workflows_set.activeList
+        before = active()
+        return self._engine.running(name_of(self._slot)).difference(before, active())
 
     def _rescue(self) -> None:
         """Queue the jobs again that run under the name of a slot that nobody has."""
@@ -171,13 +194,23 @@ class Worker:
             return None
 
     def _until_reached(self, call: Any, *args: Any) -> Any:
-        """As DBOS does for its own writes: without it, the job would be lost."""
+        """As DBOS does for its own writes: without it, the job would be lost.
+
+        A worker that is to stop gives up in time; this attempt is then run again.
+        """
+        begun = time.monotonic()
         while True:
             try:
                 return call(*args)
             except JobsUnavailable as error:
+                if self._stopping and time.monotonic() - begun > STORING:
+                    raise Unstored from error
                 logger.warning("%s (%s); tried again", error, error.__cause__)
                 time.sleep(1)
+
+
+class Unstored(BaseException):
+    """What came of an attempt is not known. DBOS would store an ``Exception``."""
 
 
 def name_of(slot: int) -> str:

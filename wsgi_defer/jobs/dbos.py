@@ -120,6 +120,10 @@ class Dbos:
         """The executor ids of workers that run jobs, or died while they did."""
         return self._ask("looking for dead workers", lambda _, rows: rows.slots())
 
+    def running(self, slot: str) -> set[str]:
+        """The ids of workflows that, as the database has it, run under that id."""
+        return self._ask("looking for lost jobs", lambda _, rows: rows.running(slot))
+
     def register_queue(self, polling: float) -> None:
         """Let DBOS know the queue: of each worker, one job at a time."""
         self._ask(
