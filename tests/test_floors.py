@@ -25,9 +25,9 @@ FLOORS = [
     "jobs._jobs",
     "jobs.__init__", "jobs.flask", "jobs._supervisor", "jobs.__main__",
     "jobs._sqlite", "jobs._slots", "jobs._forks", "jobs._attempts", "jobs._dbos_json",
-    "jobs._dbos_worker", "jobs.dbos",
+    "jobs._postgres", "jobs._dbos_worker", "jobs.dbos",
     "jobs._rq_worker", "jobs.rq", "jobs._celery_app", "jobs.celery",
-    "jobs._postgres", "jobs._procrastinate_worker", "jobs.procrastinate",
+    "jobs._procrastinate_worker", "jobs.procrastinate",
 ]  # fmt: skip
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
@@ -39,7 +39,7 @@ THIRD_PARTIES = {
     "jobs._attempts": {"sqlalchemy"},
     "jobs._dbos_json": {"dbos"},
     "jobs._dbos_worker": {"dbos"},
-    "jobs.dbos": {"dbos", "psycopg", "sqlalchemy"},
+    "jobs.dbos": {"dbos", "sqlalchemy"},
     "jobs._rq_worker": {"rq"},
     "jobs.rq": {"rq", "redis"},
     "jobs._celery_app": {"celery", "kombu"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,15 +20,24 @@ class Impatient(psycopg.Connection[Any]):
     """A connection whose server may take only so long for an answer.
 
     The server's own ``statement_timeout`` is of no use when it is the server that
-    hangs.
+    hangs. After that, the connection is of no use.
     """
 
     patience: float | None = TIMEOUT
+    hangs = False
 
     def wait(
         self, gen: Any, interval: float = 0.1, timeout: float | None = None
     ) -> Any:
-        return super().wait(gen, interval, timeout or self.patience)
+        if self.hangs:  # SQLAlchemy rolls back
+            raise psycopg.OperationalError("the server does not answer")
+        patience = timeout or self.patience
+        begun = time.monotonic()
+        try:
+            return super().wait(gen, interval, patience)
+        except psycopg.OperationalError:
+            self.hangs = patience is not None and time.monotonic() - begun >= patience
+            raise
 
 
 class Connections:

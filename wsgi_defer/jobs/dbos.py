@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psycopg
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, EnqueueOptions
 
@@ -27,6 +26,7 @@ from ._dbos_json import Json
 from ._dbos_worker import POOL, QUIET, Worker
 from ._forks import forks
 from ._job import Job, Order
+from ._postgres import Impatient
 from ._slots import FileSlots, PostgresSlots, Slots
 from ._sqlite import check_file, check_sqlite, make_ready
 from .errors import JobNotFailedError, JobsUnavailable, UnknownJobError
@@ -206,24 +206,6 @@ class Dbos:
             yield
         except (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, OSError) as e:
             raise JobsUnavailable(self.title, doing) from e
-
-
-class Impatient(psycopg.Connection[Any]):
-    """A connection to a server that may hang, after which it is of no use."""
-
-    hangs = False
-
-    def wait(
-        self, gen: Any, interval: float = 0.1, timeout: float | None = None
-    ) -> Any:
-        if self.hangs:  # SQLAlchemy rolls back
-            raise psycopg.OperationalError("the server does not answer")
-        begun = time.monotonic()
-        try:
-            return super().wait(gen, interval, timeout or PATIENCE)
-        except psycopg.OperationalError:
-            self.hangs = time.monotonic() - begun >= PATIENCE
-            raise
 
 
 class Busy(Exception):  # noqa: N818 - DBOS is not to know it
