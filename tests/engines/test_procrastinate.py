@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 
 import pytest
 
@@ -39,3 +40,18 @@ def test_an_idle_worker_ends_without_its_server(how):
     finally:
         place.close()
         own.running.close()
+
+
+def test_times_are_in_utc(alone):
+    """Though the database may have another time zone."""
+    place = alone(KINDS["procrastinate"])
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(place.url) as connection:
+        connection.execute(
+            f"ALTER DATABASE {place.queue} SET TimeZone = 'Asia/Kathmandu'"
+        )
+    job = place.jobs.status(place.jobs.enqueue("echo", delay=60))
+    now = datetime.now(timezone.utc)
+    for moment, seconds in ((job.enqueued_at, 0), (job.due_at, 60)):
+        assert moment.tzinfo is timezone.utc
+        assert abs((moment - now).total_seconds() - seconds) < 10

@@ -237,12 +237,17 @@ def told(row: dict[str, Any]) -> Job:
         # A failure is counted when it is over.
         attempts=args.get("failures", 0) + (state in ("running", "done")),
         error=None if state == "done" else json.loads(args.get("error", "null")),
-        enqueued_at=row["enqueued_at"],
-        due_at=due,
-        started_at=row["started_at"],
-        finished_at=row["finished_at"] if ended else None,
+        enqueued_at=in_utc(row["enqueued_at"]),
+        due_at=in_utc(due),
+        started_at=in_utc(row["started_at"]),
+        finished_at=in_utc(row["finished_at"] if ended else None),
         result=json.loads(args.get("result", "null")) if state == "done" else None,
     )
+
+
+def in_utc(moment: datetime | None) -> datetime | None:
+    """The server tells it in the time zone of the database."""
+    return moment and moment.astimezone(timezone.utc)
 
 
 ENGINE = Procrastinate
