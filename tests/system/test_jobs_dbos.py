@@ -543,3 +543,27 @@ def test_a_fork_in_the_middle_of_a_call(jobs):
     os.waitpid(child, 0)
     assert time.monotonic() - begin < 1
     assert jobs.status("a").state == "queued"
+
+
+C_FORK = """
+import ctypes, os, sys
+from wsgi_defer.jobs import Jobs
+jobs = Jobs(sys.argv[1])
+jobs.handler("a")(print)
+jobs.engine  # as in a master that has imported the app
+child = ctypes.PyDLL(None).fork()
+if not child:
+    ctypes.pythonapi.PyOS_AfterFork_Child()
+    jobs.enqueue("a", job_id="child")
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@with_sqlite
+def test_a_fork_in_c(jobs, tmp_path):
+    """uWSGI's: the hooks that come before a fork are not called, the others are."""
+    command = [sys.executable, "-c", C_FORK, f"sqlite:///{tmp_path}/jobs.db"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert jobs.status("child").state == "queued"

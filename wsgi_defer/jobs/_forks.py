@@ -31,6 +31,7 @@ class Forks:
         self._changed = threading.Condition()
         self._forks = 0  # that wait, or happen
         self._users: list[int] = []  # threads
+        self._forking: int | None = None  # the thread that does
         os.register_at_fork(
             before=self._before,
             after_in_parent=self._after,
@@ -61,16 +62,23 @@ class Forks:
         self._changed.wait_for(lambda: self._mine() == self._users, LONGEST)
         for engine in list(self.engines):
             engine.dispose()
+        self._forking = threading.get_ident()
 
     def _mine(self) -> list[int]:
         return [user for user in self._users if user == threading.get_ident()]
 
     def _after(self) -> None:
+        self._forking = None
         self._forks -= 1
         self._changed.notify_all()
         self._changed.release()
 
     def _after_in_child(self) -> None:
+        if self._forking != threading.get_ident():
+            # A fork in C, as uWSGI's, which calls what follows it, but not _before():
+            # others may hold the lock.
+            self._changed = threading.Condition()
+            self._changed.acquire()
         self._forks = 1  # others that wanted to fork are not here
         self._users = self._mine()
         self._after()
