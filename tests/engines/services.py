@@ -216,8 +216,10 @@ class Rabbit(Service):
         for name in ("log", "mnesia"):
             (self.root / name).mkdir()
 
-    def start(self):
-        env = {
+    @property
+    def env(self):
+        """What its programs need to know."""
+        return {
             "HOME": str(self.root),  # where its cookie is
             "ERL_EPMD_PORT": str(self.mapper),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -233,13 +235,38 @@ class Rabbit(Service):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
                 "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none",
         }  # fmt: skip
+
+    def start(self):
         self.run([find("epmd"), "-address", "127.0.0.1", "-port", str(self.mapper)])
-        self.run([find(self.SCRIPTS, "rabbitmq-server")], env)
+        self.run([find(self.SCRIPTS, "rabbitmq-server")], self.env)
         self.wait(self.answers)
 
     def answers(self):
         """Whether it speaks AMQP: its port is open a moment before that."""
         return self.replies(b"AMQP\x00\x00\x09\x01", b"\x01", 2)
+
+    @contextmanager
+    def alarm(self):
+        """Inside the block its disk is too full: it hands out messages, and takes none.
+
+        For all of its clients.
+        """
+        self.limit_disk("mem_relative", "1000")
+        try:
+            yield
+        finally:
+            self.limit_disk("1MB")
+
+    def limit_disk(self, *limit):
+        """Set how much has to be free."""
+        command = [find("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl"), "-n",
+                   self.env["RABBITMQ_NODENAME"], "set_disk_free_limit"]  # fmt: skip
+        # Not the port of the node, which runs.
+        local = "-kernel inet_dist_use_interface {127,0,0,1}"
+        env = {**os.environ, **self.env, "RABBITMQ_DIST_PORT": "",
+               "RABBITMQ_CTL_ERL_ARGS": local}  # fmt: skip
+        subprocess.run([*command, *limit], check=True, env=env, cwd=self.root,
+                       stdout=subprocess.DEVNULL, **self.as_user())  # fmt: skip
 
     @property
     def url(self):

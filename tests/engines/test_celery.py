@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
+
 import pytest
 
 from .kinds import KINDS
+from .services import Rabbit
 
 if "celery" not in KINDS:
     pytest.skip("Celery is not installed", allow_module_level=True)
@@ -34,3 +38,41 @@ def test_a_queue_that_is_deleted_is_made_again(alone, delay):
     place.work(1)
     place.until(lambda: place.times("echo", job_id), "it ran")
     place.until(lambda: place.times("echo", delayed), "the delayed one ran")
+
+
+@contextmanager
+def failed_in_an_alarm(place):
+    """A job that has failed once, while RabbitMQ takes no messages."""
+    job_id = place.jobs.enqueue("flaky", 1)
+    with place.servers.get(Rabbit).alarm():
+        place.work(1)
+        place.until(lambda: place.times("flaky", job_id), "it ran")
+        yield job_id
+    place.until(lambda: len(place.times("flaky", job_id)) > 1, "it ran again")
+
+
+def test_the_next_attempt_waits_for_a_broker_that_takes_no_messages(alone):
+    """The job does not run again and again meanwhile, nor several times afterwards."""
+    place = alone(KINDS["celery+results"])
+    with failed_in_an_alarm(place) as job_id:
+        time.sleep(4)
+        assert len(place.times("flaky", job_id)) == 1, str(place)
+    job = place.wait(job_id)
+    assert (job.state, job.attempts) == ("done", 2)
+    time.sleep(0.5)
+    assert len(place.times("flaky", job_id)) == 2
+
+
+def test_a_worker_stops_though_its_broker_takes_no_messages(alone):
+    """A job that could not be stored for its next attempt stays in this one."""
+    place = alone(KINDS["celery+results"])
+    with failed_in_an_alarm(place) as job_id:
+        time.sleep(2)  # it waits by now
+        workers = place.workers
+        workers.terminate()
+        assert workers.supervisor.wait(5) == 0
+        assert not workers.family()
+        place.work(1)
+    job = place.wait(job_id)
+    assert (job.state, job.attempts) == ("done", 2)
+    assert [words[2] for words in place.notes] == ["1", "1", "2"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, signals
@@ -72,12 +74,35 @@ def make_app(url: str, jobs: Jobs, timeout: float | None) -> Celery:
     return app
 
 
-def add_task(
-    app: Celery, run: Callable[[str, str, str, list[float], int, int], bool]
-) -> None:
-    """Let it run jobs: ``run(name, payload, id, waits, attempt, crashes)``.
+@dataclass(frozen=True)
+class Message:
+    """One attempt of a job, as a worker gets it from the queue."""
 
-    That says whether the message is done with; if not, the broker is to keep it.
+    name: str
+    payload: str
+    job_id: str
+    waits: list[float]
+    attempt: int
+    crashes: int  # how often it came back
+
+
+class Stop:
+    """Whether the worker is told to stop. Its processes share the memory for it."""
+
+    def __init__(self) -> None:
+        self._told = mmap.mmap(-1, 1)
+
+    def tell(self, **_: Any) -> None:
+        self._told[0] = 1
+
+    def is_told(self) -> bool:
+        return self._told[0] != 0
+
+
+def add_task(app: Celery, run: Callable[[Message], bool]) -> None:
+    """Let it run jobs.
+
+    ``run`` says whether the message is done with; if not, the broker is to keep it.
     """
 
     @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
@@ -86,15 +111,18 @@ def add_task(
         # Quorum queues count how often a message came back.
         crashes = int((request.headers or {}).get("x-delivery-count") or 0)
         crashes = crashes or int(getattr(request, "x-delivery-count", None) or 0)
+        attempt = request.retries + 1
+        message = Message(name, payload, request.id, waits, attempt, crashes)
         with unstopped():
-            done = run(name, payload, request.id, waits, request.retries + 1, crashes)
+            done = run(message)
         if not done:
             raise Reject("its next attempt could not be stored", requeue=True)
         raise Ignore  # it is acknowledged, and nothing else
 
 
-def run_worker(app: Celery, processes: int) -> None:
+def run_worker(app: Celery, processes: int, stop: Stop) -> None:
     """Run Celery's worker until SIGTERM or SIGINT."""
+    signals.worker_shutting_down.connect(stop.tell, weak=False)
     signals.worker_process_init.connect(die_with_parent, weak=False)
     worker = app.Worker(
         concurrency=processes,

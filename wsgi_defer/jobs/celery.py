@@ -10,10 +10,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
+from amqp import spec
 from amqp.exceptions import AMQPError
+from kombu.common import maybe_declare
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from kombu.transport.native_delayed_delivery import (
@@ -24,7 +27,15 @@ from kombu.transport.native_delayed_delivery import (
 )
 from kombu.utils.url import parse_url
 
-from ._celery_app import TASK, add_task, make_app, run_worker, too_often
+from ._celery_app import (
+    TASK,
+    Message,
+    Stop,
+    add_task,
+    make_app,
+    run_worker,
+    too_often,
+)
 from ._job import Job, Order, describe, utc
 from .errors import JobsUnavailable, NotSupported
 
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wsgi_defer")
 TIMEOUT = 1.5  # seconds
+LOOK = 1.0  # seconds after which a process that waits looks whether it is to stop
 KEPT = 10  # idle connections
 TIMES = ("enqueued_at", "due_at", "started_at", "finished_at")
 STATE = "WSGI_DEFER"  # of all that we keep in a result backend
@@ -88,10 +100,12 @@ class Celery:
         waits: list[float],
         attempt: int,
         wait: float,
+        first: Callable[[Connection], None] = lambda connection: None,
     ) -> None:
         def publish(connection: Connection) -> None:
             # The way to connect that heeds max_retries; the others wait for 2 seconds.
             connection.default_channel  # noqa: B018
+            first(connection)
             if wait:
                 self._prepare_delays(connection)
             self._app.send_task(
@@ -115,6 +129,37 @@ class Celery:
         except (AMQPError, KombuError, OSError, AttributeError) as error:
             # py-amqp has an AttributeError for a connection that is lost midway.
             raise JobsUnavailable(self.title, doing) from error
+
+    def _wait_for_broker(
+        self, message: Message, stop: Stop, connection: Connection
+    ) -> None:
+        """Wait until RabbitMQ takes messages, or the worker is told to stop.
+
+        While its disk or memory is short, it hands messages out, but reads none. A job
+        that is given back then comes again at once, and each that was published on the
+        way waits in a socket, and runs afterwards. So what is tried is a message that
+        no queue gets.
+        """
+        channel: Any = connection.default_channel
+        # To its exchange: that is the one that we may write to.
+        maybe_declare(self._queue.exchange, channel)
+        # Not an empty one: RabbitMQ stops after the header, which would be all of it.
+        probe = channel.prepare_message(b"-")
+        exchange = self._queue.exchange.name
+        try:
+            channel.basic_publish(probe, exchange, confirm_timeout=LOOK)
+            return
+        except TimeoutError:
+            logger.warning("RabbitMQ takes no messages; job %s %s waits with its "
+                           "attempt %d until it does", message.name, message.job_id,
+                           message.attempt + 1)  # fmt: skip
+        while not stop.is_told():
+            try:
+                channel.wait([spec.Basic.Ack, spec.Basic.Nack], timeout=LOOK)
+                return
+            except TimeoutError:
+                continue
+        raise TimeoutError("RabbitMQ takes no messages, and the worker is to stop")
 
     def _prepare_delays(self, connection: Connection) -> None:
         """Make the queues for delays; the worker's start does, but may be yet to come.
@@ -218,29 +263,25 @@ class Celery:
 
     def work(self, slot: int, processes: int) -> None:
         app = make_app(self._url, self._jobs, None)
+        stop = Stop()
         # In the pool's processes, Jobs.engine is another client than this.
-        add_task(app, lambda *job: self._jobs.engine.run(*job))  # type: ignore[attr-defined]
-        run_worker(app, processes)
+        add_task(app, lambda message: self._jobs.engine.run(message, stop))  # type: ignore[attr-defined]
+        run_worker(app, processes, stop)
 
-    def run(
-        self,
-        name: str,
-        payload: str,
-        job_id: str,
-        waits: list[float],
-        attempt: int,
-        crashes: int,
-    ) -> bool:
+    def run(self, message: Message, stop: Stop) -> bool:
         """Run a job's handler here; False if the message must stay in the queue."""
-        fields: dict[str, Any] = {"attempts": attempt, "error": too_often(crashes)}
+        name, job_id, attempt = message.name, message.job_id, message.attempt
+        fields: dict[str, Any] = {
+            "attempts": attempt, "error": too_often(message.crashes)
+        }  # fmt: skip
         if fields["error"]:
             logger.error("job %s %s has failed: %s", name, job_id, fields["error"])
             return self._told(job_id, state="failed", finished_at=time.time(), **fields)
         self._told(job_id, name=name, state="running", started_at=time.time(),
                    attempts=attempt)  # fmt: skip
-        last = attempt > len(waits)
+        last = attempt > len(message.waits)
         try:
-            result = self._jobs.run(name, payload, job_id, attempt, last=last)
+            result = self._jobs.run(name, message.payload, job_id, attempt, last=last)
         except SystemExit:
             raise  # Celery ends this process; the message goes back to the queue
         except BaseException as error:
@@ -250,10 +291,13 @@ class Celery:
                               result=result, **fields)  # fmt: skip
         if last:
             return self._told(job_id, state="failed", finished_at=time.time(), **fields)
-        wait = waits[attempt - 1]
+        wait = message.waits[attempt - 1]
         self._told(job_id, state="queued", due_at=time.time() + wait, **fields)
         try:
-            self._publish(name, payload, job_id, waits, attempt + 1, wait)
+            self._publish(
+                name, message.payload, job_id, message.waits, attempt + 1, wait,
+                partial(self._wait_for_broker, message, stop),
+            )  # fmt: skip
         except JobsUnavailable as error:
             logger.warning("job %s %s stays in its attempt %d: %s", name, job_id,
                            attempt, error)  # fmt: skip
