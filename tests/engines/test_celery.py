@@ -76,3 +76,11 @@ def test_a_worker_stops_though_its_broker_takes_no_messages(alone):
     job = place.wait(job_id)
     assert (job.state, job.attempts) == ("done", 2)
     assert [words[2] for words in place.notes] == ["1", "1", "2"]
+
+
+def test_a_result_may_look_like_what_kombu_encodes(alone):
+    """It reads objects with such keys as types of its own."""
+    place = alone(KINDS["celery+results"])
+    place.work(1)
+    for result in ({"__type__": "uuid", "__value__": {"hex": "zz"}}, [{}], None):
+        assert place.wait(place.jobs.enqueue("echo", result)).result == result

@@ -6,6 +6,7 @@ RabbitMQ hands out messages and tells nothing of them, so there is no status unl
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -244,6 +245,7 @@ class Celery:
             return None
         for name in TIMES:
             known[name] = utc(known.get(name) or None)
+        known["result"] = json.loads(known.get("result", "null"))
         due = known["due_at"]
         if known["state"] == "queued" and due and due.timestamp() > time.time():
             known["state"] = "scheduled"
@@ -287,8 +289,9 @@ class Celery:
         except BaseException as error:
             fields["error"] = describe(error)
         else:
+            # As text: kombu reads a dict with "__type__" as an object of another type.
             return self._told(job_id, state="done", finished_at=time.time(),
-                              result=result, **fields)  # fmt: skip
+                              result=json.dumps(result), **fields)  # fmt: skip
         if last:
             return self._told(job_id, state="failed", finished_at=time.time(), **fields)
         wait = message.waits[attempt - 1]
