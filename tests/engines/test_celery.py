@@ -84,3 +84,29 @@ def test_a_result_may_look_like_what_kombu_encodes(alone):
     place.work(1)
     for result in ({"__type__": "uuid", "__value__": {"hex": "zz"}}, [{}], None):
         assert place.wait(place.jobs.enqueue("echo", result)).result == result
+
+
+def test_a_message_that_comes_back_is_not_run_if_its_job_has_ended(alone):
+    """Its worker was killed before it told RabbitMQ. Two jobs of one id are two."""
+    from kombu import Connection
+
+    place = alone(KINDS["celery+results"])
+    for number in range(2):
+        place.jobs.enqueue("echo", number, job_id="a")
+    with Connection(place.url) as connection:
+        channel = connection.default_channel
+        first, second = (channel.basic_get(place.queue) for _ in range(2))
+        connection.Producer().publish(
+            first.body, exchange=place.queue, routing_key=place.queue,
+            content_type=first.properties["content_type"],
+            content_encoding=first.properties["content_encoding"],
+            headers=first.headers, message_id=first.properties["message_id"],
+        )  # fmt: skip
+        copy = place.until(lambda: channel.basic_get(place.queue), "the copy is there")
+        for message in (second, copy, first):
+            channel.basic_reject(message.delivery_tag, requeue=True)
+    last = place.jobs.enqueue("echo")
+    place.work(1)
+    place.wait(last)
+    assert place.wait("a").result in (0, 1)
+    assert len(place.times("echo", "a")) == 2, str(place)

@@ -83,6 +83,8 @@ class Message:
     job_id: str
     waits: list[float]
     attempt: int
+    message_id: str | None
+    again: bool  # it may have been given to a worker before
     crashes: int  # how often it came back
 
 
@@ -111,8 +113,12 @@ def add_task(app: Celery, run: Callable[[Message], bool]) -> None:
         # Quorum queues count how often a message came back.
         crashes = int((request.headers or {}).get("x-delivery-count") or 0)
         crashes = crashes or int(getattr(request, "x-delivery-count", None) or 0)
-        attempt = request.retries + 1
-        message = Message(name, payload, request.id, waits, attempt, crashes)
+        message = Message(
+            name, payload, request.id, waits, attempt=request.retries + 1,
+            message_id=(request.properties or {}).get("message_id"),
+            again=bool((request.delivery_info or {}).get("redelivered")),
+            crashes=crashes,
+        )  # fmt: skip
         with unstopped():
             done = run(message)
         if not done:

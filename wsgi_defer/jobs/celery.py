@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import uuid4
 from weakref import WeakSet
 
 from amqp import spec
@@ -113,6 +114,7 @@ class Celery:
                 TASK,
                 (name, payload, waits),
                 task_id=job_id,
+                message_id=uuid4().hex,  # a job may have several
                 retries=attempt - 1,
                 countdown=math.ceil(wait) or None,  # they take whole seconds
                 producer=self._app.amqp.Producer(connection, auto_declare=False),
@@ -245,6 +247,7 @@ class Celery:
             return None
         for name in TIMES:
             known[name] = utc(known.get(name) or None)
+        known.pop("ended_by", None)
         known["result"] = json.loads(known.get("result", "null"))
         due = known["due_at"]
         if known["state"] == "queued" and due and due.timestamp() > time.time():
@@ -273,6 +276,8 @@ class Celery:
     def run(self, message: Message, stop: Stop) -> bool:
         """Run a job's handler here; False if the message must stay in the queue."""
         name, job_id, attempt = message.name, message.job_id, message.attempt
+        if message.again and self._has_ended(message):
+            return True
         fields: dict[str, Any] = {
             "attempts": attempt, "error": too_often(message.crashes)
         }  # fmt: skip
@@ -291,9 +296,11 @@ class Celery:
         else:
             # As text: kombu reads a dict with "__type__" as an object of another type.
             return self._told(job_id, state="done", finished_at=time.time(),
-                              result=json.dumps(result), **fields)  # fmt: skip
+                              result=json.dumps(result), ended_by=message.message_id,
+                              **fields)  # fmt: skip
         if last:
-            return self._told(job_id, state="failed", finished_at=time.time(), **fields)
+            return self._told(job_id, state="failed", finished_at=time.time(),
+                              ended_by=message.message_id, **fields)  # fmt: skip
         wait = message.waits[attempt - 1]
         self._told(job_id, state="queued", due_at=time.time() + wait, **fields)
         try:
@@ -306,6 +313,17 @@ class Celery:
                            attempt, error)  # fmt: skip
             return False
         return True
+
+    def _has_ended(self, message: Message) -> bool:
+        """Whether the job ended with it, and its worker died before RabbitMQ knew."""
+        if self._jobs.results is None or message.message_id is None:
+            return False
+        try:
+            known = self._known(message.job_id) or {}
+        except Exception:
+            return False  # rather twice than never
+        # Not its state alone: another job of that id may have ended.
+        return known.get("ended_by") == message.message_id
 
     def _told(self, job_id: str, **fields: Any) -> bool:
         """As ``_tell()``, but a job is not held up by it."""
