@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery, Task, signals
+from celery import Celery, Task, bootsteps, signals
 from celery.exceptions import Ignore, Reject
 from kombu.entity import Exchange, Queue
 
@@ -94,7 +94,7 @@ class Stop:
     def __init__(self) -> None:
         self._told = mmap.mmap(-1, 1)
 
-    def tell(self, **_: Any) -> None:
+    def tell(self) -> None:
         self._told[0] = 1
 
     def is_told(self) -> bool:
@@ -128,7 +128,16 @@ def add_task(app: Celery, run: Callable[[Message], bool]) -> None:
 
 def run_worker(app: Celery, processes: int, stop: Stop) -> None:
     """Run Celery's worker until SIGTERM or SIGINT."""
-    signals.worker_shutting_down.connect(stop.tell, weak=False)
+
+    class TellStop(bootsteps.StartStopStep):  # type: ignore[misc]
+        """What Celery closes first when it stops, before it waits for its pool."""
+
+        # Not its signal worker_shutting_down: that is sent by a signal handler, under a
+        # lock, where a second SIGTERM would wait for ever.
+        def close(self, worker: Any) -> None:
+            stop.tell()
+
+    app.steps["worker"].add(TellStop)
     signals.worker_process_init.connect(die_with_parent, weak=False)
     worker = app.Worker(
         concurrency=processes,
