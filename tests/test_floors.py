@@ -15,7 +15,7 @@ FLOORS = [
     "errors", "_outcome", "_coroutine", "_per_process", "_host", "_future", "_call",
     "_observer", "_pool_kinds", "_scope", "_room", "_watch", "_limit", "_drain",
     "background",
-    "_deadlines", "_job", "_gather", "_thread_pool", "_process_child",
+    "_deadlines", "_job", "_gather", "_thread_pool", "_parent", "_process_child",
     "_process_handle", "_process_pool", "_async_pool", "pools", "_response",
     "_transport", "_middleware", "process", "__init__",
     "flask", "ledger",

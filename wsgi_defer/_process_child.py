@@ -18,6 +18,7 @@ import traceback
 from types import FrameType
 from typing import Any
 
+from ._parent import end_with
 from .errors import RemoteError
 
 HEADER = struct.Struct("!Q")
@@ -33,7 +34,6 @@ SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-PR_SET_PDEATHSIG = 1  # of prctl(2), on Linux
 
 # This is a child, and imports what a call needs. A module that itself uses a pool of
 # processes when it is imported would start one child after the other.
@@ -43,7 +43,9 @@ importing = False
 def serve(fd: int, worker: int, main: dict[str, str]) -> None:
     """Run jobs until the worker is gone. ``main`` is what ``__main__`` is there."""
     os.set_inheritable(fd, False)
-    _end_with_worker(worker)
+    # It is the thread that works for this process which has started it.
+    if not end_with(worker):
+        threading.Thread(target=_wait_for_worker, args=[worker], daemon=True).start()
     for number in SIGNALS:
         # Not SIG_IGN, which a command that a job starts would inherit.
         signal.signal(number, _pass)
@@ -92,21 +94,6 @@ def _flush() -> None:
 
 def _pass(number: int, frame: FrameType | None) -> None:
     """Go on; the worker ends this process when it is done with it."""
-
-
-def _end_with_worker(worker: int) -> None:
-    # On Linux the kernel sees to it, whatever a job is doing. Its signal comes when the
-    # thread ends that has started this process, which is the one that it works for.
-    try:
-        import ctypes
-
-        done = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
-    except (ImportError, OSError, AttributeError):
-        done = False
-    if os.getppid() != worker:
-        os._exit(1)
-    if not done:
-        threading.Thread(target=_wait_for_worker, args=[worker], daemon=True).start()
 
 
 def _wait_for_worker(worker: int) -> None:

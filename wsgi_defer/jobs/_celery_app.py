@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from celery import Celery, Task, bootsteps, signals
 from celery.exceptions import Ignore, Reject
 from kombu.entity import Exchange, Queue
 
+from .._parent import end_with
 from ._job import MOST_CRASHES
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 TASK = "wsgi_defer.job"
 KEPT = 7 * 24 * 3600  # seconds that a result backend keeps a job's status
-PR_SET_PDEATHSIG = 1
 
 
 def make_app(url: str, jobs: Jobs, timeout: float | None) -> Celery:
@@ -138,7 +136,9 @@ def run_worker(app: Celery, processes: int, stop: Stop) -> None:
             stop.tell()
 
     app.steps["worker"].add(TellStop)
-    signals.worker_process_init.connect(die_with_parent, weak=False)
+    parent = os.getpid()
+    # A pool process: a job whose message goes back must not run on beside it.
+    signals.worker_process_init.connect(lambda **_: end_with(parent), weak=False)
     worker = app.Worker(
         concurrency=processes,
         pool="prefork",
@@ -150,15 +150,6 @@ def run_worker(app: Celery, processes: int, stop: Stop) -> None:
         quiet=True,
     )
     worker.start()
-
-
-def die_with_parent(**_: Any) -> None:
-    """In each pool process: a job whose message goes back must not run on beside it."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 @contextmanager

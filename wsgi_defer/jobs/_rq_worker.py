@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import os
 import signal
 import sys
 import time
@@ -24,6 +22,7 @@ from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
+from .._parent import end_with
 from ._job import MOST_CRASHES, describe
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ SILENCE = 30  # seconds without one after which a job's worker is taken to be de
 MAINTENANCE = 10  # seconds between two looks for those
 FETCHING = 15  # seconds after which a job that was fetched, but not begun, is lost
 IDLE = 17  # seconds; RQ waits for a job for 15 less, and looks after the others then
-PR_SET_PDEATHSIG = 1
 
 
 class FailedError(Exception):
@@ -215,10 +213,7 @@ class Worker(rq.worker.Worker):
         for number in (signal.SIGTERM, signal.SIGINT):
             # Not SIG_IGN, which the programs that a job starts would inherit.
             signal.signal(number, lambda *_: None)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != self.pid:
-                os._exit(1)
+        end_with(self.pid)  # type: ignore[arg-type]  # this is a child of the worker
 
     def handle_exception(self, job: Any, *exc_info: Any) -> None:
         """Nothing: it is logged by now, and without the payload."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+from .. import _parent
 
 logger = logging.getLogger("wsgi_defer")
 
@@ -23,7 +23,6 @@ LONGEST_PAUSE = 5.0  # seconds
 # One stop may come as two signals: from the service manager to each process, or from
 # a shell that passes it on. Only a later one means impatience.
 SAME_STOP = 1.0  # seconds
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Supervisor:
@@ -178,8 +177,4 @@ def told(status: int) -> str:
 
 def end_with(supervisor: int) -> None:
     """Have this process stopped gracefully when its supervisor dies. Linux only."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != supervisor:  # it died before that
-        os.kill(os.getpid(), signal.SIGTERM)
+    _parent.end_with(supervisor, signal.SIGTERM)
