@@ -77,6 +77,15 @@ def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
     )  # fmt: skip
 
 
+def most_twice(kind, kills):
+    """How many jobs may come to their end twice.
+
+    Without a result backend Celery cannot know of those that had ended; each kill may
+    hit one in each of two processes.
+    """
+    return 5 if kind.can("status") else 2 * kills
+
+
 def ended(place):
     """How often each job has come to its end."""
     return Counter(words[1] for words in place.notes if words[0] == "end")
@@ -102,7 +111,8 @@ def main():
             finally:
                 place.close()
             print(count, flush=True)
-            bad = bad or count.lost > 0 or count.twice > 5
+            most = most_twice(KINDS[name], count.kills)
+            bad = bad or count.lost > 0 or count.twice > most
     finally:
         servers.close()
     sys.exit(bad)

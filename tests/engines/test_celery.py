@@ -70,7 +70,7 @@ def test_a_worker_stops_though_its_broker_takes_no_messages(alone):
         time.sleep(2)  # it waits by now
         workers = place.workers
         workers.terminate()
-        assert workers.supervisor.wait(5) == 0
+        assert workers.supervisor.wait(20) == 0, str(place)
         assert not workers.family()
         place.work(1)
     job = place.wait(job_id)
