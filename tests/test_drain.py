@@ -13,13 +13,15 @@ from wsgi_defer import (
     Scope,
     TooManyCallsError,
     before_response,
+    current_scope,
     defer,
     deferring,
 )
 from wsgi_defer._drain import drain, report_lost
 from wsgi_defer._scope import Options, enter, leave
 
-from .orders import handle_abort
+from .client import get, text_app
+from .orders import handle_abort, handle_quit
 
 
 class SlowToClose(Scope):
@@ -150,3 +152,98 @@ def test_options(options, error):
         pass
     with pytest.raises(error):
         DeferMiddleware(int, **options)
+
+
+def test_a_quit_in_a_block(ran):
+    """gunicorn's handler exits with 0, which is no success of the block."""
+
+    def block():
+        with deferring() as scope:
+            scopes.append(scope)
+            before_response(ran.append, "held")
+            defer(ran.append, "deferred").always()
+            handle_quit()
+
+    scopes = []
+    with pytest.raises(SystemExit):
+        block()
+    assert ran == []
+    assert (scopes[0].finished, scopes[0].lost) == (0, 2)
+
+
+def scope_of_one():
+    """A scope with one call."""
+    scope = Scope()
+    token = enter(scope)
+    call = defer(int)
+    leave(token)
+    return scope, call
+
+
+def test_a_call_that_is_lost_beside_a_drain(monkeypatch):
+    """Both find it; the one who has it off the list tells its end."""
+    lose = Scope.lose
+
+    def lose_beside(scope, call, why):
+        call.take()
+        assert scope.take() is None  # as the drain of another thread
+        lose(scope, call, why)
+
+    monkeypatch.setattr(Scope, "lose", lose_beside)
+    scope, call = scope_of_one()
+    report_lost(scope, "the process exits", running=False)
+    assert (scope.lost, scope.skipped) == (1, 0)
+    assert call.cancelled()
+
+
+def test_an_order_to_stop_inside_cancel():
+    """It was not cancelled, then, and somebody is told of its end."""
+    scope, call = scope_of_one()
+    call.take()  # as far as cancel() came
+    report_lost(scope, "the worker was told to stop")
+    assert (scope.lost, scope.skipped) == (1, 0)
+
+
+def test_an_order_to_stop_and_a_close_that_raises(ran):
+    """The order counts."""
+
+    class Body:
+        def __iter__(self):
+            yield b"some"
+            handle_abort()
+
+        def close(self):
+            raise KeyError
+
+    def app(environ, start_response):
+        defer(ran.append, 1).always()
+        start_response("200 OK", [])
+        return Body()
+
+    with pytest.raises(KeyError):
+        get(DeferMiddleware(app, inline=True))
+    assert ran == []
+
+
+def test_cancelled_just_before_the_response(ran, monkeypatch):
+    """By another thread, when the call was already due."""
+    take_held = Scope.take_held
+
+    def take_and_cancel(scope):
+        call = take_held(scope)
+        if call is not None and not ran:
+            call.cancel()
+            ran.append("cancelled")
+        return call
+
+    monkeypatch.setattr(Scope, "take_held", take_and_cancel)
+
+    def view():
+        scopes.append(current_scope())
+        before_response(ran.append, 1)
+        before_response(ran.append, 2)
+
+    scopes = []
+    get(DeferMiddleware(text_app(view)))
+    assert ran == ["cancelled", 2]
+    assert (scopes[0].finished, scopes[0].skipped) == (1, 1)

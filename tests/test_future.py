@@ -758,3 +758,12 @@ def test_the_calls_of_a_parent_process():
             call.result(timeout=0)
         scope._process = ours
     assert call.result() == 0
+
+
+def test_two_threads_look_at_it_first():
+    """The slower one does not tell its end once more."""
+    with deferring():
+        call = defer(int)
+    wait([call])
+    call.__getattr__("_condition")  # begun by another thread, before that
+    assert call.result() == 0

@@ -632,3 +632,33 @@ def test_one_engine_for_all_threads(jobs):
         thread.join()
     assert found[0] is found[1] is jobs.engine
     assert len(closed) == 1
+
+
+def test_without_an_engine_a_refused_job_is_forgotten(jobs):
+    """So that its repeat runs."""
+    seen = []
+    jobs.handler("sees")(seen.append)
+
+    def enqueue(*ids):
+        return lambda: [jobs.enqueue("sees", each, job_id=each) for each in ids]
+
+    app = DeferMiddleware(app_that(enqueue("a", "b")).app, max_calls=3)
+    assert get(app).status == "503 Service Unavailable"
+    assert jobs.status("b") is None
+    assert get(app_that(enqueue("b"))).status == "200 OK"
+    assert seen[-1] == "b"
+
+
+def test_without_an_engine_in_a_block_inside_a_request(jobs):
+    """The job still runs after the response."""
+    seen = []
+    jobs.handler("sees")(seen.append)
+
+    def enqueue():
+        with deferring():
+            jobs.enqueue("sees", "ran")
+
+    body = app_that(enqueue)(make_environ(), lambda *args: seen.append("head"))
+    seen.extend(body)
+    body.close()
+    assert seen == ["head", b"None", "ran"]

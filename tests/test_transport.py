@@ -276,11 +276,12 @@ def test_a_process_for_each_request(ran, more, goes_on):
         defer(lambda: ran.append(threading.current_thread())).always()
         raise LookupError
 
-    environ = make_environ(**more, **{"werkzeug.socket": Socket()})
+    environ = make_environ(**more, **{"werkzeug.socket": (sock := Socket())})
     with pytest.raises(LookupError):
         DeferMiddleware(app, inline=False)(environ, of_werkzeug())
     assert background.join(10)
     assert [thread is threading.current_thread() for thread in ran] == [not goes_on]
+    assert sock.shut == []  # the error page is still to be sent
 
 
 def test_bjoern_is_known_by_its_start_response():

@@ -14,7 +14,7 @@ from time import monotonic
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, Literal, Protocol, TypeVar
 
-from ._future import CANCELLED, PENDING, RETURNED, LazyFuture
+from ._future import CANCELLED, PENDING, RETURNED, LazyFuture, is_first
 from ._outcome import Outcome
 from .errors import WaitsForItselfError
 
@@ -146,8 +146,8 @@ class Call:
     def take(self) -> Job | None:
         """What is to be run, for the first who asks; None for all others.
 
-        The call keeps none of it: a handle that the app keeps must not keep the
-        request alive. So this is how a call is given up, too.
+        The call keeps neither the context nor the arguments: a handle that the app
+        keeps must not keep the request alive. So this is how a call is given up, too.
         """
         fn, args, kwargs = self._fn, self._args, self._kwargs
         try:
@@ -165,10 +165,7 @@ class Call:
     ) -> bool:
         """Note how it ended. True for the first who does, of any thread: it is to tell
         the observers, and then ``_publish()``."""
-        try:
-            return self._untold.pop()
-        except IndexError:
-            return False
+        return is_first(self._untold)
 
     def _publish(self) -> None:
         """Tell who waits for it; here, nobody does."""

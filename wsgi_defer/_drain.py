@@ -70,12 +70,14 @@ def run_held(scope: Scope) -> Exception | None:
     scope.started = True
     heard = scope.options.observers
     while (call := scope.take_held()) is not None:
+        job = call.take()
+        if job is None:  # another thread was quicker
+            scope.skip(call, "it was cancelled")
+            continue
         call._started_at = monotonic()
         heard.tell(heard.started, call, scope)
         try:
-            job = call.take()
-            around = None if call.bare else scope.options.around
-            value = None if job is None else run_job(job, around)
+            value = run_job(job, None if call.bare else scope.options.around)
         except BaseException as error:
             if is_order_to_stop(error):
                 scope.lose(call, _reason(error))
@@ -150,7 +152,8 @@ def deferring(
     try:
         yield scope
     except BaseException as raised:
-        if not (isinstance(raised, SystemExit) and not raised.code):
+        succeeded = isinstance(raised, SystemExit) and not raised.code
+        if not succeeded or is_order_to_stop(raised):
             error = raised
         raise
     finally:

@@ -19,7 +19,8 @@ class LazyFuture(Future[Any]):
     _end = PENDING
     _value: Any = None
     _error: BaseException | None = None
-    _unpublished = False  # somebody may wait, who does not know of the end
+    # One that is True, while somebody may wait who does not know of the end.
+    _unpublished: list[bool] = []  # noqa: RUF012  # empty for ever
 
     def __init__(self) -> None:
         """Without ``Future.__init__``, see above."""
@@ -34,7 +35,7 @@ class LazyFuture(Future[Any]):
         # has its value from the first thread; the condition, by which others see that
         # all is there, comes last.
         made = vars(Future())
-        made["_unpublished"] = True
+        made["_unpublished"] = [True]
         for key in sorted(made, key="_condition".__eq__):
             self.__dict__.setdefault(key, made[key])
         self._publish()
@@ -58,10 +59,8 @@ class LazyFuture(Future[Any]):
 
     def _publish(self) -> None:
         # The first one only, of the thread that ends it and those that look at it.
-        if self._end == PENDING or not (
-            # Asked first, as __dict__ costs a dict.
-            self._unpublished and self.__dict__.pop("_unpublished", False)
-        ):
+        unpublished = self._unpublished
+        if self._end == PENDING or not (unpublished and is_first(unpublished)):
             return
         if self._end == RETURNED:
             Future.set_result(self, self._value)
@@ -70,3 +69,11 @@ class LazyFuture(Future[Any]):
         else:
             Future.cancel(self)
             self.set_running_or_notify_cancel()
+
+
+def is_first(turn: list[bool]) -> bool:
+    """True for the first who asks, of any thread: a list of one, as pop() is atomic."""
+    try:
+        return turn.pop()
+    except IndexError:
+        return False

@@ -297,9 +297,10 @@ class _Exchange(ResponseScope):
 
     def fail(self, error: BaseException) -> None:
         """The app raised ``error``, and the server is about to deal with it."""
-        self._error = error
-        # Asked now, before its traceback has the server's own frames.
-        self.stopped = is_order_to_stop(error)
+        if not self.stopped:  # else the app's close() has raised, too
+            self._error = error
+            # Asked now, before its traceback has the server's own frames.
+            self.stopped = is_order_to_stop(error)
         self._elsewhere = True  # the error page is not out, and must not wait
         if self._waiting is not None and _transport.wants_head_to_close(self._environ):
             self._pass(*self._waiting)
@@ -378,7 +379,8 @@ class _Exchange(ResponseScope):
         if (self._elsewhere or not inline) and _transport.goes_on(environ):
             background.submit(*job)
         else:
-            _transport.finish(environ, respond)
+            if not self._elsewhere:
+                _transport.finish(environ, respond)
             background.drain_here(*job[:2])
 
     def _job(self, delivered: bool, ready: Callable[[], object]) -> background.Job:

@@ -39,7 +39,7 @@ class WaitingRoom(Observer):
             return
         oldest, scope = oldest_of(), scope_of()
         if scope is not None and oldest is not None and oldest.pending:
-            scope.lose(oldest, f"dropped, as the oldest of {self.limit} that wait")
+            scope.drop(oldest, f"dropped, as the oldest of {self.limit} that wait")
 
     def started(self, call: Call, scope: Scope) -> None:
         self._waiting.pop(id(call), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -253,12 +254,23 @@ class Scope:
 
     def lose_rest(self, why: str) -> None:
         """Nobody is left to run what waits."""
-        for call in (*self._held, *self._deferred):
-            if call.take() is not None:
-                self.lose(call, why)
-            elif call._cancelled:
-                self.skip(call, "it was cancelled")
-            # Else another thread has just begun it, and tells its end.
+        held: list[Call] = self._held
+        for calls in (held, self._deferred):
+            for call in calls.copy():
+                # Whoever takes it off the list tells its end: this, or another thread
+                # that has just begun it.
+                with suppress(ValueError):
+                    calls.remove(call)  # type: ignore[arg-type]
+                    if call._cancelled:
+                        self.skip(call, "it was cancelled")
+                    else:
+                        self.lose(call, why)
+
+    def drop(self, call: Call, why: str) -> None:
+        """Lose a deferred call, unless it has begun."""
+        with suppress(ValueError):  # as in lose_rest()
+            self._deferred.remove(call)  # type: ignore[arg-type]
+            self.lose(call, why)
 
     def forget(self, name: str) -> None:
         """Cancel every call of that name that has not begun."""

@@ -7,11 +7,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from .kinds import KINDS
+from .kinds import KINDS, Place, Servers
 from .services import Rabbit
 
 if "celery" not in KINDS:
     pytest.skip("Celery is not installed", allow_module_level=True)
+
+# Not in the tests, which are begun by several threads: it makes its module anew.
+from kombu import Connection
 
 pytestmark = pytest.mark.ahead
 
@@ -27,8 +30,6 @@ def test_a_delayed_job_may_be_the_first_of_all(alone):
 @pytest.mark.parametrize("delay", [0, 1])
 def test_a_queue_that_is_deleted_is_made_again(alone, delay):
     """By the next job, of a client that has known it: it is not lost."""
-    from kombu import Connection
-
     place = alone(KINDS["celery"])
     place.jobs.enqueue("echo", 1, delay=60 * delay)
     with Connection(place.url) as connection:
@@ -38,6 +39,18 @@ def test_a_queue_that_is_deleted_is_made_again(alone, delay):
     place.work(1)
     place.until(lambda: place.times("echo", job_id), "it ran")
     place.until(lambda: place.times("echo", delayed), "the delayed one ran")
+
+
+@contextmanager
+def own_servers():
+    """A place with servers of its own, as an alarm is one for all clients."""
+    servers = Servers()
+    place = Place(KINDS["celery+results"], servers)
+    try:
+        yield place
+    finally:
+        place.close()
+        servers.close()
 
 
 @contextmanager
@@ -51,31 +64,31 @@ def failed_in_an_alarm(place):
     place.until(lambda: len(place.times("flaky", job_id)) > 1, "it ran again")
 
 
-def test_the_next_attempt_waits_for_a_broker_that_takes_no_messages(alone):
+def test_the_next_attempt_waits_for_a_broker_that_takes_no_messages():
     """The job does not run again and again meanwhile, nor several times afterwards."""
-    place = alone(KINDS["celery+results"])
-    with failed_in_an_alarm(place) as job_id:
-        time.sleep(4)
-        assert len(place.times("flaky", job_id)) == 1, str(place)
-    job = place.wait(job_id)
-    assert (job.state, job.attempts) == ("done", 2)
-    time.sleep(0.5)
-    assert len(place.times("flaky", job_id)) == 2
+    with own_servers() as place:
+        with failed_in_an_alarm(place) as job_id:
+            time.sleep(4)
+            assert len(place.times("flaky", job_id)) == 1, str(place)
+        job = place.wait(job_id)
+        assert (job.state, job.attempts) == ("done", 2)
+        time.sleep(0.5)
+        assert len(place.times("flaky", job_id)) == 2
 
 
-def test_a_worker_stops_though_its_broker_takes_no_messages(alone):
+def test_a_worker_stops_though_its_broker_takes_no_messages():
     """A job that could not be stored for its next attempt stays in this one."""
-    place = alone(KINDS["celery+results"])
-    with failed_in_an_alarm(place) as job_id:
-        time.sleep(2)  # it waits by now
-        workers = place.workers
-        workers.terminate()
-        assert workers.supervisor.wait(20) == 0, str(place)
-        assert not workers.family()
-        place.work(1)
-    job = place.wait(job_id)
-    assert (job.state, job.attempts) == ("done", 2)
-    assert [words[2] for words in place.notes] == ["1", "1", "2"]
+    with own_servers() as place:
+        with failed_in_an_alarm(place) as job_id:
+            time.sleep(2)  # it waits by now
+            workers = place.workers
+            workers.terminate()
+            assert workers.supervisor.wait(20) == 0, str(place)
+            assert not workers.family()
+            place.work(1)
+        job = place.wait(job_id)
+        assert (job.state, job.attempts) == ("done", 2)
+        assert [words[2] for words in place.notes] == ["1", "1", "2"]
 
 
 def test_a_result_may_look_like_what_kombu_encodes(alone):
@@ -88,8 +101,6 @@ def test_a_result_may_look_like_what_kombu_encodes(alone):
 
 def test_a_message_that_comes_back_is_not_run_if_its_job_has_ended(alone):
     """Its worker was killed before it told RabbitMQ. Two jobs of one id are two."""
-    from kombu import Connection
-
     place = alone(KINDS["celery+results"])
     for number in range(2):
         place.jobs.enqueue("echo", number, job_id="a")

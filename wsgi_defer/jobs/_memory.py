@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .._call import DeferredCall
 from .._host import is_order_to_stop
-from .._scope import current_scope, defer
+from .._scope import current_scope
 from ._job import Job, Order, describe, utc
 from .errors import JobNotFailedError, NotSupported, UnknownJobError
 
@@ -53,10 +55,17 @@ class InProcess:
         job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()))
         self._note(job, order)
         scope = current_scope()
-        if scope is None or scope.closed:
+        while scope is not None and scope.closed:  # a block of deferring() that is over
+            scope = scope._outer
+        if scope is None:
             self._run(job, order)
-        else:  # the response is a success by now, and the client has the id
-            defer(self._run, job, order).always()
+            return
+        call = DeferredCall(self._run, (job, order), {}, sys._getframe())
+        try:
+            scope.add(call.always(), "enqueue")  # it was promised, whatever comes
+        except BaseException:
+            del self._known[order.id]
+            raise
 
     def _note(self, job: Job, order: Order) -> None:
         self._known[job.id] = job, order
