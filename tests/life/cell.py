@@ -23,11 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from subprocess import TimeoutExpired
 
+from ..programs import is_alive
 from ..waiting import InVainError
 from ..wire import servers
 from . import BODY, CALLS
 from .faults import could_finish
-from .gunicorns import INSTALL, configuration, is_alive, losses, running
+from .gunicorns import INSTALL, configuration, losses, running
 
 REPORT = 20.0  # seconds until the master must have named what a dead worker has lost
 TIMEOUT = 5  # seconds; a worker may take this long to boot, too, on a busy machine

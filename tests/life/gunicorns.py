@@ -131,15 +131,6 @@ def is_loss(line):
     return "deferred call" in line and re.search(r"\blost\b", line) is not None
 
 
-def is_alive(pid):
-    """Whether there is such a process, if only as a zombie."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 class Client:
     """It reads its response, and goes on reading until the stream ends."""
 

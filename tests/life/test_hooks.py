@@ -8,13 +8,13 @@ import signal
 
 import pytest
 
+from ..programs import is_alive
 from ..wire import servers
 from . import CALLS
 from .cell import FOR_EVER, missing
 from .gunicorns import (
     INSTALL,
     configuration,
-    is_alive,
     is_loss,
     losses,
     lost_in,

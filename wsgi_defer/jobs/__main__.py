@@ -15,10 +15,11 @@ from datetime import datetime
 from importlib import import_module
 from typing import Any
 
+from .._parent import end_with
 from ..errors import DeferError
 from ._job import Job
 from ._jobs import Jobs
-from ._supervisor import Supervisor, end_with
+from ._supervisor import Supervisor
 from .errors import NotSupported
 
 PROGRAM = "python -m wsgi_defer.jobs"
@@ -154,7 +155,7 @@ def work(jobs: Jobs, options: argparse.Namespace) -> int:
                    "--processes", str(options.processes)]  # fmt: skip
         return Supervisor(command, 1 if own else options.processes).run()
     if options.supervisor is not None:
-        end_with(options.supervisor)
+        end_with(options.supervisor, signal.SIGTERM)
     jobs.engine.work(options.slot, options.processes)
     jobs.engine.close()
     return 0

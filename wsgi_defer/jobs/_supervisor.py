@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from .. import _parent
-
 logger = logging.getLogger("wsgi_defer")
 
 # Seconds: who lives shorter is started again after a pause, longer each time. One whose
@@ -173,8 +171,3 @@ def told(status: int) -> str:
         return f"by {signal.Signals(-status).name}"
     except ValueError:
         return f"by signal {-status}"
-
-
-def end_with(supervisor: int) -> None:
-    """Have this process stopped gracefully when its supervisor dies. Linux only."""
-    _parent.end_with(supervisor, signal.SIGTERM)

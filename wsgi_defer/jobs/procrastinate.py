@@ -157,13 +157,13 @@ class Procrastinate:
             "listing the failed jobs",
             "AND queue_name = %s AND status = 'failed' "
             "ORDER BY times.finished_at DESC, job.id DESC LIMIT %s",
-            self._jobs.queue, max(limit, 0),
+            self._jobs.queue, limit,
         )  # fmt: skip
 
     def recent(self, limit: int) -> list[Job]:
         return self._select(
             "listing the jobs", "AND queue_name = %s ORDER BY job.id DESC LIMIT %s",
-            self._jobs.queue, max(limit, 0),
+            self._jobs.queue, limit,
         )  # fmt: skip
 
     def retry(self, job_id: str) -> None:

@@ -127,7 +127,7 @@ class Rq:
         with self._asked("listing the failed jobs"):
             registry = self._queue.failed_job_registry
             keys = registry.get_job_ids(0, limit - 1, desc=True, cleanup=False)
-            return [job for job in self._tell(keys) if job] if limit > 0 else []
+            return [job for job in self._tell(keys) if job] if limit else []
 
     def recent(self, limit: int) -> list[Job]:
         with self._asked("listing the jobs"):
@@ -145,7 +145,7 @@ class Rq:
             jobs = [job for job in self._tell([*keys]) if job]
         begin = datetime.min.replace(tzinfo=timezone.utc)
         jobs.sort(key=lambda job: job.enqueued_at or begin, reverse=True)
-        return jobs[: max(limit, 0)]
+        return jobs[:limit]
 
     def retry(self, job_id: str) -> None:
         with self._asked("queueing a job again"):
