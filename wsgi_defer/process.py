@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import repeat
 from typing import Any, TypeAlias
 
 Word: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
@@ -108,11 +109,12 @@ def detach(
     """
     program, request = _request(argv, cwd, env)
     fds: list[int] = []
+    close_all = _for_each(fds, os.close)
     try:
         _open(log, fds)
         pid, number, of_cwd = _ask(request, fds[-1])
     finally:
-        deque(map(os.close, fds), maxlen=0)  # all, see _note()
+        close_all()
     if not pid:
         named = cwd if of_cwd and cwd is not None else program
         raise OSError(number, os.strerror(number), os.fspath(named))
@@ -205,10 +207,20 @@ def _open(log: Word | None, fds: list[int]) -> None:
 def _note(results: list[int], function: Callable[..., int], *arguments: Any) -> None:
     """Call it, and add what it returns to the list.
 
-    There is no line of Python between the two: there, a signal's handler could raise,
+    There is no step of Python between the two: there, a signal's handler could raise,
     that of a time limit for one, and nobody would know what to close, or to wait for.
     """
     results.extend(map(function, *([argument] for argument in arguments)))
+
+
+def _for_each(
+    values: list[int], function: Callable[..., object], *arguments: Any
+) -> Callable[[], object]:
+    """What calls it with each value that the list has by then, without such a step.
+
+    It is made beforehand, as a handler could raise as soon as ``map()`` has returned.
+    """
+    return partial(deque, map(function, values, *map(repeat, arguments)), 0)
 
 
 def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
@@ -216,23 +228,34 @@ def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
     # A socket rather than pipes: where gevent has patched it, other greenlets go on.
     ours, theirs = socket.socketpair()
     starter: list[int] = []
+    # It is closed twice, and waited for again: a handler may raise in the first.
+    wait, wait_again = (_for_each(starter, posix.waitpid, 0) for _ in range(2))
     answer = b""
-    with ours:
+    try:
         try:
-            with theirs:
-                os.set_blocking(theirs.fileno(), True)  # gevent's is not
-                _spawn_starter(theirs.fileno(), output, starter)
-            ours.settimeout(None)  # in spite of socket.setdefaulttimeout()
-            ours.sendall(request)
-            ours.shutdown(socket.SHUT_WR)
-            # Not up to the end of the stream: a fork of another thread may hold it.
-            while not answer.endswith(b"\n") and (chunk := ours.recv(1024)):
-                answer += chunk
+            with ours:
+                with theirs:
+                    os.set_blocking(theirs.fileno(), True)  # gevent's is not
+                    _spawn_starter(theirs.fileno(), output, starter)
+                ours.settimeout(None)  # in spite of socket.setdefaulttimeout()
+                ours.sendall(request)
+                ours.shutdown(socket.SHUT_WR)
+                # Not up to the end of the stream: a fork of another thread may hold it.
+                while not answer.endswith(b"\n") and (chunk := ours.recv(1024)):
+                    answer += chunk
         except ConnectionError:
             pass  # it has ended already
         finally:
             ours.close()
-            _reap(starter)
+    finally:
+        try:
+            wait()
+        except ChildProcessError:
+            pass  # SIGCHLD is ignored, or somebody waits for any child: libev does
+        except BaseException:
+            with suppress(ChildProcessError):
+                wait_again()
+            raise
     if not answer:
         raise ChildProcessError(
             errno.ECHILD,
@@ -259,18 +282,6 @@ def _spawn_starter(stdin: int, output: int, starter: list[int]) -> None:
     )
     command = [interpreter, "-I", "-S", "-c", STARTER]
     _note(starter, spawn, interpreter, command, _own_environment())
-
-
-def _reap(starter: list[int]) -> None:
-    for pid in starter:
-        try:
-            posix.waitpid(pid, 0)
-        except ChildProcessError:
-            pass  # SIGCHLD is ignored, or somebody waits for any child: libev does
-        except BaseException:  # of a signal's handler
-            with suppress(ChildProcessError):
-                posix.waitpid(pid, 0)
-            raise
 
 
 _PYTHON = re.compile(r"(python|pypy)[\d.]*t?")

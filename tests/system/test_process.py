@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import posix
+import re
 import signal
 import socket
 import subprocess
@@ -339,6 +340,76 @@ def test_an_order_to_stop_leaves_nothing(method, log, monkeypatch):
     with pytest.raises(SystemExit):
         detach(["true"], log=log)
     assert log.read_text() == ""
+
+
+# CPython looks for signals after these, and only there.
+STEPS = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD", "JUMP_ABSOLUTE")
+INTERRUPTED_AT_EACH_STEP = f"""
+    import dis, itertools, os, socket, sys
+    sys.path.insert(0, {HOME!r})
+    from wsgi_defer import process
+
+    class Interrupted(BaseException):
+        pass
+
+    class Steps:
+        def __init__(self, left):
+            self.left = left
+            self.after = dict()  # the instruction that a frame was at
+
+        def __call__(self, frame, event, argument):
+            frame.f_trace_opcodes = frame.f_code.co_filename in files
+            if event == "opcode":
+                names = codes.setdefault(frame.f_code, dict())
+                if not names:
+                    names.update((i.offset, i.opname) for i in
+                                 dis.get_instructions(frame.f_code))
+                if self.after.get(frame, "").startswith({STEPS}):
+                    self.left -= 1
+                    if not self.left:
+                        sys.settrace(None)
+                        raise Interrupted
+                self.after[frame] = names.get(frame.f_lasti, "")
+            return self
+
+    files, codes = [process.__file__, socket.__file__], dict()
+    pair = socket.socketpair
+    before = len(os.listdir("/proc/self/fd"))
+    for step in itertools.count(1):
+        # In this one there are steps at which descriptors are in nobody's hands.
+        ends = pair()
+        socket.socketpair = lambda: ends
+        steps = Steps(step)
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 asks here
+        sys.settrace(steps)
+        try:
+            process.detach(["true"], log="log")
+        except Interrupted as error:
+            error.__traceback__ = None
+        finally:
+            sys.settrace(None)
+        for end in ends:  # if it has not come to them
+            end.close()
+        try:
+            print(step, "has left a child:", os.waitpid(-1, 0))
+        except ChildProcessError:
+            pass
+        if len(os.listdir("/proc/self/fd")) != before:
+            print(step, "has left a descriptor")
+            before = len(os.listdir("/proc/self/fd"))
+        if steps.left > 0:
+            break
+    print(step, "steps")
+"""
+
+
+def test_a_signal_at_any_step_leaves_nothing(tmp_path):
+    """A handler raises, as that of a time limit does: no child, no descriptor stays."""
+    said = subprocess.run(
+        [*PYTHON, textwrap.dedent(INTERRUPTED_AT_EACH_STEP)],
+        check=True, cwd=tmp_path, timeout=120, stdout=subprocess.PIPE, text=True,
+    ).stdout  # fmt: skip
+    assert re.fullmatch(r"\d{2,3} steps\n", said), said
 
 
 # A socket that was not yet in our hands is closed when it is dropped, with a warning.
