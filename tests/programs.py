@@ -68,16 +68,16 @@ def is_running(pid):
 
 
 def children(of=None):
-    """The ids of its children, or of ours, zombies included, with their states."""
-    found = {}
+    """The ids of its children, or of ours, zombies included."""
+    found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
-                state, parent = file.read().rpartition(")")[2].split()[:2]
+                parent = file.read().rpartition(")")[2].split()[1]
         except OSError:
             continue
         if int(parent) == (of or os.getpid()):
-            found[int(pid)] = state
+            found.add(int(pid))
     return found
 
 

@@ -90,7 +90,7 @@ def check_apart(gunicorn, command):
     assert command["session"] == command["group"] == command["pid"]
     # Who has started it ends a moment after it has begun.
     gunicorn.until(lambda: not children(gunicorn.last_loaded), "no child")
-    assert set(children(gunicorn.master.pid)) == {gunicorn.last_loaded}
+    assert children(gunicorn.master.pid) == {gunicorn.last_loaded}
 
 
 def is_refused(gunicorn):

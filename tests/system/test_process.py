@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import posix
-import re
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -22,6 +22,7 @@ from wsgi_defer import defer, deferring, process
 from wsgi_defer.process import detach
 
 from ..programs import HOME, PYTHON, children, descriptors, is_running
+from ..steps import Interrupted, each_step_of
 from ..waiting import until
 
 # It tells all that it has from us, in one line.
@@ -342,74 +343,19 @@ def test_an_order_to_stop_leaves_nothing(method, log, monkeypatch):
     assert log.read_text() == ""
 
 
-# CPython looks for signals after these, and only there.
-STEPS = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD", "JUMP_ABSOLUTE")
-INTERRUPTED_AT_EACH_STEP = f"""
-    import dis, itertools, os, socket, sys
-    sys.path.insert(0, {HOME!r})
-    from wsgi_defer import process
-
-    class Interrupted(BaseException):
-        pass
-
-    class Steps:
-        def __init__(self, left):
-            self.left = left
-            self.after = dict()  # the instruction that a frame was at
-
-        def __call__(self, frame, event, argument):
-            frame.f_trace_opcodes = frame.f_code.co_filename in files
-            if event == "opcode":
-                names = codes.setdefault(frame.f_code, dict())
-                if not names:
-                    names.update((i.offset, i.opname) for i in
-                                 dis.get_instructions(frame.f_code))
-                if self.after.get(frame, "").startswith({STEPS}):
-                    self.left -= 1
-                    if not self.left:
-                        sys.settrace(None)
-                        raise Interrupted
-                self.after[frame] = names.get(frame.f_lasti, "")
-            return self
-
-    files, codes = [process.__file__, socket.__file__], dict()
-    pair = socket.socketpair
-    before = len(os.listdir("/proc/self/fd"))
-    for step in itertools.count(1):
-        # In this one there are steps at which descriptors are in nobody's hands.
-        ends = pair()
-        socket.socketpair = lambda: ends
-        steps = Steps(step)
-        sys._getframe().f_trace_opcodes = True  # Python 3.12 asks here
-        sys.settrace(steps)
-        try:
-            process.detach(["true"], log="log")
-        except Interrupted as error:
-            error.__traceback__ = None
-        finally:
-            sys.settrace(None)
-        for end in ends:  # if it has not come to them
-            end.close()
-        try:
-            print(step, "has left a child:", os.waitpid(-1, 0))
-        except ChildProcessError:
-            pass
-        if len(os.listdir("/proc/self/fd")) != before:
-            print(step, "has left a descriptor")
-            before = len(os.listdir("/proc/self/fd"))
-        if steps.left > 0:
-            break
-    print(step, "steps")
-"""
-
-
-def test_a_signal_at_any_step_leaves_nothing(tmp_path):
+def test_a_signal_at_any_step_leaves_nothing(log, monkeypatch):
     """A handler raises, as that of a time limit does: no child, no descriptor stays."""
-    said = subprocess.run(
-        [*PYTHON, textwrap.dedent(INTERRUPTED_AT_EACH_STEP)],
-        check=True, cwd=tmp_path, timeout=120, stdout=subprocess.PIPE, text=True,
-    ).stdout  # fmt: skip
-    assert re.fullmatch(r"\d{2,3} steps\n", said), said
+    before = children(), len(descriptors())
+    made = socket.socketpair
+    for step in each_step_of(process.__file__, socket.__file__):
+        # In this one there are steps at which descriptors are in nobody's hands.
+        pair = made()
+        monkeypatch.setattr(socket, "socketpair", lambda pair=pair: pair)
+        with suppress(Interrupted), step:
+            detach(["true"], log=log)
+        for end in pair:  # if it has not come to them
+            end.close()
+        assert (children(), len(descriptors())) == before, step.at
 
 
 # A socket that was not yet in our hands is closed when it is dropped, with a warning.
