@@ -9,6 +9,7 @@ import pytest
 
 from wsgi_defer import (
     DeferMiddleware,
+    Observer,
     Outcome,
     Scope,
     TooManyCallsError,
@@ -89,6 +90,19 @@ def test_the_order_to_stop_in_the_view(ran, caplog):
         handle_abort()
     assert ran == []
     assert "list.append lost: the worker was told to stop" in caplog.text
+
+
+def test_the_order_to_stop_inside_defer(ran, caplog):
+    """Who has heard that a call waits hears that it is lost, and it does not run."""
+
+    class Stops(Observer):
+        def queued(self, call, scope):
+            handle_abort()
+
+    with pytest.raises(SystemExit), deferring(observers=[Stops()]):
+        defer(ran.append, 1).always()
+    assert ran == []
+    assert "list.append lost: defer() was interrupted by SystemExit" in caplog.text
 
 
 def test_the_order_to_stop_in_a_held_call(ran, caplog):

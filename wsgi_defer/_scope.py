@@ -131,10 +131,14 @@ class Scope:
         # flag, and then looks for calls once more. Either it has seen this one, or
         # this one is still here. The same goes for the start of the response.
         self.registered += 1
-        if options.observers.queued:
-            options.observers.tell(options.observers.queued, call, self)
-        call._home = self
-        calls.append(call)
+        try:
+            if options.observers.queued:
+                options.observers.tell(options.observers.queued, call, self)
+            call._home = self
+            calls.append(call)
+        except BaseException as error:  # an order to stop
+            self.lose(call, f"{function}() was interrupted by {type(error).__name__}")
+            raise
         late = self.closed or (self.started and calls is self._held)
         if late and call in calls:
             calls.remove(call)

@@ -1,0 +1,100 @@
+"""An order to stop at any step of ours: nothing runs twice, nor is lost silently."""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import suppress
+from contextvars import copy_context
+
+import pytest
+
+import wsgi_defer
+from wsgi_defer import DeferMiddleware, Observer, background, before_response, defer
+from wsgi_defer._observer import observe_process, stop_observing
+from wsgi_defer.ledger import Ledger
+
+from ..client import get, text_app
+from ..orders import handle_abort
+from ..steps import each_step_of
+from ..waiting import PATIENCE
+
+OURS = os.path.dirname(wsgi_defer.__file__) + os.sep
+# The functions in which the end of a call is the first one's to tell, but not told yet.
+TELLING = ("is_first", "_claim_end", "_tell_skipped", "tell")
+
+
+class Ends(Observer):
+    """Which calls were told to wait, and which to have ended."""
+
+    def __init__(self):
+        self.queued_ones, self.ended = [], []
+
+    def queued(self, call, scope):
+        self.queued_ones.append(call._fn.__name__)
+
+    def finished(self, call, scope, *more):
+        self.ended.append(call._fn.__name__)
+
+    failed = skipped = lost = finished
+
+
+@pytest.fixture
+def ledger():
+    """What the master of gunicorn reads when a worker has died."""
+    return Ledger(slots=1)
+
+
+def left_by(step, ledger, app):
+    """The names of the calls that a process has left that was stopped at that step."""
+    slot = ledger.take_slot()
+    recorder = ledger.recorder(slot)
+    observe_process(recorder)
+    try:
+        with suppress(SystemExit), step:
+            copy_context().run(get, app)
+        gc.collect()
+        assert background.join(PATIENCE)
+    finally:
+        stop_observing(recorder)
+    return {call.name.rpartition(".")[2] for call in ledger.close_slot(slot)[0]}
+
+
+def test_an_order_to_stop_at_any_step_of_a_request(ledger, ran):
+    """Whatever was registered has run, or its end was told, or the ledger has it."""
+
+    def held():
+        ran.append("held")
+
+    def first():
+        ran.append("first")
+
+    def failing():
+        ran.append("failing")
+        raise ValueError
+
+    def unwanted():
+        ran.append("unwanted")
+
+    def last():
+        ran.append("last")
+
+    def view():
+        before_response(held)
+        defer(first)
+        defer(failing)
+        defer(unwanted).on_failure()
+        defer(last).always()
+
+    for step in each_step_of(OURS, handler=handle_abort):
+        heard = Ends()
+        ran.clear()
+        left = left_by(step, ledger, DeferMiddleware(text_app(view), observers=[heard]))
+        assert len(ran) == len(set(ran)), step.at
+        assert len(heard.ended) == len(set(heard.ended)), step.at
+        assert {*heard.queued_ones} <= {*ran, *heard.ended, *left}, step.at
+        assert "failing" not in ran or "failing" in {*heard.ended, *left}, step.at
+        if not step.at.endswith(TELLING):
+            assert {*heard.queued_ones} <= {*ran, *heard.ended}, step.at
+    assert ran == ["held", "first", "failing", "last"]
+    assert not left
