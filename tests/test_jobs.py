@@ -445,6 +445,15 @@ def test_what_it_cannot_do_without_an_engine(jobs):
         get(app_that(lambda: jobs.enqueue("mail.welcome", {}, delay=1)))
     with pytest.raises(NotSupported, match="have workers"):
         jobs.engine.work(0, 1)
+    with pytest.raises(NotSupported, match="clear done jobs"):
+        jobs.clear(3600)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_a_time_that_nothing_can_be_older_than(jobs, seconds):
+    """Refused, and the engine is not asked."""
+    with pytest.raises(ValueError, match="older_than takes seconds, 0 or more"):
+        jobs.clear(seconds)
 
 
 @pytest.mark.parametrize("job_id", ["0" * 32, "a/b", None])

@@ -59,6 +59,12 @@ def test_retry_goes_on_after_an_error(here, capsys):
     assert main(["retry", "command_app:jobs", "longer-id"]) == 0
 
 
+def test_clear_tells_how_many(here, capsys):
+    """The days may be parts of them."""
+    assert main(["clear", "command_app:jobs", "--days", "1.5"]) == 0
+    assert capsys.readouterr().out == "36 jobs cleared\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -69,6 +75,7 @@ def test_retry_goes_on_after_an_error(here, capsys):
         (["list", "command_app:down"], "listing the jobs failed"),
         (["list", "command_app:down"], "(OSError: connection refused)"),
         (["show", "command_app:jobs", "x"], "there is no job 'x'"),
+        (["clear", "command_app:jobs", "--days", "-1"], "--days takes 0 or more"),
     ],
 )
 def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
@@ -89,6 +96,7 @@ def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
         ["list"],
         ["list", "command_app"],
         ["list", "command_app:jobs", "--limit", "0"],
+        ["clear", "command_app:jobs"],
         ["worker", "command_app:jobs", "--processes", "none"],
         ["frobnicate", "command_app:jobs"],
     ],

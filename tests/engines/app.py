@@ -71,6 +71,11 @@ def with_handlers(jobs):
             raise ValueError("attempt 1")
         return job.attempts
 
+    @jobs.handler("rests", attempts=2, backoff=300)
+    def rests(payload):
+        """Fail at the first attempt; the second is far away."""
+        raise ValueError("attempt 1")
+
     @jobs.handler("until", pass_job=True)
     def until(payload, job):
         """Fail, until there is a file."""

@@ -49,13 +49,13 @@ class Kind:
         return self.cannot.isdisjoint(what)
 
 
-LISTS = {"failed", "recent", "retry", "once"}
+LISTS = {"failed", "recent", "retry", "once", "clear"}
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("sqlite", "dbos", None),
         Kind("dbos+postgresql", "dbos", Postgres),
-        Kind("rq", "rq", Redis),
+        Kind("rq", "rq", Redis, frozenset({"clear"})),
         Kind("procrastinate", "procrastinate", Postgres),
         Kind("celery", "celery", Rabbit, frozenset({"status", *LISTS})),
         Kind("celery+results", "celery", Rabbit, frozenset(LISTS), Redis),

@@ -199,6 +199,34 @@ def test_recent_jobs_are_listed_whatever_they_are(shared, kind, tmp_path):
         place.wait(nap)
 
 
+@pytest.mark.ahead
+@kinds("clear")
+def test_done_jobs_are_cleared(alone, kind):
+    """All their attempts; what has failed, or waits, stays. The ids are free again."""
+    place = alone(kind)
+    place.work()
+    path = place.root / "there"
+    again = place.jobs.enqueue("until", str(path))
+    place.wait(again, "failed")
+    path.touch()
+    place.jobs.retry(again)
+    done = [place.jobs.enqueue("echo", number) for number in range(60)]
+    done += [again, place.jobs.enqueue("flaky", 2)]
+    for job_id in done:
+        assert place.wait(job_id).state == "done", place
+    failed = place.jobs.enqueue("fails", 1)
+    place.wait(failed)
+    later = place.jobs.enqueue("echo", 1, delay=300)
+    between = place.jobs.enqueue("rests")
+    place.wait(between, "scheduled")
+    assert place.jobs.clear(older_than=3600) == 0
+    assert place.jobs.clear(older_than=0) == len(done)
+    assert [place.jobs.status(job_id) for job_id in done] == [None] * len(done)
+    assert {job.id for job in place.jobs.recent()} == {between, later, failed}
+    place.jobs.enqueue("echo", "new", job_id=done[0])
+    assert place.wait(done[0]).result == "new"
+
+
 @kinds("status")
 def test_a_handler_that_the_worker_lacks_is_a_failure(shared, kind):
     """A job may come before its code; the worker goes on."""

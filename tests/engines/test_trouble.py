@@ -143,9 +143,18 @@ def test_what_an_engine_cannot_do_is_said(alone, name):
         jobs.failed,
         jobs.recent,
         lambda: jobs.retry("a"),
+        lambda: jobs.clear(0),
     ):
         with pytest.raises(NotSupported, match=r"Celery on RabbitMQ cannot .*\. "):
             ask()
+
+
+def test_rq_clears_by_itself(alone):
+    """It says so."""
+    if "rq" not in KINDS:
+        pytest.skip("RQ is not installed")
+    with pytest.raises(NotSupported, match="a day after its end"):
+        alone(KINDS["rq"]).jobs.clear(0)
 
 
 def test_rq_imports_nothing_that_redis_names(alone, tmp_path):
@@ -323,6 +332,8 @@ def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
         ]
         if kind.results:  # that one is up
             del asks[2:]
+        if kind.can("clear"):
+            asks.append(lambda: jobs.clear(0))
 
         def answer(ask):
             errors = []

@@ -91,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="for programs")
     again = command("retry", retry, "queue failed jobs again")
     again.add_argument("ids", metavar="ID", nargs="+")
+    clearing = command("clear", clear, "forget jobs that were done long ago")
+    clearing.add_argument("--days", type=float, required=True, metavar="N",
+                          help="done more than so many days ago")  # fmt: skip
     return top
 
 
@@ -198,6 +201,15 @@ def retry(jobs: Jobs, options: argparse.Namespace) -> int:
         else:
             print(f"{job_id} is queued again")
     return status
+
+
+def clear(jobs: Jobs, options: argparse.Namespace) -> int:
+    try:
+        count = jobs.clear(options.days * 24 * 3600)
+    except ValueError:
+        raise Refusal(f"--days takes 0 or more, not {options.days}") from None
+    print(f"{count} jobs cleared")
+    return 0
 
 
 def print_table(columns: list[str], found: list[Job]) -> None:

@@ -141,6 +141,30 @@ class Attempts:
             wanted = [job for job in wanted if len(found[job]) == first - 1]
         return {job: rows for job, rows in found.items() if rows}
 
+    def done(self, before: float, after: str) -> tuple[list[list[str]], str]:
+        """Of some jobs, those that were done before then: the ids of their attempts.
+
+        ``after`` is where to go on, and what is returned, where the next call is to: an
+        empty text is the begin, and the end.
+        """
+        table = self._status
+        moment = int(before * 1000)
+        query = (
+            sa.select(table.c.workflow_uuid)
+            .where(table.c.name == FIRST, table.c.application_name == self._owner,
+                   table.c.created_at < moment, table.c.workflow_uuid > after)
+            .order_by(table.c.workflow_uuid)
+            .limit(AT_ONCE // SPAN)
+        )  # fmt: skip
+        first = [row.workflow_uuid for row in self._ask(query)]
+        attempts = self.of([self._serial.split(id_)[0] for id_ in first]).values()
+        done = [
+            [row.workflow_uuid for row in rows]
+            for rows in attempts
+            if STATES.get(rows[-1].status) == "done" and rows[-1].completed_at < moment
+        ]
+        return done, first[-1] if first else ""
+
     def last(self, job_id: str) -> tuple[int, State, Attempt] | None:
         """The place of the last, its state, and what it was given.
 

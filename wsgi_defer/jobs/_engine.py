@@ -28,8 +28,9 @@ class Engine(Protocol):
     machine that it cannot work with, and opens nothing. It may return the URL to use
     instead: one that leads to the same place from everywhere.
 
-    Thread-safe. All methods but ``work()`` return within about 2 seconds, or raise
-    ``JobsUnavailable``. What the engine cannot do raises ``NotSupported``.
+    Thread-safe. All methods but ``work()`` and ``clear()`` return within about 2
+    seconds, or raise ``JobsUnavailable``. What the engine cannot do raises
+    ``NotSupported``.
     """
 
     title: str  # what errors and tables call it
@@ -54,6 +55,9 @@ class Engine(Protocol):
 
         Raises ``UnknownJobError`` and ``JobNotFailedError``.
         """
+
+    def clear(self, before: float) -> int:
+        """Forget the jobs that were done before that Unix time; return how many."""
 
     def work(self, slot: int, processes: int) -> None:
         """Run the engine's own worker until SIGTERM or SIGINT; finish what runs.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -224,6 +226,20 @@ class Jobs:
             raise UnknownJobError(str(job_id))
         self.engine.retry(job_id)
         return job_id
+
+    def clear(self, older_than: float) -> int:
+        """Forget the jobs that were done more than ``older_than`` seconds ago.
+
+        Returns how many. Those that have failed stay. The ``status()`` of the others is
+        ``None`` then, and their ids may be used again. Takes longer than other methods
+        if there are many.
+
+        Raises ``JobsUnavailable``, and some may be forgotten; ``NotSupported``, where
+        the engine forgets them by itself; ``ValueError`` for a negative time.
+        """
+        if not 0 <= older_than < math.inf:
+            raise ValueError(f"older_than takes seconds, 0 or more, not {older_than}")
+        return self.engine.clear(time.time() - older_than)
 
     def init_app(self, app: Flask) -> None:
         """Run handlers in the app context of a Flask app, with its teardown.

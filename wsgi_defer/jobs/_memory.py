@@ -104,6 +104,11 @@ class InProcess:
             raise JobNotFailedError(job_id, known[0].state)
         self._queue(known[1])
 
+    def clear(self, before: float) -> int:
+        raise NotSupported(
+            self.title, "clear done jobs", f"It remembers the latest {KEPT} only."
+        )
+
     def work(self, slot: int, processes: int) -> None:
         raise NotSupported(self.title, "have workers", "Give Jobs() a URL.")
 

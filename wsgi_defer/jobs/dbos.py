@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -110,6 +111,14 @@ class Dbos:
             raise JobNotFailedError(job_id, state)
         # Two retries that find it failed find the same place, whenever they come here.
         self.put(job_id, place + 1, attempt.again(), 0)
+
+    def clear(self, before: float) -> int:
+        # A few at a time: while they are deleted, SQLite lets nobody else write.
+        count, after = self._ask("clearing done jobs", partial(clear, before, ""))
+        while after:
+            more, after = self._ask("clearing done jobs", partial(clear, before, after))
+            count += more
+        return count
 
     def follows(self, job_id: str, place: int) -> bool:
         """Whether an attempt is already followed by another."""
@@ -206,6 +215,16 @@ class Dbos:
             yield
         except (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, OSError) as e:
             raise JobsUnavailable(self.title, doing) from e
+
+
+def clear(
+    before: float, after: str, dbos: DBOSClient, rows: Attempts
+) -> tuple[int, str]:
+    """Forget some done jobs; return how many, and where to go on, as ``done()``."""
+    of_jobs, end = rows.done(before, after)
+    if of_jobs:
+        dbos.delete_workflows([id_ for ids in of_jobs for id_ in ids])
+    return len(of_jobs), end
 
 
 class Busy(Exception):  # noqa: N818 - DBOS is not to know it

@@ -55,6 +55,14 @@ SELECT job.id AS number, args, status::text, scheduled_at, times.*
  WHERE task_name = '{TASK}'
 """  # noqa: S608 - a constant
 
+# Their events go with them.
+CLEAR = """
+DELETE FROM procrastinate_jobs job
+ WHERE task_name = %s AND queue_name = %s AND status = 'succeeded' AND EXISTS (
+    SELECT FROM procrastinate_events
+     WHERE job_id = job.id AND type = 'succeeded' AND at < to_timestamp(%s))
+"""
+
 STATES: dict[str, State] = {
     "doing": "running",
     "succeeded": "done",
@@ -187,14 +195,24 @@ class Procrastinate:
             job = self.status(job_id) or job
             raise JobNotFailedError(job_id, job.state)
 
+    def clear(self, before: float) -> int:
+        with self._asked("clearing done jobs"), self._patiently() as connection:
+            return connection.execute(CLEAR, [TASK, self._jobs.queue, before]).rowcount
+
     def work(self, slot: int, processes: int) -> None:
         with self._asked("starting a worker"):
-            connection = self._connections.open()
-            with connection:
-                connection.patience = None
-                connection.execute("SET statement_timeout = 0")
-                prepare(connection)
+            with self._patiently():
+                pass  # the tables are there
             work(self, self._url, self._jobs)
+
+    @contextmanager
+    def _patiently(self) -> Iterator[Impatient]:
+        """A connection for what may take long."""
+        with self._connections.open() as connection:
+            connection.patience = None
+            connection.execute("SET statement_timeout = 0")
+            prepare(connection)
+            yield connection
 
     def close(self) -> None:
         self._connections.close()

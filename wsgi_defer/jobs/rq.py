@@ -25,7 +25,12 @@ from rq.serializers import JSONSerializer
 
 from ._job import MOST_CRASHES, Job, Order, State
 from ._rq_worker import FUNCTION, Queue, RqJob, Worker
-from .errors import JobNotFailedError, JobsUnavailable, UnknownJobError
+from .errors import (
+    JobNotFailedError,
+    JobsUnavailable,
+    NotSupported,
+    UnknownJobError,
+)
 
 if TYPE_CHECKING:
     from ._jobs import Jobs
@@ -146,6 +151,11 @@ class Rq:
         begin = datetime.min.replace(tzinfo=timezone.utc)
         jobs.sort(key=lambda job: job.enqueued_at or begin, reverse=True)
         return jobs[:limit]
+
+    def clear(self, before: float) -> int:
+        raise NotSupported(
+            self.title, "clear done jobs", "Each is forgotten a day after its end."
+        )
 
     def retry(self, job_id: str) -> None:
         with self._asked("queueing a job again"):
