@@ -45,8 +45,9 @@ def spin():
 
 
 @pytest.mark.parametrize("work", [sleep_on, spin])
-def test_a_call_is_ended_at_its_limit(seen, ran, work):
+def test_a_call_is_ended_at_its_limit(seen, ran, work, monkeypatch):
     """The error names it and the limit; the next one runs."""
+    monkeypatch.setattr(_watch, "GRACE", 5)  # which a busy machine may need
     began = time.monotonic()
     with deferring(observers=[seen]):
         defer(work).named("the long one").time_limit(0.05)
@@ -190,7 +191,7 @@ def test_the_arguments_are_let_go(seen, monkeypatch):
             defer(thing.wait).time_limit(0.05)
         del thing
         seen.errors.clear()
-        assert alive() is None
+        until(lambda: alive() is None)  # the watch may just look at the call
     finally:
         gc.enable()
 
@@ -258,7 +259,7 @@ def test_the_slow_log(seen, caplog):
     assert label.endswith("slow")
     assert 0.05 <= seconds < took[0] + 0.05
     assert "until(lambda: seen.slow_ones)" in stack
-    assert "is slow, it has run for 0." in caplog.text
+    assert f"is slow, it has run for {seconds:.1f} s" in caplog.text
 
 
 def test_the_watch_beats_for_a_call_within_its_limit(monkeypatch):
