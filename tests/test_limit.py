@@ -323,6 +323,26 @@ def test_no_watch_in_a_process_that_ends(monkeypatch, ran):
     assert ran == [1]
 
 
+def test_two_threads_are_the_first_to_be_watched(monkeypatch):
+    """There is one watch for both, which tells of each call once."""
+    watch, start, started = _watch._Watch(), threading.Thread.start, []
+
+    class Thread(threading.Thread):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            if not started:
+                started.append(None)
+                watch._start()  # the other one has come as far as this one
+
+        def start(self):
+            started.append(self)
+            start(self)
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    watch._start()
+    assert started == [None, watch._thread]
+
+
 def test_the_stack_of_a_greenlet(monkeypatch):
     """Of one that waits, gevent knows it; the thread's stack is another one's."""
 
