@@ -252,11 +252,16 @@ def test_what_is_no_future_of_threads(scope):
     loop.close()
 
 
-def test_an_order_to_stop_while_it_waits(scope, released):
+def test_an_order_to_stop_while_it_waits(scope, monkeypatch):
     """It goes up, and the jobs are cancelled; nothing takes it for an outcome."""
+
+    class Alarm(_host.Host):
+        def patience(self):  # who is about to wait asks for it
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
     job = long_job()
+    monkeypatch.setattr(_host, "current", Alarm())
     before = signal.signal(signal.SIGALRM, handle_abort)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
         with pytest.raises(SystemExit):
             gather([job], return_exceptions=True)
