@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from contextvars import ContextVar
 
 from wsgi_defer import deferring, pool
+from wsgi_defer._job import Job
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
 from .waiting import PATIENCE, until
@@ -48,10 +50,11 @@ def wait_for_file(path):
     until(path.exists)
 
 
-def note_and_sleep(path):
+def note_and_sleep(path, seconds=LONG):
     path.with_suffix(".new").write_text(str(os.getpid()))
     path.with_suffix(".new").rename(path)
-    time.sleep(LONG)
+    time.sleep(seconds)
+    return os.getpid()
 
 
 def where_it_runs(seconds):
@@ -88,6 +91,26 @@ def pids_of_children():
     children = PROCESSES._running.children
     until(lambda: all(child._process is not None for child in list(children)))
     return {child._process.pid for child in children}
+
+
+@contextlib.contextmanager
+def impatient(kind, begun=lambda job: True):
+    """What is submitted to that pool here is late soon, but not before ``begun(job)``.
+
+    Jobs before and after that have time, however slow the machine is.
+    """
+    import pytest  # not in the children
+
+    expire = Job.expire
+
+    def expire_then(job):
+        until(lambda: begun(job))
+        expire(job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind._running, "max_wait", 0.1)
+        patch.setattr(Job, "expire", expire_then)
+        yield
 
 
 def check_that_it_keeps_nothing(kind, how, go):

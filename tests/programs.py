@@ -5,24 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
 
-from .waiting import PATIENCE
+from .waiting import OF_PROCESSES
 
 HOME = os.path.dirname(os.path.dirname(__file__))
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 
 
 def run(code, warnings="error"):
-    """Run a program of its own; return what it printed."""
-    began = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, "-W", warnings, "-c", textwrap.dedent(code)],
-        cwd=HOME, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert time.monotonic() - began < 15  # EXIT_WAIT is 20
+    """Run a program of its own, which exits in time; return what it printed."""
+    with tempfile.NamedTemporaryFile() as over:
+        # When it comes to its end: to begin may take long on a busy machine.
+        last = f"""
+from pathlib import Path; from time import monotonic
+Path({over.name!r}).write_text(str(monotonic()))
+"""
+        result = subprocess.run(
+            [sys.executable, "-W", warnings, "-c", textwrap.dedent(code) + last],
+            cwd=HOME, capture_output=True, text=True, timeout=OF_PROCESSES, check=True,
+        )  # fmt: skip
+        assert time.monotonic() - float(over.read()) < 15  # EXIT_WAIT is 20
     return result
 
 
@@ -36,7 +42,7 @@ def run_program(tmp_path, program, *args):
         status = subprocess.run(
             [sys.executable, "-W", "error", str(tmp_path / "program.py"), *args],
             env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path / "tmp")},
-            stdout=output, stderr=output, timeout=PATIENCE, check=False,
+            stdout=output, stderr=output, timeout=OF_PROCESSES, check=False,
         )  # fmt: skip
         output.seek(0)
         return status.returncode, output.read()

@@ -12,7 +12,7 @@ import pytest
 from wsgi_defer import PoolTimeoutError, current_scope, deferring, pool
 from wsgi_defer.pools import AsyncPool
 
-from .pools import LONG, POOLS, same_later, variable
+from .pools import LONG, POOLS, impatient, same_later, variable
 from .waiting import PATIENCE, until
 
 
@@ -84,16 +84,20 @@ def test_p9_coroutines_end_with_the_request(ran):
 
 def test_max_wait_of_coroutines(ran):
     """The future fails, and the coroutine is cancelled."""
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def job():
+        begun.set()
         try:
             await asyncio.sleep(LONG)
         finally:
             ended.set()
 
-    with deferring(pools={"quick": AsyncPool(1, max_wait=0.1)}):
-        assert isinstance(pool("quick").submit(job).exception(), PoolTimeoutError)
+    kind = AsyncPool(1, max_wait=PATIENCE)
+    with deferring(pools={"quick": kind}):
+        pool("quick").submit(same_later, 1).result()
+        with impatient(kind, lambda job: begun.is_set()):
+            assert isinstance(pool("quick").submit(job).exception(), PoolTimeoutError)
         assert ended.wait(PATIENCE)
 
 

@@ -476,7 +476,8 @@ def test_a_failed_call_is_in_no_cycle(monkeypatch):
             defer(things[1].work).then(double)
             defer(things[2].work).time_limit(5)
         things.clear()
-        assert [thing() for thing in alive] == [None] * 3
+        # The watch may just look at the last one.
+        until(lambda: [thing() for thing in alive] == [None] * 3)
     finally:
         gc.enable()
 

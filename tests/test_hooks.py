@@ -24,7 +24,7 @@ from wsgi_defer.gunicorn import _hooks
 from wsgi_defer.gunicorn._host import GeventHost, GunicornHost, host_for, time_for_calls
 
 from .client import get, text_app
-from .waiting import until
+from .waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -70,8 +70,9 @@ def beat_of(worker):
     return os.fstat(worker.tmp.fileno()).st_mtime
 
 
-def test_the_heart_beats_between_calls(attached, worker, ran):
+def test_the_heart_beats_between_calls(attached, worker, ran, monkeypatch):
     """For the main thread only: another one may live while that is stuck."""
+    monkeypatch.setattr("wsgi_defer.gunicorn._host.BEAT", PATIENCE)
     os.utime(worker.tmp.fileno(), (1, 1))
     thread = threading.Thread(target=attached.beat)
     thread.start()
@@ -99,14 +100,28 @@ def test_a_heart_that_cannot_beat(attached):
 
 def test_patience(attached, worker):
     """What is left of the timeout since the last beat, with a second to answer."""
-    os.utime(worker.tmp.fileno(), (1, 1))
-    assert 58 < attached.patience() <= 59.1
+
+    def beat(how, *args):
+        """When that was, between these two."""
+        before = time.time()
+        how(*args)
+        return before, time.time()
+
+    def check(patience, beaten):
+        """It is that, but for what has gone by since that beat."""
+        before = time.time()
+        found = attached.patience()
+        # The file's clock ticks some hundred times a second.
+        assert patience - (time.time() - beaten[0]) - 0.02 < found
+        assert found <= patience - (before - beaten[1]) + 0.02
+
+    beaten = beat(os.utime, worker.tmp.fileno(), (1, 1))
+    check(59, beaten)
     worker.cfg.timeout = 3
-    assert 2.3 < attached.patience() <= 2.5
+    check(2.4, beaten)
     time.sleep(0.05)
-    assert attached.patience() < 2.4
-    attached.beat()
-    assert attached.patience() > 2.35
+    check(2.4, beaten)
+    check(2.4, beat(attached.beat))
     worker.cfg.timeout = 0  # for ever
     assert attached.patience() is None
     worker.alive = False  # for graceful_timeout

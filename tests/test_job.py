@@ -14,6 +14,7 @@ from wsgi_defer._job import Job
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
 from .orders import handle_abort
+from .pools import impatient
 from .waiting import PATIENCE, until
 
 LONG = 30
@@ -161,12 +162,13 @@ def test_a_job_that_is_over_is_not_abandoned(scope):
 
 def test_a_fault_of_ours(monkeypatch, caplog):
     """It is logged, and costs no thread."""
-    kind = ThreadPool(1, max_wait=0.1)
+    kind = ThreadPool(1, max_wait=LONG)
     with deferring(pools={"one": kind}):
         pool("one").submit(int).result()
-        monkeypatch.setattr(Job, "begin", lambda job: 1 / 0)
-        assert isinstance(pool("one").submit(int).exception(), PoolTimeoutError)
-        monkeypatch.undo()
+        with impatient(kind):
+            monkeypatch.setattr(Job, "begin", lambda job: 1 / 0)
+            assert isinstance(pool("one").submit(int).exception(), PoolTimeoutError)
+            monkeypatch.undo()
         assert pool("one").submit(int, 7).result() == 7
     assert "ZeroDivisionError" in caplog.text
 

@@ -45,8 +45,9 @@ def spin():
 
 
 @pytest.mark.parametrize("work", [sleep_on, spin])
-def test_a_call_is_ended_at_its_limit(seen, ran, work):
+def test_a_call_is_ended_at_its_limit(seen, ran, work, monkeypatch):
     """The error names it and the limit; the next one runs."""
+    monkeypatch.setattr(_watch, "GRACE", 5)  # which a busy machine may need
     began = time.monotonic()
     with deferring(observers=[seen]):
         defer(work).named("the long one").time_limit(0.05)
@@ -190,7 +191,7 @@ def test_the_arguments_are_let_go(seen, monkeypatch):
             defer(thing.wait).time_limit(0.05)
         del thing
         seen.errors.clear()
-        assert alive() is None
+        until(lambda: alive() is None)  # the watch may just look at the call
     finally:
         gc.enable()
 
@@ -258,7 +259,7 @@ def test_the_slow_log(seen, caplog):
     assert label.endswith("slow")
     assert 0.05 <= seconds < took[0] + 0.05
     assert "until(lambda: seen.slow_ones)" in stack
-    assert "is slow, it has run for 0." in caplog.text
+    assert f"is slow, it has run for {seconds:.1f} s" in caplog.text
 
 
 def test_the_watch_beats_for_a_call_within_its_limit(monkeypatch):
@@ -320,6 +321,26 @@ def test_no_watch_in_a_process_that_ends(monkeypatch, ran):
     with deferring(slow_after=5):
         defer(ran.append, 1)
     assert ran == [1]
+
+
+def test_two_threads_are_the_first_to_be_watched(monkeypatch):
+    """There is one watch for both, which tells of each call once."""
+    watch, start, started = _watch._Watch(), threading.Thread.start, []
+
+    class Thread(threading.Thread):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            if not started:
+                started.append(None)
+                watch._start()  # the other one has come as far as this one
+
+        def start(self):
+            started.append(self)
+            start(self)
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    watch._start()
+    assert started == [None, watch._thread]
 
 
 def test_the_stack_of_a_greenlet(monkeypatch):

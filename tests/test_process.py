@@ -15,9 +15,11 @@ from .programs import children, descriptors
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     """Each detach, whatever becomes of it, leaves no child and no descriptor."""
-    before = children(), len(descriptors())
+    before, files = children(), len(descriptors())
     yield
-    assert (children(), len(descriptors())) == before
+    # Not the same: what a test before has left may go meanwhile.
+    assert children() <= before
+    assert len(descriptors()) <= files
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,11 @@ class Watched:
 
 
 class _Watch:
+    _thread: threading.Thread | None = None
+
     def __init__(self) -> None:
         self._calls: dict[int, Watched] = {}
         self._wanted = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def begin(self, watched: Watched) -> None:
         self._calls[id(watched)] = watched
@@ -70,13 +71,17 @@ class _Watch:
                 self._start()
 
     def _start(self) -> None:
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._work, name="wsgi_defer-watch", daemon=True
         )
+        # setdefault: two threads may both be the first, and two watches would tell of
+        # one slow call twice.
+        if self.__dict__.setdefault("_thread", thread) is not thread:
+            return
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:  # too many threads, or the interpreter is shutting down
-            self._thread = None
+            del self.__dict__["_thread"]
             self._wanted.clear()
 
     def end(self, watched: Watched) -> None:

@@ -27,18 +27,19 @@ def test_a_forked_child_exits_at_once():
     result = run("""
         import os, time
         from tests.test_background import *
-        started = threading.Event()
-        for name, seconds in (("a", .8), ("b", 0)):
+        started, go = threading.Event(), threading.Event()
+        for name in ("a", "b"):
             background.submit(
-                scope_with((started.set,), (time.sleep, seconds), (print, name)),
+                scope_with((started.set,), (go.wait, 60), (print, name)),
                 Outcome(200), ready)
-        started.wait(10)
+        assert started.wait(20)
         pid = os.fork()
         if pid == 0:
             raise SystemExit(0)
         begin = time.monotonic()
         os.waitpid(pid, 0)
-        assert time.monotonic() - begin < .7
+        assert time.monotonic() - begin < 15  # EXIT_WAIT is 20
+        go.set()
         """)
     assert result.stdout.split() == ["a", "b"]
     assert result.stderr == ""
@@ -48,10 +49,10 @@ def test_a_forked_child_has_a_thread_of_its_own(ran):
     """It does not run what waits in its parent."""
     go, started = threading.Event(), threading.Event()
     background.submit(
-        scope_with((started.set,), (go.wait, 10), (ran.append, "parent")),
+        scope_with((started.set,), (go.wait, 60), (ran.append, "parent")),
         Outcome(200), ready,
     )  # fmt: skip
-    started.wait(10)
+    assert started.wait(PATIENCE)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -59,7 +60,7 @@ def test_a_forked_child_has_a_thread_of_its_own(ran):
             background.submit(
                 scope_with((os.write, writer, b"child")), Outcome(200), ready
             )
-            background.join(5)
+            background.join(PATIENCE)
         finally:
             os._exit(0 if ran == [] else 1)
     os.close(writer)
@@ -107,11 +108,16 @@ with deferring():
 def test_a_child_process_has_a_watch_of_its_own():
     """The thread does not come along with a fork."""
     code = """
-        import os, time
-        from wsgi_defer import deferring, defer
+        import os, threading
+        from wsgi_defer import Observer, deferring, defer
+        class Told(Observer):
+            def slow(self, call, scope, seconds, stack):
+                told.set()
+        told = threading.Event()
         def work():
-            with deferring(slow_after=.1):
-                defer(time.sleep, .5)
+            told.clear()
+            with deferring(slow_after=.1, observers=[Told()]):
+                defer(told.wait, 20)
         work()
         if os.fork() == 0:
             work()
@@ -119,7 +125,7 @@ def test_a_child_process_has_a_watch_of_its_own():
         os.wait()
         """
     result = run(code, "ignore")
-    assert result.stderr.count("time.sleep is slow") == 2
+    assert result.stderr.count("threading.Event.wait is slow") == 2
 
 
 def test_one_in_each_process():

@@ -27,7 +27,7 @@ from wsgi_defer.jobs import (
 )
 from wsgi_defer.jobs._slots import FileSlots, take_one
 
-from ..waiting import until
+from ..waiting import at_best, until
 
 NEW_SQLITE = sqlite3.sqlite_version_info >= _sqlite.SUBSECONDS
 with_sqlite = pytest.mark.skipif(
@@ -321,10 +321,14 @@ def test_a_lock_that_stays_is_an_error(jobs, tmp_path, before):
         jobs.enqueue("mail.welcome")
     other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    begin = time.monotonic()
-    with pytest.raises(JobsUnavailable, match=r"on SQLite .* storing a job"):
-        jobs.enqueue("mail.welcome", job_id="a")
-    assert time.monotonic() - begin < 2.3
+
+    def measure():
+        begin = time.monotonic()
+        with pytest.raises(JobsUnavailable, match=r"on SQLite .* storing a job"):
+            jobs.enqueue("mail.welcome", job_id="a")
+        return time.monotonic() - begin
+
+    at_best(measure, 2.3)
     other.close()
     jobs.enqueue("mail.welcome", job_id="a")
     assert jobs.status("a").state == "queued"
@@ -382,10 +386,14 @@ def test_postgres_that_does_not_answer_is_an_error(shape, seconds):
         jobs = Jobs(f"dbos+postgresql://me@127.0.0.1:{port}/jobs")
         jobs.handler("a")(print)
         for call in (lambda: jobs.enqueue("a"), jobs.recent, lambda: jobs.status("b")):
-            begin = time.monotonic()
-            with pytest.raises(JobsUnavailable, match="DBOS on Postgres"):
-                call()
-            assert time.monotonic() - begin < seconds
+
+            def measure(call=call):
+                begin = time.monotonic()
+                with pytest.raises(JobsUnavailable, match="DBOS on Postgres"):
+                    call()
+                return time.monotonic() - begin
+
+            at_best(measure, seconds)
 
 
 def test_a_slot_is_of_one_process(tmp_path):
@@ -471,9 +479,9 @@ from wsgi_defer.jobs import Jobs
 jobs = Jobs(sys.argv[1])
 jobs.handler("a")(print)
 jobs.enqueue("a", job_id="parent")
+parent = os.getpid()  # which the child cannot ask for if it has ended
 if os.fork():
     sys.exit()
-parent = os.getppid()
 jobs.enqueue("a", job_id="child")
 while os.getppid() == parent:
     time.sleep(0.02)
@@ -538,12 +546,16 @@ def test_a_fork_while_other_threads_write(jobs):
 def test_a_fork_in_the_middle_of_a_call(jobs):
     """It does not wait for itself, as a signal handler would have it."""
     jobs.enqueue("mail.welcome", job_id="a")
-    begin = time.monotonic()
-    child, words = jobs.engine._ask("forking", lambda *_: in_a_fork(lambda: "fine"))
-    with words:
-        assert words.read() == "fine"
-    os.waitpid(child, 0)
-    assert time.monotonic() - begin < 1
+
+    def measure():
+        begin = time.monotonic()
+        child, words = jobs.engine._ask("forking", lambda *_: in_a_fork(lambda: "fine"))
+        with words:
+            assert words.read() == "fine"
+        os.waitpid(child, 0)
+        return time.monotonic() - begin
+
+    at_best(measure, 1)
     assert jobs.status("a").state == "queued"
 
 

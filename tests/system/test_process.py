@@ -6,13 +6,13 @@ import json
 import logging
 import os
 import posix
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -23,7 +23,7 @@ from wsgi_defer.process import detach
 
 from ..programs import HOME, PYTHON, children, descriptors, is_running
 from ..steps import Interrupted, each_step_of
-from ..waiting import until
+from ..waiting import PATIENCE, until
 
 # It tells all that it has from us, in one line.
 REPORT = """
@@ -78,9 +78,11 @@ def report(log, *arguments, **options):
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     """Each detach, whatever becomes of it, leaves no child and no descriptor."""
-    before = children(), len(descriptors())
+    before, files = children(), len(descriptors())
     yield
-    assert (children(), len(descriptors())) == before
+    # Not the same: what a test before has left may go meanwhile.
+    assert children() <= before
+    assert len(descriptors()) <= files
 
 
 def test_a_session_and_a_group_of_its_own(log):
@@ -94,7 +96,7 @@ def test_it_is_no_child_of_ours(started):
     """So it is nobody that we would have to wait for, also while it runs."""
     before = children()
     started.append(detach(SLEEP))
-    assert children() == before
+    assert children() <= before
     with pytest.raises(ChildProcessError):
         os.waitpid(started[0], os.WNOHANG)
 
@@ -106,7 +108,8 @@ def test_no_descriptor_is_inherited(log):
     pipe = os.pipe()
     for fd in pipe:
         os.set_inheritable(fd, True)
-    high = os.dup2(pipe[0], 700)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    high = os.dup2(pipe[0], min(700, most - 1))
     try:
         said = report(log)
     finally:
@@ -264,34 +267,42 @@ def test_an_app_that_ignores_sigchld_or_waits_for_any_child(log, started):
 
 def test_many_from_many_threads(log):
     """Each has an id of its own, and nothing of it stays here; see the fixture."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     with ThreadPoolExecutor(8) as executor:
         pids = list(executor.map(
             lambda n: detach([*PYTHON, f"print({n})"], log=log), range(60)
         ))  # fmt: skip
     assert len(set(pids)) == 60
     assert sorted(map(int, lines(log, 60))) == list(range(60))
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
 
 
-def test_other_threads_run_meanwhile():
-    """The wait for the interpreter is not theirs."""
-    turns, done = [], threading.Event()
+WAITS = """
+import os, time
+open({asked!r}, "w").close()
+deadline = time.monotonic() + {patience}
+while not os.path.exists({go!r}):
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+"""
+
+
+def test_other_threads_run_meanwhile(tmp_path, monkeypatch):
+    """The wait for the interpreter is not theirs: here, it waits for one of them."""
+    asked, go = tmp_path / "asked", tmp_path / "go"
+    waits = WAITS.format(asked=str(asked), go=str(go), patience=PATIENCE)
+    monkeypatch.setattr(process, "STARTER", waits + process.STARTER)
 
     def work():
-        while not done.wait(0.0005):
-            turns.append(time.monotonic())
+        until(asked.exists)
+        go.touch()
 
     thread = threading.Thread(target=work)
     thread.start()
-    begin = time.monotonic()
     try:
-        detach(["true"])
+        assert detach(["true"])
     finally:
-        end = time.monotonic()
-        done.set()
         thread.join()
-    assert sum(begin < turn < end for turn in turns) >= 3
 
 
 def test_a_time_limit_on_sockets_is_not_ours():
@@ -345,7 +356,7 @@ def test_an_order_to_stop_leaves_nothing(method, log, monkeypatch):
 
 def test_a_signal_at_any_step_leaves_nothing(log, monkeypatch):
     """A handler raises, as that of a time limit does: no child, no descriptor stays."""
-    before = children(), len(descriptors())
+    before, files = children(), len(descriptors())
     made = socket.socketpair
     for step in each_step_of(process.__file__, socket.__file__):
         # In this one there are steps at which descriptors are in nobody's hands.
@@ -355,7 +366,8 @@ def test_a_signal_at_any_step_leaves_nothing(log, monkeypatch):
             detach(["true"], log=log)
         for end in pair:  # if it has not come to them
             end.close()
-        assert (children(), len(descriptors())) == before, step.at
+        assert children() <= before, step.at
+        assert len(descriptors()) <= files, step.at
 
 
 # A socket that was not yet in our hands is closed when it is dropped, with a warning.

@@ -110,7 +110,7 @@ def test_a_program_that_uses_a_pool_while_it_is_imported(tmp_path):
         from wsgi_defer.pools import ProcessPool
         def double(number):
             return 2 * number
-        with deferring(pools={"one": ProcessPool(1, max_wait=5)}):
+        with deferring(pools={"one": ProcessPool(1, max_wait=50)}):
             job = pool("one").submit(double, 2)
             if __name__ != "__main__":
                 job.result()

@@ -15,7 +15,14 @@ import time
 
 import pytest
 
-from wsgi_defer import PoolStartError, WorkerDiedError, _process_child, deferring, pool
+from wsgi_defer import (
+    PoolStartError,
+    WorkerDiedError,
+    _process_child,
+    _process_handle,
+    deferring,
+    pool,
+)
 from wsgi_defer._process_handle import Child
 from wsgi_defer.pools import ProcessPool
 
@@ -71,7 +78,7 @@ from wsgi_defer.pools import ProcessPool, ThreadPool
 if __name__ == "__main__":
     pools = {"cpu": ProcessPool(1), "threads": ThreadPool(1)}
     with deferring(pools=pools):
-        pool("threads").submit(time.sleep, 30)
+        pool("threads").submit(time.sleep, 300)
         print(pool("cpu").submit(ignore_term).result(), flush=True)
         if sys.argv[1] == "killed":
             job = pool("cpu").submit(time.sleep, 300)
@@ -89,11 +96,9 @@ def test_children_end_with_the_process(tmp_path, how, kernel):
     if not kernel:  # that it sees to that
         (tmp_path / "ctypes.py").write_text("raise ImportError")
     status, output = run_program(tmp_path, PROGRAM, how)
-    ended = time.monotonic()
     assert status == (0 if how == "ends" else -signal.SIGKILL)
     pid = int(output)
-    until(lambda: not is_running(pid))
-    assert time.monotonic() - ended < 2
+    until(lambda: not is_running(pid))  # long before its job is over
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -107,7 +112,7 @@ class Result:
         self.pid = os.getpid()
 
 if __name__ == "__main__":
-    with deferring(pools={"cpu": ProcessPool(1, max_wait=15)}):
+    with deferring(pools={"cpu": ProcessPool(1, max_wait=50)}):
         first = pool("cpu").submit(Result).result()
         assert type(first) is Result
         pid = os.fork()
@@ -147,8 +152,6 @@ def test_a_child_that_does_not_come_up(executable, why):
 
 def test_a_signal_to_a_child_that_has_just_been_started(monkeypatch):
     """It is held back until the child can deal with it, and in the child only."""
-    from wsgi_defer import _process_handle
-
     popen, held_back = subprocess.Popen, []
 
     def start(*args, **options):
@@ -239,8 +242,9 @@ def test_a_child_that_is_killed_before_it_is_started():
         child.start("a")
 
 
-def test_a_forked_child_says_nothing_of_the_children():
+def test_a_forked_child_says_nothing_of_the_children(monkeypatch):
     """Not even that it has left one behind."""
+    monkeypatch.setattr(_process_handle, "END_WAIT", PATIENCE)
     child = Child()
     child.start("a")
     pid = os.fork()

@@ -30,6 +30,7 @@ from ..pools import (
     PROCESSES,
     HostileError,
     check_that_it_keeps_nothing,
+    impatient,
     note_and_sleep,
     pids_of_children,
     raise_hostile,
@@ -166,9 +167,11 @@ def test_large_calls_and_results(scope):
 def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
     """The child of that job is given no other one, as it is about to be killed."""
     ask, kill, cancelled, killing = Child.ask, Child.kill, [], []
+    submitted = threading.Event()
 
     def answer_and_cancel(child, data):
         answer = ask(child, data)
+        assert submitted.wait(PATIENCE)
         if not cancelled:
             cancelled.append(job.cancel())
         return answer
@@ -184,6 +187,7 @@ def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
             patched.setattr(Child, "ask", answer_and_cancel)
             patched.setattr(Child, "kill", kill_slowly)
             job = pool("one").submit(same, 1)
+            submitted.set()
             until(lambda: cancelled)
             assert pool("one").submit(where_it_runs, 0.6).result() != pid
         for timer in killing:
@@ -191,11 +195,12 @@ def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
     assert cancelled == [True]
 
 
-def test_a_process_pool_in_a_forked_child(scope):
+def test_a_process_pool_in_a_forked_child(scope, tmp_path):
     """It has its own, and leaves that of its parent alone."""
-    job = pool("processes").submit(where_it_runs, 1)
+    note = tmp_path / "pid"
+    job = pool("processes").submit(note_and_sleep, note, 1)
     running = PROCESSES._running
-    until(lambda: job in running.serving and not job.payload)
+    until(note.exists)  # its child has been started
     pool("processes").submit(same, 1).result()
     children = pids_of_children()
     held = list(running.children)
@@ -261,11 +266,12 @@ def test_a_pool_that_hangs_keeps_nothing(how, tmp_path):
 
 def test_max_wait_ends_a_child(tmp_path):
     """And a new one takes its place."""
-    note = tmp_path / "pid"
-    with deferring(pools={"one": ProcessPool(1, max_wait=3)}):
+    note, kind = tmp_path / "pid", ProcessPool(1, max_wait=PATIENCE)
+    with deferring(pools={"one": kind}):
         pool("one").submit(same, 1).result()
-        job = pool("one").submit(note_and_sleep, note)
-        assert isinstance(job.exception(), PoolTimeoutError)
+        with impatient(kind, lambda job: note.exists()):
+            job = pool("one").submit(note_and_sleep, note)
+            assert isinstance(job.exception(), PoolTimeoutError)
         pid = int(note.read_text())
         until(lambda: not is_alive(pid))
         assert pool("one").submit(same, 1).result() == 1

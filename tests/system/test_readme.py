@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from wsgi_defer import deferring
+from wsgi_defer import deferring, pool
 
 from ..client import get, text_app
 from ..test_readme import block
@@ -37,5 +37,7 @@ def test_pools():
         "draw": abs,  # which can be pickled
     }
     exec(block("gather("), namespace)
+    with deferring(pools=namespace["app"].options.pools):
+        pool("cpu").submit(abs, 0).result()  # to start a child may take its 5 seconds
     get(namespace["app"])
     assert results == [(9, 8, 7)]
