@@ -18,7 +18,7 @@ time.sleep(60)
 PARENT = """\
 import os, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid()), "9"],
-                         stdout=subprocess.PIPE)
+                         stdout=subprocess.PIPE, stderr=sys.stdout)
 sys.stdout.buffer.write(child.stdout.readline())
 sys.stdout.flush()
 os.kill(os.getpid(), 9)
