@@ -41,7 +41,7 @@ def queue(deadlines):
 
 def test_what_is_due_leaves_its_queue(deadlines, queue):
     """In order; the rest stays, and the thread sleeps until then."""
-    first, second, third = things = [Thing(0), Thing(0.05), Thing(3600)]
+    first, second, third = things = [Thing(0), Thing(0.02), Thing(3600)]
     for thing in things:
         queue[thing] = None
     deadlines.wake()
@@ -58,7 +58,7 @@ def test_something_earlier(deadlines, queue):
     deadlines.wake()
     other = OrderedDict()
     deadlines.watch(other)
-    thing = Thing(0.05)
+    thing = Thing(0.02)
     other[thing] = None
     assert thing.deadline < deadlines.next_look
     deadlines.wake()

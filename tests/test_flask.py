@@ -370,7 +370,7 @@ def test_a_body_that_raises_in_the_client(app, client, ran):
             yield "1"
             raise LookupError
 
-        defer(lambda: (time.sleep(0.05), ran.append(1))).always()
+        defer(lambda: (time.sleep(0.02), ran.append(1))).always()
         return flask.Response(generate())
 
     with pytest.raises(LookupError):

@@ -494,15 +494,6 @@ def test_an_order_to_stop_is_not_caught(ran, caplog, how):
     assert "handler lost" in caplog.text
 
 
-def test_a_limit_around_an_early_chain(heard):
-    """That of a handler is not that of what it handles."""
-    with deferring(observers=[heard]):
-        slow = defer(time.sleep, 0.12).named("slow")
-        handler = slow.then(ignore).named("handler").time_limit(0.1)
-        assert handler.result() is None
-    assert heard.ends == [("finished", "slow"), ("finished", "handler")]
-
-
 def test_followed_from_a_thread_without_the_request():
     """And asked for inside it."""
     calls = []

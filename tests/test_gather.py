@@ -126,7 +126,7 @@ def test_gather_with_a_timeout(scope):
 
 def test_gather_has_the_time_of_the_default_pool(released):
     """If none is given."""
-    with deferring(pools={**POOLS, "default": ThreadPool(2, max_wait=0.05)}):
+    with deferring(pools={**POOLS, "default": ThreadPool(2, max_wait=0.02)}):
         with pytest.raises(PoolTimeoutError):
             gather([pool("threads").submit(released.wait, LONG)])
         with pytest.raises(PoolTimeoutError):
@@ -303,7 +303,7 @@ class Impatient(_host.Host):
 def test_an_impatient_server(scope, monkeypatch, calls):
     """The view gets an error that says so, before the worker is ended."""
     jobs = [long_job() for _ in range(calls)]
-    monkeypatch.setattr(_host, "current", Impatient(0.1))
+    monkeypatch.setattr(_host, "current", Impatient(0.07))
     with pytest.raises(
         PoolTimeoutError, match=r"after \d\.\d s.*longer timeout"
     ) as caught:

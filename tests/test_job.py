@@ -39,7 +39,7 @@ def asked(monkeypatch):
 
 def test_a_slow_callback_of_one_that_was_late(released, asked):
     """It runs in a thread of its own, so that others end in time."""
-    pools = {"quick": ThreadPool(3, max_wait=0.05)}
+    pools = {"quick": ThreadPool(3, max_wait=0.01)}
     with deferring(pools=pools):
         first, second = (pool("quick").submit(released.wait, LONG) for _ in range(2))
         names = []
@@ -65,7 +65,7 @@ def test_no_thread_for_a_callback(released, asked, monkeypatch, ran):
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with deferring(pools={"quick": ThreadPool(1, max_wait=0.05)}):
+    with deferring(pools={"quick": ThreadPool(1, max_wait=0.01)}):
         late = pool("quick").submit(released.wait, LONG)
         late.add_done_callback(lambda _: ran.append(threading.current_thread().name))
         asked.set()
@@ -231,7 +231,7 @@ class Server(_host.Host):
 def test_an_impatient_server(scope, monkeypatch, ask):
     """The caller has its error before that; the job goes on."""
     job = pool("io").submit(asyncio.sleep, LONG)
-    monkeypatch.setattr(_host, "current", Server(0.05, -0.1))
+    monkeypatch.setattr(_host, "current", Server(0.01, -0.1))
     for timeout in (None, PATIENCE):
         with pytest.raises(PoolTimeoutError, match="The server would") as caught:
             getattr(job, ask)(timeout)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import signal
 import sys
 import threading
 import time
-import weakref
 
 import pytest
 
@@ -65,22 +62,6 @@ def test_a_call_is_ended_at_its_limit(seen, ran, work, monkeypatch):
     assert seen.over == []
 
 
-def test_a_coroutine_is_ended_at_its_limit(seen, ran):
-    """Its finally clauses run."""
-    import asyncio
-
-    async def wait():
-        try:
-            await asyncio.sleep(20)
-        finally:
-            ran.append("cleaned up")
-
-    with deferring(observers=[seen], time_limit=0.1):
-        defer(wait)
-    assert isinstance(seen.errors[0], TimeLimitError)
-    assert ran == ["cleaned up"]
-
-
 def test_a_call_within_its_limit(seen, ran):
     """Nothing is armed when the next one runs."""
     with deferring(observers=[seen], time_limit=5):
@@ -98,18 +79,13 @@ def test_limits_that_make_no_sense(seconds):
         defer(int).time_limit(seconds)
 
 
-def test_a_call_that_sets_an_alarm_of_its_own(seen, ran):
-    """With a handler, it has it; and ours is not put over it at the end."""
-
-    def theirs():
-        signal.signal(signal.SIGALRM, lambda *args: ran.append("rang"))
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        sleep_on(0.15)
-
-    with deferring(observers=[seen]):
-        defer(theirs).time_limit(0.1)
-        defer(lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
-    assert ran == ["rang"]
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_no_limit(seen, ran, seconds):
+    """Infinity takes back the limit of the middleware; a long one is no error."""
+    with deferring(observers=[seen], time_limit=0.02):
+        defer(sleep_on, 0.03).time_limit(seconds)
+        defer(ran.append, 1).time_limit(seconds)
+    assert ran == [1]
     assert seen.errors == []
 
 
@@ -123,16 +99,6 @@ def test_an_alarm_without_a_handler(seen):
     with deferring(observers=[seen]):
         defer(theirs).time_limit(0.05)
     assert isinstance(seen.errors[0], TimeLimitError)
-
-
-@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
-def test_no_limit(seen, ran, seconds):
-    """Infinity takes back the limit of the middleware; a long one is no error."""
-    with deferring(observers=[seen], time_limit=0.05):
-        defer(sleep_on, 0.08).time_limit(seconds)
-        defer(ran.append, 1).time_limit(seconds)
-    assert ran == [1]
-    assert seen.errors == []
 
 
 def test_a_limit_inside_a_limit(seen, caplog):
@@ -173,46 +139,6 @@ def test_an_alarm_that_cannot_be_had(seen, ran, monkeypatch):
     assert seen.errors == []
 
 
-def test_the_arguments_are_let_go(seen, monkeypatch):
-    """A call that was ended is in no cycle, once its error is gone."""
-
-    class Thing:
-        def wait(self):
-            sleep_on()
-
-    monkeypatch.setattr(
-        logging.getLogger("wsgi_defer"), "disabled", True
-    )  # it keeps it
-    gc.disable()
-    try:
-        thing = Thing()
-        alive = weakref.ref(thing)
-        with deferring(observers=[seen]):
-            defer(thing.wait).time_limit(0.05)
-        del thing
-        seen.errors.clear()
-        until(lambda: alive() is None)  # the watch may just look at the call
-    finally:
-        gc.enable()
-
-
-def test_the_stack_of_a_call_around_another(seen):
-    """Each is shown from its own begin on."""
-
-    def inner():
-        until(lambda: seen.slow_ones)
-
-    def outer():
-        with deferring():
-            defer(inner)
-
-    with deferring(observers=[seen], slow_after=0.05):
-        defer(outer)
-    ((_, _, stack),) = seen.slow_ones
-    assert stack.index("in outer") < stack.index("in inner")
-    assert stack.count("in outer") == 1
-
-
 def test_the_alarm_that_comes_too_late():
     """Between the end of the call and ours: nothing is raised."""
     alarm = _limit._Alarm(_host.TimeUp())
@@ -241,25 +167,6 @@ def test_on_another_thread_it_is_reported(seen, caplog, monkeypatch):
     assert "_drain.py" not in stack
     assert "runs on past its time limit" in caplog.text
     assert label in caplog.text
-
-
-def test_the_slow_log(seen, caplog):
-    """The stack of a call that takes long, once, and not of one that does not."""
-
-    def slow():
-        began = time.monotonic()
-        until(lambda: seen.slow_ones)
-        took.append(time.monotonic() - began)
-
-    took = []
-    with deferring(observers=[seen], slow_after=0.05):
-        defer(int)
-        defer(slow)
-    ((label, seconds, stack),) = seen.slow_ones
-    assert label.endswith("slow")
-    assert 0.05 <= seconds < took[0] + 0.05
-    assert "until(lambda: seen.slow_ones)" in stack
-    assert f"is slow, it has run for {seconds:.1f} s" in caplog.text
 
 
 def test_the_watch_beats_for_a_call_within_its_limit(monkeypatch):
@@ -307,6 +214,20 @@ def test_the_watch_waits_when_there_is_nothing(monkeypatch, seen):
         gone = _watch.Watched(defer(int), scope, 1)
     watch._tell(scope.options.observers.overran, gone, 1)
     assert seen.over == []
+
+
+def test_a_moment_past_its_limit(seen):
+    """Where a call can be ended, that is just happening; then it runs on."""
+    watch = _watch._Watch()
+    with deferring(observers=[seen]) as scope:
+        watched = _watch.Watched(defer(int), scope, 1)
+        watch._calls[id(watched)] = watched
+        watched.began -= 1 + _watch.GRACE / 2
+        watch._look(watched)
+        assert seen.over == []
+        watched.began -= _watch.GRACE
+        watch._look(watched)
+    assert [label for label, _, _ in seen.over] == ["builtins.int"]
 
 
 def test_no_watch_in_a_process_that_ends(monkeypatch, ran):

@@ -96,7 +96,7 @@ def test_the_model_and_the_middleware_agree(steps, ok):
     assert scope.finished + scope.skipped == scope.registered == len(model.calls)
 
 
-@given(st.recursive(st.just([]), st.lists, max_leaves=30))
+@given(st.recursive(st.just([]), st.lists, max_leaves=15))
 def test_nested_calls_run_breadth_first(tree):
     """Each call runs after those registered before it, however deep they nest."""
     ran, expected = [], []

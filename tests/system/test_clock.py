@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import signal
 import threading
 import time
+import weakref
 from functools import partial
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from wsgi_defer import (
     DeferMiddleware,
     PoolTimeoutError,
+    TimeLimitError,
     _watch,
     defer,
     deferring,
@@ -71,6 +75,105 @@ def test_an_app_that_uses_the_alarm_is_left_alone(seen, their_alarm, monkeypatch
     assert their_alarm == [1]
     assert seen.errors == []
     assert [label for label, _, _ in seen.over] == ["tests.limits.sleep_on"]
+
+
+def test_a_coroutine_is_ended_at_its_limit(seen, ran):
+    """Its finally clauses run."""
+    import asyncio
+
+    async def wait():
+        try:
+            await asyncio.sleep(20)
+        finally:
+            ran.append("cleaned up")
+
+    with deferring(observers=[seen], time_limit=0.1):
+        defer(wait)
+    assert isinstance(seen.errors[0], TimeLimitError)
+    assert ran == ["cleaned up"]
+
+
+def test_a_call_that_sets_an_alarm_of_its_own(seen, ran):
+    """With a handler, it has it; and ours is not put over it at the end."""
+
+    def theirs():
+        signal.signal(signal.SIGALRM, lambda *args: ran.append("rang"))
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        sleep_on(0.15)
+
+    with deferring(observers=[seen]):
+        defer(theirs).time_limit(0.1)
+        defer(lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
+    assert ran == ["rang"]
+    assert seen.errors == []
+
+
+def test_the_arguments_are_let_go(seen, monkeypatch):
+    """A call that was ended is in no cycle, once its error is gone."""
+
+    class Thing:
+        def wait(self):
+            sleep_on()
+
+    monkeypatch.setattr(
+        logging.getLogger("wsgi_defer"), "disabled", True
+    )  # it keeps it
+    gc.disable()
+    try:
+        thing = Thing()
+        alive = weakref.ref(thing)
+        with deferring(observers=[seen]):
+            defer(thing.wait).time_limit(0.05)
+        del thing
+        seen.errors.clear()
+        until(lambda: alive() is None)  # the watch may just look at the call
+    finally:
+        gc.enable()
+
+
+def test_the_stack_of_a_call_around_another(seen):
+    """Each is shown from its own begin on."""
+
+    def inner():
+        until(lambda: seen.slow_ones)
+
+    def outer():
+        with deferring():
+            defer(inner)
+
+    with deferring(observers=[seen], slow_after=0.05):
+        defer(outer)
+    ((_, _, stack),) = seen.slow_ones
+    assert stack.index("in outer") < stack.index("in inner")
+    assert stack.count("in outer") == 1
+
+
+def test_the_slow_log(seen, caplog):
+    """The stack of a call that takes long, once, and not of one that does not."""
+
+    def slow():
+        began = time.monotonic()
+        until(lambda: seen.slow_ones)
+        took.append(time.monotonic() - began)
+
+    took = []
+    with deferring(observers=[seen], slow_after=0.05):
+        defer(int)
+        defer(slow)
+    ((label, seconds, stack),) = seen.slow_ones
+    assert label.endswith("slow")
+    assert 0.05 <= seconds < took[0] + 0.05
+    assert "until(lambda: seen.slow_ones)" in stack
+    assert f"is slow, it has run for {seconds:.1f} s" in caplog.text
+
+
+def test_a_limit_around_an_early_chain(seen):
+    """That of a handler is not that of what it handles."""
+    with deferring(observers=[seen]):
+        slow = defer(time.sleep, 0.12).named("slow")
+        handler = slow.then(str).named("handler").time_limit(0.1)
+        assert handler.result() == "None"
+    assert seen.errors == []
 
 
 def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
