@@ -12,6 +12,8 @@ import pytest
 from wsgi_defer._deadlines import Deadlines
 from wsgi_defer._host import TimeUp
 
+from .waiting import until
+
 
 class Thing:
     """It is due in so many seconds."""
@@ -54,13 +56,16 @@ def test_what_is_due_leaves_its_queue(deadlines, queue):
 
 def test_something_earlier(deadlines, queue):
     """It wakes the thread, which looks at all queues."""
-    queue[Thing(3600)] = None
+    queue[later := Thing(3600)] = None
     deadlines.wake()
+    # Its first look is over. It would find what is added now without being woken.
+    until(lambda: deadlines.next_look == later.deadline)
     other = OrderedDict()
     deadlines.watch(other)
     thing = Thing(0.02)
-    other[thing] = None
+    # Before it is there: a second look, that of wake(), may still be to come.
     assert thing.deadline < deadlines.next_look
+    other[thing] = None
     deadlines.wake()
     assert thing.expired.wait(10)
     deadlines.unwatch(other)
