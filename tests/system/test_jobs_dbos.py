@@ -45,8 +45,9 @@ def jobs(tmp_path):
     jobs.engine.close()
 
 
-def test_an_old_sqlite_is_refused(monkeypatch):
+def test_an_old_sqlite_is_refused(tmp_path, monkeypatch):
     """With a Python where DBOS would fail at its start, in words that nobody finds."""
+    monkeypatch.chdir(tmp_path)  # the directory of the tests may be somebody else's
     monkeypatch.setattr(sys, "version_info", (3, 12, 1, "final", 0))
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
     with pytest.raises(ValueError, match=r"needs SQLite 3\.42 or later"):
