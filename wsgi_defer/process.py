@@ -228,7 +228,7 @@ def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
     # A socket rather than pipes: where gevent has patched it, other greenlets go on.
     ours, theirs = socket.socketpair()
     starter: list[int] = []
-    # It is closed twice, and waited for again: a handler may raise in the first.
+    # Each of these is done twice, as is the close: a handler may raise in the first.
     wait, wait_again = (_for_each(starter, posix.waitpid, 0) for _ in range(2))
     answer = b""
     try:

@@ -271,6 +271,21 @@ def test_a_worker_listens_to_nobody(alone, kind):
                 assert os.readlink(fd) not in listening
 
 
+@dbos
+def test_one_clears_at_a_time(alone, kind):
+    """Another one could delete a new job, whose id the first has just set free."""
+    from wsgi_defer.jobs.dbos import CLEARING
+
+    place = alone(kind)
+    place.work(1)
+    place.wait(place.jobs.enqueue("echo"), "done")
+    slots = place.jobs.engine.slots()
+    assert slots.take(CLEARING)
+    assert place.jobs.clear(0) == 0
+    slots.close()
+    assert place.jobs.clear(0) == 1
+
+
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
 )

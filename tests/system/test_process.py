@@ -78,11 +78,11 @@ def report(log, *arguments, **options):
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     """Each detach, whatever becomes of it, leaves no child and no descriptor."""
-    before, files = children(), len(descriptors())
+    before, files = children(), descriptors()
     yield
     # Not the same: what a test before has left may go meanwhile.
     assert children() <= before
-    assert len(descriptors()) <= files
+    assert descriptors() <= files
 
 
 def test_a_session_and_a_group_of_its_own(log):
@@ -356,7 +356,7 @@ def test_an_order_to_stop_leaves_nothing(method, log, monkeypatch):
 
 def test_a_signal_at_any_step_leaves_nothing(log, monkeypatch):
     """A handler raises, as that of a time limit does: no child, no descriptor stays."""
-    before, files = children(), len(descriptors())
+    before, files = children(), descriptors()
     made = socket.socketpair
     for step in each_step_of(process.__file__, socket.__file__):
         # In this one there are steps at which descriptors are in nobody's hands.
@@ -367,7 +367,7 @@ def test_a_signal_at_any_step_leaves_nothing(log, monkeypatch):
         for end in pair:  # if it has not come to them
             end.close()
         assert children() <= before, step.at
-        assert len(descriptors()) <= files, step.at
+        assert descriptors() <= files, step.at
 
 
 # A socket that was not yet in our hands is closed when it is dropped, with a warning.

@@ -161,7 +161,8 @@ class Attempts:
         done = [
             [row.workflow_uuid for row in rows]
             for rows in attempts
-            if STATES.get(rows[-1].status) == "done" and rows[-1].completed_at < moment
+            if STATES.get(rows[-1].status) == "done"
+            and (rows[-1].completed_at or moment) < moment
         ]
         return done, first[-1] if first else ""
 

@@ -230,16 +230,16 @@ class Jobs:
     def clear(self, older_than: float) -> int:
         """Forget the jobs that were done more than ``older_than`` seconds ago.
 
-        Returns how many. Those that have failed stay. The ``status()`` of the others is
-        ``None`` then, and their ids may be used again. Takes longer than other methods
-        if there are many.
+        Returns how many; with DBOS, 0 while another process clears the queue. Those
+        that have failed stay. The ``status()`` of the others is ``None`` then, and
+        their ids may be used again. Takes longer than other methods if there are many.
 
         Raises ``JobsUnavailable``, and some may be forgotten; ``NotSupported``, where
         the engine forgets them by itself; ``ValueError`` for a negative time.
         """
         if not 0 <= older_than < math.inf:
             raise ValueError(f"older_than takes seconds, 0 or more, not {older_than}")
-        return self.engine.clear(time.time() - older_than)
+        return self.engine.clear(max(time.time() - older_than, 0))
 
     def init_app(self, app: Flask) -> None:
         """Run handlers in the app context of a Flask app, with its teardown.

@@ -28,7 +28,7 @@ from ._dbos_worker import POOL, QUIET, Worker
 from ._forks import forks
 from ._job import Job, Order
 from ._postgres import Impatient
-from ._slots import FileSlots, PostgresSlots, Slots
+from ._slots import MOST, FileSlots, PostgresSlots, Slots
 from ._sqlite import check_file, check_sqlite, make_ready
 from .errors import JobNotFailedError, JobsUnavailable, UnknownJobError
 
@@ -42,6 +42,7 @@ PATIENCE = 1.8  # seconds that a call waits for the database's lock, or a connec
 # again, and others come first. With 4 busy web processes and 2 workers, the slowest of
 # 2000 requests took 0.3 to 0.6 s so, and 1.1 to 1.9 s otherwise, where one failed.
 LOCK_WAIT = 30
+CLEARING = MOST  # a slot that no worker takes
 
 
 class Dbos:
@@ -113,12 +114,21 @@ class Dbos:
         self.put(job_id, place + 1, attempt.again(), 0)
 
     def clear(self, before: float) -> int:
-        # A few at a time: while they are deleted, SQLite lets nobody else write.
-        count, after = self._ask("clearing done jobs", partial(clear, before, ""))
-        while after:
-            more, after = self._ask("clearing done jobs", partial(clear, before, after))
-            count += more
-        return count
+        doing = "clearing done jobs"
+        with self.reaching(doing):
+            slots = self.slots()
+            try:
+                # Of two, one could delete a new job, whose id the other has set free.
+                if not slots.take(CLEARING):
+                    return 0
+                # A few at a time: meanwhile, SQLite lets nobody else write.
+                count, after = self._ask(doing, partial(clear, before, ""))
+                while after:
+                    more, after = self._ask(doing, partial(clear, before, after))
+                    count += more
+                return count
+            finally:
+                slots.close()
 
     def follows(self, job_id: str, place: int) -> bool:
         """Whether an attempt is already followed by another."""

@@ -55,13 +55,21 @@ SELECT job.id AS number, args, status::text, scheduled_at, times.*
  WHERE task_name = '{TASK}'
 """  # noqa: S608 - a constant
 
-# Their events go with them.
-CLEAR = """
-DELETE FROM procrastinate_jobs job
- WHERE task_name = %s AND queue_name = %s AND status = 'succeeded' AND EXISTS (
-    SELECT FROM procrastinate_events
-     WHERE job_id = job.id AND type = 'succeeded' AND at < to_timestamp(%s))
-"""
+# Of the next thousand, as an enqueue() of the same id waits meanwhile. Their events go
+# with them.
+CLEAR = f"""
+WITH chosen AS (
+    SELECT id FROM procrastinate_jobs
+     WHERE id > %s AND task_name = '{TASK}' AND queue_name = %s AND status = 'succeeded'
+     ORDER BY id LIMIT 1000),
+gone AS (
+    DELETE FROM procrastinate_jobs job USING chosen
+     WHERE job.id = chosen.id AND EXISTS (
+        SELECT FROM procrastinate_events
+         WHERE job_id = job.id AND type = 'succeeded' AND at < to_timestamp(%s))
+    RETURNING job.id)
+SELECT (SELECT count(*) FROM gone), (SELECT max(id) FROM chosen)
+"""  # noqa: S608 - a constant
 
 STATES: dict[str, State] = {
     "doing": "running",
@@ -196,23 +204,26 @@ class Procrastinate:
             raise JobNotFailedError(job_id, job.state)
 
     def clear(self, before: float) -> int:
-        with self._asked("clearing done jobs"), self._patiently() as connection:
-            return connection.execute(CLEAR, [TASK, self._jobs.queue, before]).rowcount
+        cleared = 0
+        last: int | None = 0
+
+        def next_ones(connection: Impatient) -> Any:
+            values = [last, self._jobs.queue, before]
+            return connection.execute(CLEAR, values).fetchone()
+
+        while last is not None:
+            count, last = self.ask("clearing done jobs", next_ones)
+            cleared += count
+        return cleared
 
     def work(self, slot: int, processes: int) -> None:
         with self._asked("starting a worker"):
-            with self._patiently():
-                pass  # the tables are there
+            connection = self._connections.open()
+            with connection:
+                connection.patience = None
+                connection.execute("SET statement_timeout = 0")
+                prepare(connection)
             work(self, self._url, self._jobs)
-
-    @contextmanager
-    def _patiently(self) -> Iterator[Impatient]:
-        """A connection for what may take long."""
-        with self._connections.open() as connection:
-            connection.patience = None
-            connection.execute("SET statement_timeout = 0")
-            prepare(connection)
-            yield connection
 
     def close(self) -> None:
         self._connections.close()
