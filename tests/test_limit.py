@@ -109,8 +109,8 @@ def test_a_limit_inside_a_limit(seen, caplog):
             defer(sleep_on).time_limit(10)
 
     with deferring(observers=[seen]):
-        defer(outer).time_limit(0.1)
-    assert [error.seconds for error in seen.errors] == [0.1]
+        defer(outer).time_limit(0.2)
+    assert [error.seconds for error in seen.errors] == [0.2]
     assert "sleep_on lost while it ran" in caplog.text
     assert "the call that waits for it was ended at its time limit" in caplog.text
 

@@ -99,10 +99,10 @@ def test_a_call_that_sets_an_alarm_of_its_own(seen, ran):
     def theirs():
         signal.signal(signal.SIGALRM, lambda *args: ran.append("rang"))
         signal.setitimer(signal.ITIMER_REAL, 0.02)
-        sleep_on(0.15)
+        sleep_on(0.6)
 
     with deferring(observers=[seen]):
-        defer(theirs).time_limit(0.1)
+        defer(theirs).time_limit(0.5)
         defer(lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
     assert ran == ["rang"]
     assert seen.errors == []
@@ -170,8 +170,8 @@ def test_the_slow_log(seen, caplog):
 def test_a_limit_around_an_early_chain(seen):
     """That of a handler is not that of what it handles."""
     with deferring(observers=[seen]):
-        slow = defer(time.sleep, 0.12).named("slow")
-        handler = slow.then(str).named("handler").time_limit(0.1)
+        slow = defer(time.sleep, 0.6).named("slow")
+        handler = slow.then(str).named("handler").time_limit(0.5)
         assert handler.result() == "None"
     assert seen.errors == []
 
