@@ -119,8 +119,8 @@ def test_gather_with_a_timeout(scope):
     """The rest is cancelled, and the error names one of them."""
     done, waiting = pool().submit(int), pool("io").submit(asyncio.sleep, LONG)
     done.result()
-    with pytest.raises(PoolTimeoutError, match=r"sleep on .*'io' .* 0\.05 s"):
-        gather([done, waiting], timeout=0.05)
+    with pytest.raises(PoolTimeoutError, match=r"sleep on .*'io' .* 0\.01 s"):
+        gather([done, waiting], timeout=0.01)
     assert waiting.cancelled()
 
 
@@ -205,7 +205,7 @@ def test_a_deferred_call_that_another_thread_runs(scope, released):
     call = defer(lambda: (begun.set(), released.wait(LONG)))
     runs = pool().submit(call.result)
     assert begun.wait(SOON)
-    (outcome,) = gather([call], timeout=0.05, return_exceptions=True)
+    (outcome,) = gather([call], timeout=0.01, return_exceptions=True)
     assert isinstance(outcome, PoolTimeoutError)
     released.set()
     assert gather([call, runs]) == [(None, True)] * 2
@@ -391,7 +391,7 @@ def test_no_thread_for_each_job_that_was_too_late(monkeypatch):
         start(thread)
 
     released = threading.Event()
-    with deferring(pools={"short": ThreadPool(2, max_wait=0.05)}):
+    with deferring(pools={"short": ThreadPool(2, max_wait=0.01)}):
         monkeypatch.setattr(threading.Thread, "start", note)
         jobs = [pool("short").submit(released.wait, LONG) for _ in range(4)]
         outcomes = gather(jobs, return_exceptions=True)

@@ -207,7 +207,7 @@ def test_its_name_outlives_it(scope, released, how):
         job.cancel()
         assert job.label == "asyncio.tasks.sleep"
     else:
-        with deferring(pools={"quick": ThreadPool(1, max_wait=0.05)}):
+        with deferring(pools={"quick": ThreadPool(1, max_wait=0.01)}):
             job = pool("quick").submit(released.wait, LONG)
             with pytest.raises(PoolTimeoutError, match=r"threading.Event.wait on"):
                 job.result()

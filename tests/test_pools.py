@@ -194,7 +194,7 @@ def test_l33_result_with_a_timeout(scope, released):
 def test_a_new_pool_with_less_time(scope, released):
     """The thread that watches does not sleep until an older job is due."""
     older = pool("threads").submit(released.wait, LONG)
-    with deferring(pools={"quick": ThreadPool(1, max_wait=0.05)}):
+    with deferring(pools={"quick": ThreadPool(1, max_wait=0.01)}):
         late = pool("quick").submit(released.wait, LONG)
         assert isinstance(late.exception(PATIENCE / 2), PoolTimeoutError)
     until(older.running)
