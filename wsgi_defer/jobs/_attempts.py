@@ -141,11 +141,9 @@ class Attempts:
             wanted = [job for job in wanted if len(found[job]) == first - 1]
         return {job: rows for job, rows in found.items() if rows}
 
-    def done(self, before: float, after: str) -> tuple[list[list[str]], str]:
-        """Of some jobs, those that were done before then: the ids of their attempts.
-
-        ``after`` is where to go on, and what is returned, where the next call is to: an
-        empty text is the begin, and the end.
+    def done(self, before: float, after: str) -> tuple[list[list[str]], str | None]:
+        """Of the jobs after that id, some that were done before then: the ids of their
+        attempts. And the id where to go on; None at the end.
         """
         table = self._status
         moment = int(before * 1000)
@@ -164,7 +162,7 @@ class Attempts:
             if STATES.get(rows[-1].status) == "done"
             and (rows[-1].completed_at or moment) < moment
         ]
-        return done, first[-1] if first else ""
+        return done, first[-1] if first else None
 
     def last(self, job_id: str) -> tuple[int, State, Attempt] | None:
         """The place of the last, its state, and what it was given.

@@ -121,12 +121,13 @@ class Dbos:
                 # Of two, one could delete a new job, whose id the other has set free.
                 if not slots.take(CLEARING):
                     return 0
-                # A few at a time: meanwhile, SQLite lets nobody else write.
-                count, after = self._ask(doing, partial(clear, before, ""))
-                while after:
-                    more, after = self._ask(doing, partial(clear, before, after))
-                    count += more
-                return count
+                cleared = 0
+                after: str | None = ""
+                while after is not None:
+                    # A few at a time: meanwhile, SQLite lets nobody else write.
+                    count, after = self._ask(doing, partial(clear, before, after))
+                    cleared += count
+                return cleared
             finally:
                 slots.close()
 
@@ -229,7 +230,7 @@ class Dbos:
 
 def clear(
     before: float, after: str, dbos: DBOSClient, rows: Attempts
-) -> tuple[int, str]:
+) -> tuple[int, str | None]:
     """Forget some done jobs; return how many, and where to go on, as ``done()``."""
     of_jobs, end = rows.done(before, after)
     if of_jobs:
