@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 APP = """
-import os, signal, sys, threading, time
+import os, signal, sys, time
 from datetime import datetime, timezone
 from pathlib import Path
 from wsgi_defer.jobs import *
@@ -17,10 +17,11 @@ class Fake:
     known = {}
 
     def work(self, slot, processes):
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *args: stop.set())
+        stops = []  # no Event: set() waits for ever for the wait() that it interrupts
+        signal.signal(signal.SIGTERM, lambda *args: stops.append(args))
         (HERE / f"up.{slot}.{os.getpid()}").touch()
-        while not stop.wait(0.02):
+        while not stops:
+            time.sleep(0.02)
             if (HERE / f"die.{slot}").exists():
                 os._exit(3)
         (HERE / f"term.{slot}.{os.getpid()}").touch()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -40,10 +40,11 @@ def worker(here, target="jobs", *more):
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=OF_PROCESSES)
         for pid in pids(here, "up"):
             if is_running(pid):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=OF_PROCESSES)
 
 
 def pids(here, event, slot="*"):
