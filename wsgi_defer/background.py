@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from . import _host
 from ._drain import drain, report_lost
@@ -36,6 +37,11 @@ class _Background:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
+        # Released when something waits. The thread does not wait for the condition: the
+        # collector of garbage may hand a scope over at any line of the thread itself,
+        # after its look and before its wait as well.
+        self._wake = threading.Lock()
+        self._wake.acquire()
         self._running: Scope | None = None
         self._thread: threading.Thread | None = None
         self._gave_up = False
@@ -53,7 +59,8 @@ class _Background:
                     target=self._work, name="wsgi_defer", daemon=True
                 )
             self._waiting.append(job)
-            self._changed.notify_all()
+            with suppress(RuntimeError):  # it is released already
+                self._wake.release()
         # Not with the lock held: gevent's start() lets the other greenlet run.
         return thread is None or self._start(thread, job)
 
@@ -77,20 +84,24 @@ class _Background:
 
     def _work(self) -> None:
         while True:
+            self._wake.acquire()
+            while self._waiting:
+                self._drain_next()
+
+    def _drain_next(self) -> None:
+        with self._changed:
+            scope, outcome, ready = self._waiting.popleft()
+            self._running = scope
+        try:
+            _wait_for(ready)
+            drain(scope, outcome)
+        except BaseException:
+            logger.exception("the background thread failed; it goes on")
+        finally:
+            del scope, outcome, ready  # before those who join() hear of the end
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                scope, outcome, ready = self._waiting.popleft()
-                self._running = scope
-            try:
-                _wait_for(ready)
-                drain(scope, outcome)
-            except BaseException:
-                logger.exception("the background thread failed; it goes on")
-            finally:
-                del scope, outcome, ready  # not while it waits for the next one
-                with self._changed:
-                    self._running = None
-                    self._changed.notify_all()
+                self._running = None
+                self._changed.notify_all()
 
     def finish(self) -> None:
         """Let what waits come to its end, while there is time; the rest is lost."""

@@ -1,22 +1,31 @@
-"""An order to stop at any step of ours: nothing runs twice, nor is lost silently."""
+"""What may come at any step of ours: an order to stop, or the collector of garbage."""
 
 from __future__ import annotations
 
 import gc
 import os
+import threading
 from contextlib import suppress
 from contextvars import copy_context
 
 import pytest
 
 import wsgi_defer
-from wsgi_defer import DeferMiddleware, Observer, background, before_response, defer
+from wsgi_defer import (
+    DeferMiddleware,
+    Observer,
+    Outcome,
+    background,
+    before_response,
+    defer,
+)
 from wsgi_defer._observer import observe_process, stop_observing
 from wsgi_defer.ledger import Ledger
 
 from ..client import get, text_app
 from ..orders import handle_abort
 from ..steps import each_step_of
+from ..test_background import ready, scope_with
 from ..waiting import PATIENCE
 
 OURS = os.path.dirname(wsgi_defer.__file__) + os.sep
@@ -98,3 +107,39 @@ def test_an_order_to_stop_at_any_step_of_a_request(ledger, ran):
             assert {*heard.queued_ones} <= {*ran, *heard.ended}, step.at
     assert ran == ["held", "first", "failing", "last"]
     assert not left
+
+
+class NothingLeftError(Exception):
+    """Instead of a wait for ever."""
+
+
+class Wake:
+    """A lock, but for that."""
+
+    released = False
+
+    def acquire(self):
+        if not self.released:
+            raise NothingLeftError
+        self.released = False
+
+    def release(self):
+        self.released = True
+
+
+def test_a_scope_handed_over_at_any_step_of_the_background_thread(ran):
+    """By the thread itself, where the collector finds a response that was dropped."""
+
+    def hand_over(number):
+        job = scope_with((ran.append, number)), Outcome(200), ready
+        thread.submit(job, limited=False)
+
+    for step in each_step_of(OURS, threading.__file__, handler=lambda: hand_over(2)):
+        ran.clear()
+        thread = background._Background()
+        thread._thread = threading.current_thread()  # its work is done in this one
+        thread._wake = Wake()
+        hand_over(1)
+        with suppress(NothingLeftError), step:
+            thread._work()
+        assert ran == ([1, 2] if step.at else [1]), step.at
