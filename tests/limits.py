@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 
-from wsgi_defer import Observer, _watch
+from wsgi_defer import Observer, _limit, _watch
 
 
 class Failures(Observer):
@@ -23,6 +23,24 @@ class Failures(Observer):
 
     def overran(self, call, scope, seconds, stack):
         self.over.append((call.label, seconds, stack))
+
+
+class Clock:
+    """The clock of time limits and of the watch, in which time can pass at once."""
+
+    def __init__(self, monkeypatch):
+        self._ahead = 0
+        for module in (_limit, _watch):
+            monkeypatch.setattr(module, "monotonic", self)
+
+    def __call__(self):
+        return time.monotonic() + self._ahead
+
+    def skip(self, seconds):
+        """Let so many pass. An alarm that is set rings soon, and looks if it is due."""
+        self._ahead += seconds
+        if signal.getitimer(signal.ITIMER_REAL)[0]:
+            signal.setitimer(signal.ITIMER_REAL, 0.01, _limit.AGAIN)
 
 
 def sleep_on(seconds=20, enough=bool):

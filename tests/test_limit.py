@@ -22,7 +22,7 @@ from wsgi_defer import (
 from wsgi_defer._per_process import PerProcess
 
 from .client import get, text_app
-from .limits import Failures, keep_the_alarm, sleep_on
+from .limits import Clock, Failures, keep_the_alarm, sleep_on
 from .waiting import PATIENCE, until
 
 
@@ -101,17 +101,22 @@ def test_an_alarm_without_a_handler(seen):
     assert isinstance(seen.errors[0], TimeLimitError)
 
 
-def test_a_limit_inside_a_limit(seen, caplog):
+def test_a_limit_inside_a_limit(seen, caplog, monkeypatch):
     """The outer one has the alarm, and ends both."""
+    clock = Clock(monkeypatch)
+
+    def inner():
+        clock.skip(60)
+        sleep_on()
 
     def outer():
         with deferring(observers=[seen]):
-            defer(sleep_on).time_limit(10)
+            defer(inner).named("the inner one").time_limit(100)
 
     with deferring(observers=[seen]):
-        defer(outer).time_limit(0.2)
-    assert [error.seconds for error in seen.errors] == [0.2]
-    assert "sleep_on lost while it ran" in caplog.text
+        defer(outer).time_limit(50)
+    assert [error.seconds for error in seen.errors] == [50]
+    assert "the inner one lost while it ran" in caplog.text
     assert "the call that waits for it was ended at its time limit" in caplog.text
 
 

@@ -28,7 +28,7 @@ from wsgi_defer._per_process import PerProcess
 from wsgi_defer.pools import ThreadPool
 
 from ..client import get, text_app
-from ..limits import Failures, keep_the_alarm, sleep_on
+from ..limits import Clock, Failures, keep_the_alarm, sleep_on
 from ..pools import LONG, impatient, same
 from ..waiting import PATIENCE, at_best, until
 
@@ -41,6 +41,11 @@ def seen():
 @pytest.fixture(autouse=True)
 def the_alarm_is_as_it_was(monkeypatch):
     yield from keep_the_alarm(monkeypatch)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
 
 
 @pytest.fixture
@@ -77,32 +82,33 @@ def test_an_app_that_uses_the_alarm_is_left_alone(seen, their_alarm, monkeypatch
     assert [label for label, _, _ in seen.over] == ["tests.limits.sleep_on"]
 
 
-def test_a_coroutine_is_ended_at_its_limit(seen, ran):
+def test_a_coroutine_is_ended_at_its_limit(seen, ran, clock):
     """Its finally clauses run."""
-    import asyncio
 
     async def wait():
         try:
+            clock.skip(60)
             await asyncio.sleep(20)
         finally:
             ran.append("cleaned up")
 
-    with deferring(observers=[seen], time_limit=0.1):
+    with deferring(observers=[seen], time_limit=50):
         defer(wait)
     assert isinstance(seen.errors[0], TimeLimitError)
     assert ran == ["cleaned up"]
 
 
-def test_a_call_that_sets_an_alarm_of_its_own(seen, ran):
+def test_a_call_that_sets_an_alarm_of_its_own(seen, ran, clock):
     """With a handler, it has it; and ours is not put over it at the end."""
 
     def theirs():
         signal.signal(signal.SIGALRM, lambda *args: ran.append("rang"))
+        clock.skip(60)
         signal.setitimer(signal.ITIMER_REAL, 0.02)
-        sleep_on(0.6)
+        until(lambda: ran)
 
     with deferring(observers=[seen]):
-        defer(theirs).time_limit(0.5)
+        defer(theirs).time_limit(50)
         defer(lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
     assert ran == ["rang"]
     assert seen.errors == []
@@ -131,47 +137,53 @@ def test_the_arguments_are_let_go(seen, monkeypatch):
         gc.enable()
 
 
-def test_the_stack_of_a_call_around_another(seen):
+def test_the_stack_of_a_call_around_another(seen, clock):
     """Each is shown from its own begin on."""
 
     def inner():
+        clock.skip(60)
         until(lambda: seen.slow_ones)
 
     def outer():
         with deferring():
             defer(inner)
 
-    with deferring(observers=[seen], slow_after=0.05):
+    with deferring(observers=[seen], slow_after=50):
         defer(outer)
     ((_, _, stack),) = seen.slow_ones
     assert stack.index("in outer") < stack.index("in inner")
     assert stack.count("in outer") == 1
 
 
-def test_the_slow_log(seen, caplog):
+def test_the_slow_log(seen, caplog, clock):
     """The stack of a call that takes long, once, and not of one that does not."""
 
-    def slow():
-        began = time.monotonic()
+    def wait():
+        clock.skip(60)
         until(lambda: seen.slow_ones)
-        took.append(time.monotonic() - began)
 
-    took = []
-    with deferring(observers=[seen], slow_after=0.05):
+    def slow():
+        wait()
+
+    with deferring(observers=[seen], slow_after=50):
         defer(int)
         defer(slow)
     ((label, seconds, stack),) = seen.slow_ones
     assert label.endswith("slow")
-    assert 0.05 <= seconds < took[0] + 0.05
-    assert "until(lambda: seen.slow_ones)" in stack
+    assert 60 <= seconds < 60 + PATIENCE
+    assert stack.index("in slow") < stack.index("in wait")
     assert f"is slow, it has run for {seconds:.1f} s" in caplog.text
 
 
-def test_a_limit_around_an_early_chain(seen):
+def test_a_limit_around_an_early_chain(seen, clock):
     """That of a handler is not that of what it handles."""
+
+    def slow():
+        clock.skip(60)
+        time.sleep(0.02)  # an alarm that is set would ring
+
     with deferring(observers=[seen]):
-        slow = defer(time.sleep, 0.6).named("slow")
-        handler = slow.then(str).named("handler").time_limit(0.5)
+        handler = defer(slow).then(str).time_limit(50)
         assert handler.result() == "None"
     assert seen.errors == []
 
