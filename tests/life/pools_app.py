@@ -10,7 +10,7 @@ from wsgi_defer import DeferMiddleware, PoolTimeoutError, pool
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
 from . import BODY
-from .app import note, sleep
+from .app import ROOT, note, sleep
 
 LONG = 60.0  # seconds of a job that nobody awaits
 
@@ -33,6 +33,14 @@ def child_job():
     """The same, in a process of a pool."""
     note("begun", f"child-{os.getpid()}")
     sleep(300)
+
+
+def meet():
+    """Return when two children of this worker have run it: no one runs both jobs."""
+    mine = f"met-{os.getppid()}-"
+    (ROOT / f"{mine}{os.getpid()}").touch()
+    while len(list(ROOT.glob(f"{mine}*"))) < 2:
+        sleep(0.02)
 
 
 async def long_coroutine():
@@ -61,13 +69,15 @@ def view(environ, start_response):
             start_response("500 Oops", [("Content-Length", str(len(text)))])
             return [text]
     if "idle" in query:  # two children that have nothing to do
-        list(pool("cpu").map(sleep, [0.2, 0.2]))
+        for job in [pool("cpu").submit(meet) for _ in range(2)]:
+            job.result()
     if "child" in query:
         assert pool("cpu").submit(short_job).result() == "done"
     if "busy" in query:
         for _ in range(2):
             pool("cpu").submit(child_job)
-        sleep(2)
+        while not (ROOT / "go").exists():  # the jobs end with this view
+            sleep(0.02)
     start_response("200 OK", [("Content-Length", str(len(BODY)))])
     return [BODY]
 

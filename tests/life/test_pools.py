@@ -113,6 +113,7 @@ def until_children_end(worker, number, state):
         children = descendants(pid)
         assert len(children) == 2
         os.kill(pid, number)
+        (gunicorn.root / "go").touch()  # a worker that got TERM waits for its view
         gunicorn.until(lambda: not is_running(pid), "the worker to end")
         ended = time.monotonic()
         gunicorn.until(lambda: not any(map(is_running, children)), "its children")
