@@ -83,11 +83,14 @@ LIMIT = {"timeout": TIMEOUT}
 EVENTS = {
     "TERM": Event("the master gets TERM, with time enough", TERM),
     "TERM-short": Event(
-        "each call takes 2 seconds, graceful_timeout is 4", TERM,
-        {"graceful_timeout": 4}, "seconds=2",
+        "each call takes 3 seconds, graceful_timeout is 5", TERM,
+        {"graceful_timeout": 5}, "seconds=3",
     ),
     "HUP": Event("the master gets HUP, with time enough", HUP),
-    "HUP-short": Event("graceful_timeout is 1 second", HUP, {"graceful_timeout": 1}),
+    "HUP-short": Event(
+        "each call takes 3 seconds, graceful_timeout is 1", HUP,
+        {"graceful_timeout": 1}, "seconds=3",
+    ),
     "QUIT": Event("the master gets QUIT", to_master(signal.SIGQUIT)),
     "INT": Event("the master gets INT", to_master(signal.SIGINT)),
     "SIGKILL": Event(
@@ -105,7 +108,8 @@ EVENTS = {
     ),
     "max": Event("max_requests is 1", settings={"max_requests": 1}),
     "max-short": Event(
-        "and graceful_timeout, too", settings={"max_requests": 1, "graceful_timeout": 1}
+        "and graceful_timeout, too, and each call takes 3 seconds",
+        settings={"max_requests": 1, "graceful_timeout": 1}, query="seconds=3",
     ),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ __all__ = ["CAN_FINISH", "OWN", "could_finish", "matches", "own"]
 # cell that is not here, all three can.
 CAN_FINISH = {
     ("*", "SIGKILL SIGSEGV"): (1, "the second call is cut off"),
-    ("*", "TERM-short"): (1, "there is time for one, and maybe for another"),
+    ("*", "TERM-short"): (1, "there is time for one"),
     ("*-sync* *-gevent*", "timeout"): (
         1,
         "the second call blocks the thread that would tell the master that it lives",
