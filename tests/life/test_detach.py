@@ -34,20 +34,24 @@ APP = f"""
 import sys
 from tests.life.app import ROOT  # which notes that it is loaded
 from wsgi_defer import DeferMiddleware, defer
+from wsgi_defer.gunicorn._hooks import _recorders
 from wsgi_defer.process import detach
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 
 def view(environ, start_response):
     path = environ["PATH_INFO"]
-    if path == "/stays":
+    body = b"ok"
+    if path == "/unended":  # calls in the ledger
+        body = str(len(_recorders[0]._entries)).encode()
+    elif path == "/stays":
         defer(detach, [*PYTHON, {COMMAND!r}], log=ROOT / "stays")
     elif path == "/short":
         defer(detach, [*PYTHON, "print(1)", "sec" + "ret"], log=ROOT / "short")
     elif path == "/missing":
         defer(detach, ["no-such-program", "sec" + "ret"])
-    start_response("200 OK", [("Content-Length", "2")])
-    return [b"ok"]
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 
 app = DeferMiddleware(view)
 """
@@ -84,13 +88,17 @@ def start(gunicorn, count):
 
 
 def check_apart(gunicorn, command):
-    """It has nothing of the worker, and the worker has nothing of it."""
+    """It has nothing of the worker, and the worker has nothing of it: no child, and no
+    call that has not ended, and would be lost with its worker."""
     log = str(gunicorn.root / "stays")
     assert command["fds"] == {"0": os.devnull, "1": log, "2": log}
     assert command["session"] == command["group"] == command["pid"]
     # Who has started it ends a moment after it has begun.
     gunicorn.until(lambda: not children(gunicorn.last_loaded), "no child")
     assert children(gunicorn.master.pid) == {gunicorn.last_loaded}
+    gunicorn.until(
+        lambda: gunicorn.request("/unended").response == b"0", "the call to end"
+    )
 
 
 def is_refused(gunicorn):
@@ -140,7 +148,10 @@ def test_short_commands_leave_nothing(worker, ours):
         gunicorn.request("/missing")
         gunicorn.until(lambda: "FileNotFoundError" in gunicorn.log, "the failure")
         output = gunicorn.root / "short"
-        gunicorn.until(lambda: output.read_text() == "1\n" * SHORT, "all to have run")
+        gunicorn.until(
+            lambda: output.exists() and output.read_text() == "1\n" * SHORT,
+            "all to have run",
+        )
         gunicorn.until(lambda: not children(gunicorn.last_loaded), "no child")
         gunicorn.stop()
         assert "'no-such-program'" in gunicorn.log
