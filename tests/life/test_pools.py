@@ -17,10 +17,13 @@ import pytest
 
 from ..waiting import at_best
 from ..wire import servers
-from .gunicorns import PATIENCE, configuration, running
+from .gunicorns import INSTALL, PATIENCE, configuration, running
 
 APP = "tests.life.pools_app:app"
 SOON = 1.5  # seconds; the jobs take 60
+# The worker has two seconds before it is killed, and not half of one: a busy machine
+# may take some of that.
+MARGIN = f"{INSTALL}import wsgi_defer.gunicorn._host as host\nhost.MARGIN = 2.0\n"
 pytestmark = pytest.mark.ahead
 WORKERS = pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
 
@@ -55,12 +58,13 @@ def times(worker, target):
         at = [time.monotonic()]
         gunicorn.request(target)
         at.append(time.monotonic())
+        if "threads" in target:
+            gunicorn.begun("long-job")
         gunicorn.request("/")
         at.append(time.monotonic())
         gunicorn.stop()
         at.append(time.monotonic())
         if "threads" in target:
-            assert "long-job" in gunicorn.notes("begun")
             assert "long-job" not in gunicorn.notes("finished")
         assert "Traceback" not in gunicorn.log
     return [later - earlier for earlier, later in pairwise(at)]
@@ -206,11 +210,12 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
         for _ in range(2):
             began = time.monotonic()
             answer = get(gunicorn, "/?await=20")
-            assert 4 < time.monotonic() - began < 6
+            took = time.monotonic() - began
             assert b" 500 " in answer.splitlines()[0]
             # It is a second before gunicorn's timeout, which has begun before the wait.
             said = re.search(rb"no result after (\S+) s\. The server would", answer)
-            assert 4 < float(said[1]) <= 5
+            assert 2 < float(said[1]) <= 5
+            assert float(said[1]) < took + 0.1  # it is rounded
         assert b" 200 OK" in get(gunicorn, "/?await=2")
         assert is_running(pid)
         assert "TIMEOUT" not in gunicorn.log
@@ -221,7 +226,7 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
 def test_a_job_that_takes_longer_than_a_stopping_worker_has(worker, ours):
     """The view that waits for it answers before the worker is killed."""
     need(worker)
-    conf = configuration(worker, ours=ours, graceful_timeout=8)
+    conf = configuration(worker, ours=ours, hooks=MARGIN, graceful_timeout=10)
     with running(conf, app=APP) as gunicorn, ThreadPoolExecutor(1) as thread:
         answer = thread.submit(get, gunicorn, "/?await=20")
         gunicorn.until(lambda: "view" in gunicorn.notes("awaits"), "the view")
