@@ -42,7 +42,9 @@ def test_gunicorns_own_fault(row, event):
     """With nothing deferred, too, the client of an idle connection gets more."""
     skip_if_missing(row)
     version, worker, ours, _ = ROWS[row]
-    conf = configuration(worker, ours=ours, hooks="", **EVENTS[event].settings)
+    # Idle for longer than the worker takes to end, however long that is.
+    settings = {**EVENTS[event].settings, "keepalive": 60}
+    conf = configuration(worker, ours=ours, hooks="", **settings)
     with running(conf, version=version) as gunicorn:
         client = gunicorn.request("/")
         gunicorn.send(signal.SIGHUP)
