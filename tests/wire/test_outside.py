@@ -54,7 +54,7 @@ def server(request):
     module = server.root / "outside.py"
     module.write_text(OUTSIDE)
     if request.param == "werkzeug":
-        found = server.run([sys.executable, str(module)], r"Listening at: (\S+)",
+        found = server.run([sys.executable, str(module)], r"Listening at: (\S+)\s",
                            {"PYTHONPATH": str(servers.HOME)})  # fmt: skip
         server.listens_at(found.group(1))
     else:

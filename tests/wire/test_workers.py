@@ -152,7 +152,9 @@ def test_reloaded(server, worker):
         assert connection.read_to_eof().endswith(b"hello")
     until(lambda: events(server, "held") == ["begun"])
     assert get(server, "version", "old").endswith(b"old")
-    module.write_text(RELOADED.format("newer"))
+    newer = server.root / "newer"
+    newer.write_text(RELOADED.format("newer"))
+    newer.replace(module)  # at once: nobody may import a half of it
 
     def noticed():
         # The reloader may see the file for the first time only now, as it is.
