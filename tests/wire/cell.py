@@ -124,9 +124,7 @@ class _Probe:
         """The time at which patience ends, and that is the fault."""
         if fault in self.known:
             return time.monotonic() + SHORT
-        # 20 MB in the frames of a client in Python, and of a server that is still cold.
-        slow = self.protocol == "h2" and self.shape == "big_late"
-        return time.monotonic() + (3 * self.patience if slow else self.patience)
+        return time.monotonic() + self.patience
 
     def connect(self):
         """A connection that speaks the protocol of this cell."""

@@ -221,7 +221,7 @@ class Stream:
 
     def __init__(self):
         self.headers = {}
-        self.body = b""
+        self.body = bytearray()  # else 20 MB would be copied for each frame of it
         self.complete = self.eof = False
 
     @property

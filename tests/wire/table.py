@@ -71,9 +71,6 @@ def measure_setup(name, cells=None, stressed=()):
 def measure_one(server, name, shape, protocol, patience=PATIENCE):
     """One cell, beside what the server does with no calls if there is a fault."""
     wanted, reason = expected(name, shape, protocol)
-    if (shape, protocol) == ("big_late", "h2"):
-        # gunicorn's first 20 MB over HTTP/2 take 10 seconds more than the next.
-        measure(server, shape, protocol, PATIENCE, calls=False)
     cell = measure(server, shape, protocol, patience, known=wanted)
     if shape == "big_reset" and matches(name, BUFFERING):
         cell.faults = [fault for fault in cell.faults if fault != "receipt"]
