@@ -118,7 +118,7 @@ class Supervisor:
             else:
                 logger.warning(
                     "the worker process of slot %d has ended %s; it is started again "
-                    "in %.1f s", slot.number, told(status), max(0.0, slot.wait()),
+                    "in %.1f s", slot.number, told(status), slot.pause,
                 )  # fmt: skip
 
 
@@ -128,6 +128,7 @@ class Slot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.process: subprocess.Popen[bytes] | None = None
+        self.pause = 0.0  # seconds between its last process and the next
         self._due = 0.0  # on the monotonic clock
         self._started = 0.0
         self._short_lives = 0  # in a row
@@ -159,7 +160,8 @@ class Slot:
         short = now - self._started < SETTLED
         self._short_lives = self._short_lives + 1 if short else 0
         pause = 0.1 * 2.0 ** min(self._short_lives - 1, 20) if short else 0.0
-        self._due = now + min(pause, LONGEST_PAUSE)
+        self.pause = min(pause, LONGEST_PAUSE)
+        self._due = now + self.pause
         return status
 
 
