@@ -64,16 +64,10 @@ def with_handlers(jobs):
             raise ValueError(f"attempt {job.attempts}")
         return job.attempts
 
-    @jobs.handler("patient", attempts=2, backoff=4, pass_job=True)
-    def patient(payload, job):
-        """Fail at the first attempt; the second comes after 4 seconds."""
-        if job.attempts == 1:
-            raise ValueError("attempt 1")
-        return job.attempts
-
-    @jobs.handler("rests", attempts=2, backoff=300)
-    def rests(payload):
+    @jobs.handler("rests", attempts=2, backoff=300, pass_job=True)
+    def rests(payload, job):
         """Fail at the first attempt; the second is far away."""
+        note("rests", job.id)
         raise ValueError("attempt 1")
 
     @jobs.handler("until", pass_job=True)
