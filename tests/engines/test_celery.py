@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from .kinds import KINDS, Place, Servers
+from .kinds import KINDS, PATIENCE, Place, Servers
 from .services import Rabbit
 
 if "celery" not in KINDS:
@@ -83,8 +83,8 @@ def test_a_worker_stops_though_its_broker_takes_no_messages():
             time.sleep(2)  # it waits by now
             workers = place.workers
             workers.terminate()
-            assert workers.supervisor.wait(20) == 0, str(place)
-            assert not workers.family()
+            assert workers.supervisor.wait(PATIENCE) == 0, str(place)
+            place.until(lambda: not workers.family(), "their end")
             place.work(1)
         job = place.wait(job_id)
         assert (job.state, job.attempts) == ("done", 2)

@@ -263,26 +263,24 @@ def test_no_job_is_lost_when_all_workers_are_killed(outcomes, kind):
 
 
 def stopped(place):
-    """SIGTERM with two jobs of 3 seconds: to the supervisor, and to all processes."""
+    """SIGTERM with two jobs that run: to the supervisor, and to all processes."""
     seen = {}
 
     def stop(everyone):
         workers = place.work(2)
-        # When both have a job, both are there, and the naps begin together.
         gate = place.root / f"gate-{time.monotonic_ns()}"
-        held = [place.jobs.enqueue("held", str(gate)) for _ in range(2)]
-        place.until(lambda i=held: all(place.times("begin", j) for j in i), "both held")
-        gate.touch()
-        ids = [place.jobs.enqueue("nap", 3) for _ in range(2)]
+        ids = [place.jobs.enqueue("held", str(gate)) for _ in range(2)]
         place.until(lambda i=ids: all(place.times("begin", j) for j in i), "both begin")
         later = place.jobs.enqueue("echo")
         begin = time.monotonic()
         workers.terminate(everyone)
+        time.sleep(3)  # they go on, when all know that they are to stop
+        gate.touch()
         code = workers.supervisor.wait(PATIENCE)
         took = time.monotonic() - begin
         ends = [len(place.times("end", job_id)) for job_id in ids]
         seen[everyone] = ends, code, len(place.times("echo", later))
-        assert not workers.family()
+        place.until(lambda: not workers.family(), "their end")
         assert ends == [1, 1], f"{everyone}\n{place.notes}\n{place}"
         return took
 
