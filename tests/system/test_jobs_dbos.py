@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import closing
 
 import pytest
 
@@ -24,6 +25,7 @@ from wsgi_defer.jobs import (
     JobsUnavailable,
     UnknownJobError,
     _sqlite,
+    dbos,
 )
 from wsgi_defer.jobs._slots import FileSlots, take_one
 
@@ -138,9 +140,9 @@ def test_nothing_is_opened_before_the_first_use(jobs, tmp_path):
     assert jobs.engine.holds
     assert list(tmp_path.iterdir()) == []
     jobs.enqueue("mail.welcome")
-    assert sqlite3.connect(tmp_path / "jobs.db").execute(
-        "PRAGMA journal_mode"
-    ).fetchone() == ("wal",)
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
+        mode = database.execute("PRAGMA journal_mode").fetchone()
+    assert mode == ("wal",)
 
 
 @with_sqlite
@@ -512,8 +514,9 @@ def test_a_process_that_forks_and_ends_loses_no_jobs(jobs, tmp_path):
 
 
 @with_sqlite
-def test_a_fork_while_other_threads_write(jobs):
+def test_a_fork_while_other_threads_write(jobs, monkeypatch):
     """Their locks are not held in the child for ever; and no connection crosses."""
+    monkeypatch.setattr(dbos, "PATIENCE", 40)  # many write, to a disk that may be slow
     jobs.enqueue("mail.welcome")
     stop = threading.Event()
 
