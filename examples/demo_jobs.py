@@ -32,6 +32,9 @@ def main():
         return 0
     with tempfile.TemporaryDirectory() as folder:
         place = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(HERE)}}
+        # Makes the file. Of two that make it at once, one waits for the other, and a
+        # request does so for 2 seconds only.
+        subprocess.run([*COMMAND, "list", TARGET], **place, check=True)
         server = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0",
              "--no-control-socket", "report_service:app"],
