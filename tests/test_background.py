@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 
@@ -11,7 +12,7 @@ from wsgi_defer._per_process import PerProcess
 from wsgi_defer._scope import Options, enter, leave
 
 from .orders import handle_abort
-from .waiting import until
+from .waiting import PATIENCE, until
 
 
 def scope_with(*calls):
@@ -26,6 +27,11 @@ def scope_with(*calls):
 
 def ready():
     pass
+
+
+def job(fn, *args):
+    """A scope with that call, as the thread takes it."""
+    return scope_with((fn, *args)), Outcome(200), ready
 
 
 def test_oldest_first_on_one_daemon_thread(ran):
@@ -111,6 +117,65 @@ def test_where_no_thread_can_be_started(ran, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", start)
     background.submit(scope_with((ran.append, 1)), Outcome(200), ready)
     assert ran == [1]
+
+
+def test_a_start_that_fails_while_another_submits(ran, monkeypatch):
+    """What the other one has handed over waits for the next start, or for the end."""
+    thread, start = background._Background(), threading.Thread.start
+    at_exit = []
+
+    def fail(self):
+        assert thread.submit(job(ran.append, 1), limited=False)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    try:
+        assert not thread.submit(job(ran.append, 2), limited=False)
+        assert at_exit == [thread.finish]
+        assert thread.submit(job(ran.append, 3), limited=False)
+        assert thread.join(PATIENCE)
+        assert ran == [1, 3]
+    finally:
+        thread.forget()
+
+
+def test_a_submit_inside_the_first_one(ran, monkeypatch):
+    """By the collector of garbage, say. There is one thread."""
+    thread, made, submitted = background._Background(), [], []
+
+    class Thread(threading.Thread):
+        def __init__(self, *args, **options):
+            made.append(self)
+            if len(made) == 1:
+                submitted.append(thread.submit(job(ran.append, 2), limited=False))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    try:
+        submitted.append(thread.submit(job(ran.append, 1), limited=False))
+        assert submitted == [True, True]
+        assert thread.join(PATIENCE)
+        assert ran == [1, 2]
+        assert [each.ident is not None for each in made] == [False, True]
+    finally:
+        thread.forget()
+
+
+def test_at_the_end_it_takes_nothing_more(ran):
+    """The process might exit before it is done: the caller is to do it."""
+    thread = background._Background()
+
+    try:
+        assert thread.submit(job(ran.append, 1), limited=False)
+        thread.finish()
+        assert ran == [1]
+        assert not thread.submit(job(ran.append, 2), limited=False)
+        thread.finish()
+        assert ran == [1]
+    finally:
+        thread.forget()
 
 
 def test_it_waits_until_it_is_ready(ran):

@@ -3,7 +3,8 @@
 It is started by the first scope that it is given, and a child process starts its own.
 Scopes are drained one after the other, oldest first. When the process exits in an
 orderly way, what waits is finished first, for at most ``EXIT_WAIT`` seconds, or for as
-long as a server that is known leaves it; what is then left is lost, and named.
+long as a server that is known leaves it; what is then left is lost, and named. A
+scope that comes after that is drained by whoever hands it over.
 """
 
 from __future__ import annotations
@@ -44,43 +45,48 @@ class _Background:
         self._wake.acquire()
         self._running: Scope | None = None
         self._thread: threading.Thread | None = None
-        self._gave_up = False
+        self._over = False
 
     def submit(self, job: Job, limited: bool) -> bool:
         if sys.is_finalizing():
             # Threads are frozen now, and one that is started hangs (up to 3.11).
             return False
         with self._changed:
-            if limited and len(self._waiting) >= MAX_WAITING:
+            if self._over or (limited and len(self._waiting) >= MAX_WAITING):
                 return False
-            thread = None
-            if self._thread is None:
-                thread = self._thread = threading.Thread(
-                    target=self._work, name="wsgi_defer", daemon=True
-                )
             self._waiting.append(job)
             with suppress(RuntimeError):  # it is released already
                 self._wake.release()
         # Not with the lock held: gevent's start() lets the other greenlet run.
-        return thread is None or self._start(thread, job)
+        return self._thread is not None or self._start(job)
 
-    def _start(self, thread: threading.Thread, job: Job) -> bool:
+    def _start(self, job: Job) -> bool:
+        """Start the thread. False if it cannot be, and the job is not taken."""
+        thread = threading.Thread(target=self._work, name="wsgi_defer", daemon=True)
+        with self._changed:
+            if self._thread is not None:  # by another one, or by the collector, since
+                return True
+            self._thread = thread
+        atexit.unregister(self.finish)  # of a start that has failed
+        atexit.register(self.finish)
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is shutting down
-            self._thread = None
-            self._waiting.remove(job)
+        except RuntimeError:  # too many threads, or the interpreter is shutting down
+            with self._changed:
+                self._thread = None
+                self._waiting.remove(job)
+                self._changed.notify_all()
             return False
-        atexit.register(self.finish)
         return True
 
     def join(self, timeout: float | None) -> bool:
         if threading.current_thread() is self._thread:
             return False  # it would wait for itself
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not self._waiting and self._running is None, timeout
-            )
+            return self._changed.wait_for(self._has_nothing, timeout)
+
+    def _has_nothing(self) -> bool:
+        return not self._waiting and self._running is None
 
     def _work(self) -> None:
         while True:
@@ -105,22 +111,29 @@ class _Background:
 
     def finish(self) -> None:
         """Let what waits come to its end, while there is time; the rest is lost."""
-        if self._gave_up:  # not once more, when there are several who call this
+        if self._over:  # not once more, when there are several who call this
             return
-        done = False
         try:
             deadline = time.monotonic() + _time_to_finish()
-            while not (done := self.join(BEAT)) and time.monotonic() < deadline:
+            while not self._is_over(BEAT) and time.monotonic() < deadline:
                 _host.current.beat()
         finally:  # gunicorn's timeout may end the waiting, too
-            self._gave_up = not done
-            if not done:
-                # Other threads may hold the process up, so that the one that runs
-                # ends after all; and if it does not, who records it names it.
-                for scope in self._unfinished():
-                    report_lost(
-                        scope, "the process exits", running=not _host.current.recorded
-                    )
+            with self._changed:
+                self._over = True
+                left = self._unfinished()
+            # Other threads may hold the process up, so that the one that runs ends
+            # after all; and if it does not, who records it names it.
+            for scope in left:
+                report_lost(
+                    scope, "the process exits", running=not _host.current.recorded
+                )
+
+    def _is_over(self, timeout: float) -> bool:
+        """Wait until there is nothing to do, and then take nothing more, which the
+        process might not wait for."""
+        with self._changed:
+            self._over = self._changed.wait_for(self._has_nothing, timeout)
+            return self._over
 
     def _unfinished(self) -> list[Scope]:
         running = [] if self._running is None else [self._running]

@@ -100,6 +100,7 @@ def test_a_retry_survives_a_server_that_stalls(monkeypatch):
                 place.jobs.retry(job_id)
             except (JobNotFailedError, JobsUnavailable):
                 pass
+        assert stalled
         stalled[0].join()
         # Twice, if it had failed again before we looked.
         place.until(lambda: len(place.times("fails", job_id)) >= 2, "again")

@@ -23,7 +23,7 @@ APP = "tests.life.pools_app:app"
 SOON = 1.5  # seconds; the jobs take 60
 # The worker has two seconds before it is killed, and not half of one: a busy machine
 # may take some of that.
-MARGIN = f"{INSTALL}import wsgi_defer.gunicorn._host as host\nhost.MARGIN = 2.0\n"
+WIDE_MARGIN = f"{INSTALL}import wsgi_defer.gunicorn._host as host\nhost.MARGIN = 2.0\n"
 pytestmark = pytest.mark.ahead
 WORKERS = pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
 
@@ -226,7 +226,7 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
 def test_a_job_that_takes_longer_than_a_stopping_worker_has(worker, ours):
     """The view that waits for it answers before the worker is killed."""
     need(worker)
-    conf = configuration(worker, ours=ours, hooks=MARGIN, graceful_timeout=10)
+    conf = configuration(worker, ours=ours, hooks=WIDE_MARGIN, graceful_timeout=10)
     with running(conf, app=APP) as gunicorn, ThreadPoolExecutor(1) as thread:
         answer = thread.submit(get, gunicorn, "/?await=20")
         gunicorn.until(lambda: "view" in gunicorn.notes("awaits"), "the view")

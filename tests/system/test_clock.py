@@ -101,15 +101,18 @@ def test_a_coroutine_is_ended_at_its_limit(seen, ran, clock):
 def test_a_call_that_sets_an_alarm_of_its_own(seen, ran, clock):
     """With a handler, it has it; and ours is not put over it at the end."""
 
+    def ring(*args):
+        ran.append("rang")
+
     def theirs():
-        signal.signal(signal.SIGALRM, lambda *args: ran.append("rang"))
-        clock.skip(60)
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)  # in place of ours
         until(lambda: ran)
+        clock.skip(60)
 
     with deferring(observers=[seen]):
         defer(theirs).time_limit(50)
-        defer(lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
+    assert signal.signal(signal.SIGALRM, signal.SIG_DFL) is ring
     assert ran == ["rang"]
     assert seen.errors == []
 

@@ -14,7 +14,6 @@ import wsgi_defer
 from wsgi_defer import (
     DeferMiddleware,
     Observer,
-    Outcome,
     background,
     before_response,
     defer,
@@ -25,7 +24,7 @@ from wsgi_defer.ledger import Ledger
 from ..client import get, text_app
 from ..orders import handle_abort
 from ..steps import each_step_of
-from ..test_background import ready, scope_with
+from ..test_background import job
 from ..waiting import PATIENCE
 
 OURS = os.path.dirname(wsgi_defer.__file__) + os.sep
@@ -131,15 +130,15 @@ def test_a_scope_handed_over_at_any_step_of_the_background_thread(ran):
     """By the thread itself, where the collector finds a response that was dropped."""
 
     def hand_over(number):
-        job = scope_with((ran.append, number)), Outcome(200), ready
-        thread.submit(job, limited=False)
+        thread.submit(job(ran.append, number), limited=False)
 
-    for step in each_step_of(OURS, threading.__file__, handler=lambda: hand_over(2)):
+    for step in each_step_of(OURS, threading.__file__, handler=lambda: hand_over(3)):
         ran.clear()
         thread = background._Background()
         thread._thread = threading.current_thread()  # its work is done in this one
         thread._wake = Wake()
         hand_over(1)
+        hand_over(2)
         with suppress(NothingLeftError), step:
             thread._work()
-        assert ran == ([1, 2] if step.at else [1]), step.at
+        assert ran == ([1, 2, 3] if step.at else [1, 2]), step.at
