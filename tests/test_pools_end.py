@@ -19,10 +19,12 @@ from wsgi_defer import (
     ScopeClosedError,
     _async_pool,
     _thread_pool,
+    background,
     deferring,
     pool,
     pools,
 )
+from wsgi_defer._per_process import PerProcess
 from wsgi_defer._scope import enter, leave
 from wsgi_defer._thread_pool import Threads
 from wsgi_defer.pools import AsyncPool, ThreadPool
@@ -61,6 +63,8 @@ def test_what_runs_at_exit(monkeypatch):
     """Each pool that there is gets closed, here by hand."""
     kind, unused = ThreadPool(1), ThreadPool(1)
     monkeypatch.setattr(pools, "_opened", WeakSet([kind, unused]))
+    # Not that of all tests, which would take nothing more.
+    monkeypatch.setattr(background, "_background", PerProcess(background._Background))
     with deferring(pools={"one": kind}):
         pool("one").submit(int).result()
         pools._close_all()
