@@ -9,24 +9,24 @@ wsgi_app = "examples.flask_app:app"
 bind = "127.0.0.1:8000"
 
 # gunicorn's sync worker, made to run deferred calls after it has closed the connection.
-# One request at a time for each worker, as in PHP-FPM: a worker that runs deferred
-# calls takes no new request until they have ended. So have some workers more.
+# Each worker takes one request at a time, as in PHP-FPM: while it runs deferred calls,
+# it takes no new request. So plan a few extra workers.
 # With threads: "wsgi_defer.gunicorn.ThreadWorker"; for gevent: "...GeventWorker".
 worker_class = "wsgi_defer.gunicorn.SyncWorker"
 workers = 4
 
 # A request may take this many seconds, and each deferred call as many again. After
-# that, gunicorn takes the worker for stuck and kills it.
+# that, gunicorn considers the worker stuck and kills it.
 timeout = 60
 
 # On TERM, a worker has this many seconds to finish its request and its calls. After
-# that it is killed, so let it be longer than the calls of your longest request.
+# that it is killed, so choose more than the calls of your longest request take.
 graceful_timeout = 60
 
 # Errors, and what wsgi_defer logs, go to the terminal. So does each request.
 errorlog = "-"
 accesslog = "-"
 
-# The last line: hooks by which no deferred call is lost in silence. They go after any
-# that you define above.
+# The last line: with these hooks, no deferred call is lost silently. They run after any
+# hooks that you define above.
 install(globals())

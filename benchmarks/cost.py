@@ -22,10 +22,11 @@ from types import SimpleNamespace
 
 from werkzeug.wsgi import ClosingIterator
 
-from wsgi_defer import DeferMiddleware, _host, defer, deferring, gather, pool
-from wsgi_defer._observer import observe_process, stop_observing
+from wsgi_defer import DeferMiddleware, defer, deferring, gather, pool
+from wsgi_defer._runtime import host
 from wsgi_defer.gunicorn._host import GunicornHost
 from wsgi_defer.ledger import Ledger
+from wsgi_defer.observers._observers import observe_process, stop_observing
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 
 ROUNDS = 15
@@ -172,12 +173,12 @@ def all_hooks():
     ledger = Ledger(slots=1)
     recorder = ledger.recorder(ledger.take_slot())
     observe_process(recorder)
-    _host.install(GunicornHost(Worker()))
+    host.install(GunicornHost(Worker()))
     try:
         yield
     finally:
         stop_observing(recorder)
-        _host.install(_host.Host())
+        host.install(host.Host())
 
 
 def hooks_on():

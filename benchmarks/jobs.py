@@ -1,6 +1,6 @@
-"""What `jobs.enqueue()` costs, beside the engine's own call for the same.
+"""What `jobs.enqueue()` costs, compared with the engine's own call.
 
-All in one process, in turn, to the same server. The servers are those of the tests,
+All in one process, in turns, with the same server. The servers are those of the tests,
 started for this; what is not installed is left out, by name.
 """
 
@@ -68,10 +68,10 @@ def measure(url, own):
     for call in range(CALLS + 20):
         for enqueue, times in ((lambda: jobs.enqueue("mail.welcome", PAYLOAD), ours),
                                (own, theirs)):  # fmt: skip
-            began = time.perf_counter()
+            start = time.perf_counter()
             enqueue()
             if call >= 20:
-                times.append(time.perf_counter() - began)
+                times.append(time.perf_counter() - start)
     jobs.engine.close()
     return ours, theirs
 

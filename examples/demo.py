@@ -1,8 +1,8 @@
 """What `make demo` shows: a real gunicorn answers first and works afterwards.
 
 It starts gunicorn with gunicorn.conf.py on a free port, sends sign-ups to
-flask_app.py on raw sockets, prints who did what when, and stops. The exit status is 1
-if a response waited for its calls.
+flask_app.py on raw sockets, prints who did what and when, and stops. The exit status
+is 1 if a response waited for its calls.
 """
 
 import re
@@ -48,7 +48,7 @@ def sign_up(server, port, email):
             f"\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
         with client.makefile("rb") as stream:
-            response = stream.read()  # until the server closes, so the whole of it
+            response = stream.read()  # all of it, until the server closes
     received = time.time()
     status = response.split(b"\r\n")[0].decode().split(" ", 1)[1]
     print(f"\n  POST /signup email={email}")
@@ -67,7 +67,7 @@ def sign_up(server, port, email):
 
 
 def print_line(start, line):
-    """Print one line of the example's log, which begins with the time."""
+    """Print one line of the example's log, which starts with the time."""
     at, worker, text = re.fullmatch(r"([\d.]+) (worker \d+): (.*)", line).groups()
     print_event(start, float(at), worker, text)
     return float(at)
@@ -78,7 +78,7 @@ def print_event(start, at, who, what):
 
 
 def wait_for(server, pattern):
-    """Read the server's output up to the line that has the pattern."""
+    """Read the server's output up to the line that matches the pattern."""
     lines = []
     for line in server.stdout:
         lines.append(line)

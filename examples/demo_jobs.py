@@ -1,8 +1,8 @@
 """What `make demo` shows second: an id at once, and a worker that does the job.
 
-It starts report_service.py under gunicorn, and a worker, in a new directory, follows
-two reports, and retries the one that fails. The exit status is 1 if one of them ends
-otherwise than it should.
+It starts report_service.py under gunicorn, and a worker, in a new directory. It follows
+two reports and retries the one that fails. The exit status is 1 if either of them does
+not end as it should.
 """
 
 import json
@@ -32,8 +32,8 @@ def main():
         return 0
     with tempfile.TemporaryDirectory() as folder:
         place = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(HERE)}}
-        # Makes the file. Of two that make it at once, one waits for the other, and a
-        # request does so for 2 seconds only.
+        # Creates the file. If two processes do so at once, one waits for the other, and
+        # a request waits only 2 seconds.
         subprocess.run([*COMMAND, "list", TARGET], **place, check=True)
         server = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0",
@@ -71,7 +71,7 @@ def tell(url, folder, place):
 
 
 def follow(url, month):
-    """Ask for a report, and print what becomes of it; return its id and last state."""
+    """Ask for a report and print what becomes of it; return its id and last state."""
     print(f"\n  POST /reports month={month}")
     start = time.time()
     print_event(start, start, "client", "sends the request")
@@ -102,7 +102,7 @@ def watch(url, job_id, start):
 
 
 def show(command, place, *job_id):
-    """Run one of the commands for people, as they would."""
+    """Run a command for people, as they would, and print its output."""
     print(f"\n  $ python -m wsgi_defer.jobs {' '.join([command, TARGET, *job_id])}")
     out = subprocess.run(
         [*COMMAND, command, TARGET, *job_id], **place, text=True, check=True,

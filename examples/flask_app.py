@@ -3,8 +3,8 @@
     gunicorn                                             (reads gunicorn.conf.py)
     curl -i http://127.0.0.1:8000/signup -d email=ada@example.org
 
-The mail goes to a slow mail server, which this example starts itself. It is of the
-kind for debugging: it delivers nothing.
+The mail goes to a slow mail server, which this example starts itself. That is a
+debugging server: it delivers nothing.
 """
 
 import functools

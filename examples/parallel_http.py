@@ -3,8 +3,8 @@
     pip install httpx
     python examples/parallel_http.py
 
-The requests go to a small server that the program starts itself, and that takes a
-tenth of a second for each.
+The requests go to a small server that the program starts itself. Each takes a tenth of
+a second.
 """
 
 import threading
@@ -19,7 +19,7 @@ from wsgi_defer.pools import AsyncPool
 
 
 class Slow(BaseHTTPRequestHandler):
-    """Answers with the path, in its own time."""
+    """Answers slowly, with the path."""
 
     def do_GET(self):
         time.sleep(0.1)
@@ -38,7 +38,7 @@ class Server(ThreadingHTTPServer):
 
 
 async def fetch(url):
-    # To load the certificates takes longer than all the rest, and there is no TLS here.
+    # Loading the certificates takes longer than all the rest, and TLS is not used here.
     async with httpx.AsyncClient(timeout=10, verify=False) as client:
         response = await client.get(url)
         response.raise_for_status()

@@ -1,9 +1,9 @@
-"""A page from three slow services at once, one of them down, within its deadline.
+"""A page that asks three slow services at once, one of them down, within a deadline.
 
     python examples/price_page.py
 
-The services are three functions that take their time. Each runs on the pool
-``external_api``; the page waits for half a second at most, and does without the rest.
+The services are three slow functions. Each runs on the pool ``external_api``; the page
+waits for half a second at most, and does without what has not arrived by then.
 """
 
 import time
@@ -44,7 +44,7 @@ def page(environ, start_response):
         try:
             text = part.result(timeout=max(0, deadline - time.monotonic()))
         except FutureTimeout:
-            # It ends with the request, and holds up nobody.
+            # It ends with the request, and nobody waits for it.
             text = "not available just now"
         lines.append(f"{name}: {text}\n")
     start_response("200 OK", [("Content-Type", "text/plain")])

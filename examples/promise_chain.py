@@ -1,7 +1,7 @@
 """A chain of deferred calls: each gets the result of the one before it.
 
-Run it: ``python examples/promise_chain.py``. It sends itself three requests, and shows
-what runs before the response, what after it, and what becomes of a failure.
+Run it: ``python examples/promise_chain.py``. It sends itself three requests. They show
+what runs before the response, what runs after it, and what becomes of a failure.
 """
 
 import logging
@@ -36,8 +36,8 @@ def shop(environ, start_response):
     price.then(send_invoice).catch(apologize).finally_(lambda: print("  done"))
     text = "thanks\n"
     if environ["PATH_INFO"] == "/price":
-        # Needed for the response, so it runs now, with the call before it; and not
-        # again afterwards.
+        # Needed for the response, so it runs now, after the call before it. It does
+        # not run again afterwards.
         text = f"that will be {price.result()}\n"
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [text.encode()]

@@ -1,4 +1,4 @@
-"""Reports that take a while: the client has an id at once, and looks later.
+"""Reports that take a while: the client gets an id at once, and looks later.
 
     cd examples
     python -m wsgi_defer.jobs worker report_service:jobs &
@@ -7,9 +7,9 @@
     curl http://127.0.0.1:8000/jobs/ID
     python -m wsgi_defer.jobs failed report_service:jobs
 
-A month without its file of orders fails. Put one there, such as orders-2026-10.csv with
-a line "ada,30" for each order, and `python -m wsgi_defer.jobs retry report_service:jobs
-ID` builds the report after all.
+If there is no file of orders for a month, its job fails. Add the file, such as
+orders-2026-10.csv with a line like "ada,30" for each order. Then `python -m
+wsgi_defer.jobs retry report_service:jobs ID` builds the report.
 """
 
 import csv
@@ -25,7 +25,7 @@ from wsgi_defer.jobs.flask import accepted, status_blueprint
 
 app = Flask(__name__)
 Defer(app)
-jobs = Jobs("sqlite:///reports.db")  # in the directory that it is started in
+jobs = Jobs("sqlite:///reports.db")  # in the current directory
 jobs.init_app(app)
 app.register_blueprint(status_blueprint(jobs, show_errors=True), url_prefix="/jobs")
 

@@ -10,11 +10,11 @@ import pytest
 
 from wsgi_defer import background, current_scope, deferring
 
-pytest.register_assert_rewrite("tests.every_pool", "tests.pools")
+pytest.register_assert_rewrite("tests.helpers.every_pool", "tests.helpers.pools")
 
-from . import command_app  # noqa: E402  # when those are known
-from .pools import POOLS  # noqa: E402
-from .waiting import until  # noqa: E402
+from .helpers import command_app  # noqa: E402  # when those are known
+from .helpers.pools import POOLS, running_of  # noqa: E402, running_of
+from .helpers.waiting import until  # noqa: E402
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def ran():
 
 @pytest.fixture
 def released():
-    """Jobs may wait for it, and end with the test at last."""
+    """Tasks may wait for it, and end with the test at last."""
     event = threading.Event()
     yield event
     event.set()
@@ -68,9 +68,9 @@ def scope(request):
 
 @pytest.fixture(autouse=True)
 def no_job_is_left():
-    """Whatever a test did, no pool that tests share remembers a job of it."""
+    """Whatever a test did, no pool that tests share remembers a task of it."""
     yield
     for kind in POOLS.values():
-        if (running := kind._running) is not None:
+        if (running := running_of(kind)) is not None:
             # One that is cancelled by its own thread leaves a moment after that.
-            until(lambda running=running: not running.jobs)
+            until(lambda running=running: not running.tasks)

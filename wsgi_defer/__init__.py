@@ -1,11 +1,11 @@
 """Work after the response, in the WSGI worker that sent it."""
 
-from ._call import Call, DeferredCall
-from ._drain import deferring
-from ._middleware import DeferMiddleware
-from ._observer import Observer
-from ._outcome import Outcome
-from ._scope import Scope, before_response, current_scope, defer, forget
+from ._calls.call import Call, DeferredCall
+from ._calls.defer import before_response, defer, forget
+from ._calls.outcome import Outcome
+from ._calls.scope import Scope, current_scope
+from ._request.block import deferring
+from ._request.middleware import DeferMiddleware
 from .errors import (
     DeferError,
     NoScopeError,
@@ -23,6 +23,7 @@ from .errors import (
     WaitsForItselfError,
     WorkerDiedError,
 )
+from .observers._observer import Observer
 from .pools import gather, pool
 
 __all__ = [

@@ -1,10 +1,10 @@
-"""The one daemon thread per process, for calls that would hold somebody up inline.
+"""The one daemon thread per process, for calls that would hold up a client inline.
 
-It is started by the first scope that it is given, and a child process starts its own.
-Scopes are drained one after the other, oldest first. When the process exits in an
-orderly way, what waits is finished first, for at most ``EXIT_WAIT`` seconds, or for as
-long as a server that is known leaves it; what is then left is lost, and named. A
-scope that comes after that is drained by whoever hands it over.
+The first scope that it is given starts it, and a child process starts its own. Scopes
+are drained one after the other, oldest first. When the process exits in an orderly way,
+what waits is finished first, for at most ``EXIT_WAIT`` seconds, or for as long as a
+server that is known allows. What is left then is lost, and named. After that, whoever
+hands over a scope drains it in its own thread.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from . import _host
-from ._drain import drain, report_lost
-from ._outcome import Outcome
-from ._per_process import PerProcess
-from ._scope import Scope
+from ._calls.drain import drain, report_lost
+from ._calls.outcome import Outcome
+from ._calls.scope import Scope
+from ._runtime import host
+from ._runtime.per_process import PerProcess
 
 logger = logging.getLogger("wsgi_defer")
 
@@ -30,41 +30,41 @@ EXIT_WAIT = 20.0  # seconds; gunicorn kills a worker 30 s (graceful_timeout) aft
 BEAT = 0.2  # seconds between two signs of life while the process waits for its end
 MAX_WAITING = 1000  # scopes
 
-# A scope to drain, its outcome, and what returns when that may begin.
-Job = tuple[Scope, Outcome, Callable[[], object]]
+# A scope to drain, its outcome, and what returns when that may start.
+Drain = tuple[Scope, Outcome, Callable[[], object]]
 
 
 class _Background:
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Drain] = deque()
         # Released when something waits. The thread does not wait for the condition: the
-        # collector of garbage may hand a scope over at any line of the thread itself,
-        # after its look and before its wait as well.
+        # garbage collector may hand over a scope at any line of the thread itself, even
+        # between its look and its wait.
         self._wake = threading.Lock()
         self._wake.acquire()
         self._running: Scope | None = None
         self._thread: threading.Thread | None = None
         self._over = False
 
-    def submit(self, job: Job, limited: bool) -> bool:
+    def submit(self, handed: Drain, limited: bool) -> bool:
         if sys.is_finalizing():
             # Threads are frozen now, and one that is started hangs (up to 3.11).
             return False
         with self._changed:
             if self._over or (limited and len(self._waiting) >= MAX_WAITING):
                 return False
-            self._waiting.append(job)
+            self._waiting.append(handed)
             with suppress(RuntimeError):  # it is released already
                 self._wake.release()
         # Not with the lock held: gevent's start() lets the other greenlet run.
-        return self._thread is not None or self._start(job)
+        return self._thread is not None or self._start(handed)
 
-    def _start(self, job: Job) -> bool:
-        """Start the thread. False if it cannot be, and the job is not taken."""
+    def _start(self, handed: Drain) -> bool:
+        """Start the thread. False if that fails; the drain is then not taken."""
         thread = threading.Thread(target=self._work, name="wsgi_defer", daemon=True)
         with self._changed:
-            if self._thread is not None:  # by another one, or by the collector, since
+            if self._thread is not None:  # another thread, or the collector, was first
                 return True
             self._thread = thread
         atexit.unregister(self.finish)  # of a start that has failed
@@ -74,7 +74,7 @@ class _Background:
         except RuntimeError:  # too many threads, or the interpreter is shutting down
             with self._changed:
                 self._thread = None
-                self._waiting.remove(job)
+                self._waiting.remove(handed)
                 self._changed.notify_all()
             return False
         return True
@@ -102,35 +102,35 @@ class _Background:
             _wait_for(ready)
             drain(scope, outcome)
         except BaseException:
-            logger.exception("the background thread failed; it goes on")
+            logger.exception("the background thread failed; it keeps running")
         finally:
-            del scope, outcome, ready  # before those who join() hear of the end
+            del scope, outcome, ready  # before join() hears of the end
             with self._changed:
                 self._running = None
                 self._changed.notify_all()
 
     def finish(self) -> None:
         """Let what waits come to its end, while there is time; the rest is lost."""
-        if self._over:  # not once more, when there are several who call this
+        if self._over:  # several callers may do this
             return
         try:
             deadline = time.monotonic() + _time_to_finish()
             while not self._is_over(BEAT) and time.monotonic() < deadline:
-                _host.current.beat()
-        finally:  # gunicorn's timeout may end the waiting, too
+                host.current.beat()
+        finally:  # gunicorn's timeout may end the wait, too
             with self._changed:
                 self._over = True
                 left = self._unfinished()
-            # Other threads may hold the process up, so that the one that runs ends
-            # after all; and if it does not, who records it names it.
+            # Other threads may keep the process alive until the running call ends after
+            # all. If it does not, and is recorded, the master names it.
             for scope in left:
                 report_lost(
-                    scope, "the process exits", running=not _host.current.recorded
+                    scope, "the process exits", running=not host.current.recorded
                 )
 
     def _is_over(self, timeout: float) -> bool:
-        """Wait until there is nothing to do, and then take nothing more, which the
-        process might not wait for."""
+        """Wait until there is nothing to do, and then accept nothing more: the process
+        might not wait for it."""
         with self._changed:
             self._over = self._changed.wait_for(self._has_nothing, timeout)
             return self._over
@@ -141,21 +141,21 @@ class _Background:
         return [scope for scope in waiting if not scope.closed]
 
     def forget(self) -> None:
-        """In a child process: its parent is to run all this."""
+        """In a child process: the parent runs all this."""
         atexit.unregister(self.finish)
         for scope in self._unfinished():
-            scope.closed = True
+            scope.shut()
 
 
 def _wait_for(ready: Callable[[], object]) -> None:
     try:
         ready()
-    except Exception:  # a reason not to wait, but none to lose the calls
+    except Exception:  # a reason not to wait, but not to lose the calls
         logger.exception("waiting for the end of the response failed")
 
 
 def _time_to_finish() -> float:
-    left = _host.current.time_left()
+    left = host.current.time_left()
     return EXIT_WAIT if left is None else left
 
 
@@ -167,23 +167,22 @@ def submit(
 ) -> None:
     """Drain the scope on the background thread, once ``ready()`` has returned.
 
-    Where the thread cannot take it (``MAX_WAITING`` scopes wait already, and it is
-    ``limited``, or the interpreter is shutting down), it is drained here and now.
+    If the thread cannot take it, it is drained here and now: because ``MAX_WAITING``
+    scopes wait already, and it is ``limited``, or because the interpreter shuts down.
     """
     if not _background().submit((scope, outcome, ready), limited):
         drain(scope, outcome)
 
 
 def drain_here(scope: Scope, outcome: Outcome) -> None:
-    """Drain the scope in this thread. If its options say that it gives way, the rest
-    goes to the background thread as soon as a client waits for this one."""
-    if not drain(scope, outcome, give_way=scope.options.gives_way):
+    """Drain the scope in this thread. With ``when_busy="thread"``, the rest goes to the
+    background thread as soon as a client waits for this process."""
+    if not drain(scope, outcome, scope.options.when_busy):
         submit(scope, outcome, nothing_to_wait_for)
 
 
 def finish() -> None:
-    """Let what waits come to its end, at the end of the process; what does not is
-    lost."""
+    """At the end of the process: let what waits come to its end; the rest is lost."""
     if _background.made is not None:
         _background.made.finish()
 
@@ -193,6 +192,6 @@ def nothing_to_wait_for() -> None:
 
 
 def join(timeout: float | None = None) -> bool:
-    """Wait until the thread has nothing to do; False after ``timeout`` seconds, and at
-    once in a call that runs on the thread itself."""
+    """Wait until the thread has nothing to do. False after ``timeout`` seconds, and at
+    once inside a call that runs on the thread itself."""
     return _background().join(timeout)

@@ -1,4 +1,4 @@
-"""What can go wrong with a deferred call before it runs, and with a job of a pool."""
+"""What can go wrong with a deferred call, and with a task of a pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:
 
 
 class DeferError(Exception):
-    """The base of every error that this package raises itself."""
+    """The base of all errors of this package."""
 
 
 class NoScopeError(DeferError):
@@ -38,7 +38,7 @@ class NoScopeError(DeferError):
 
 
 class ScopeClosedError(DeferError):
-    """The request has ended, and takes no more calls.
+    """The request has ended, so it takes no more calls.
 
     Carries ``function``, the name of the function that was called.
     """
@@ -67,7 +67,7 @@ class TooManyCallsError(DeferError):
 
     def __str__(self) -> str:
         return (
-            f"this request has deferred {self.limit} calls already, which is its "
+            f"this request has already deferred {self.limit} calls, which is its "
             "limit. Does a call defer itself? If not, raise the limit with "
             "max_calls=... (of DeferMiddleware, Defer or deferring), or defer one "
             "call that loops."
@@ -75,7 +75,7 @@ class TooManyCallsError(DeferError):
 
 
 class ResponseStartedError(DeferError):
-    """``before_response()`` came when the response was already on its way."""
+    """``before_response()`` was called after the response had started."""
 
     def __str__(self) -> str:
         return (
@@ -86,7 +86,7 @@ class ResponseStartedError(DeferError):
 
 
 class TooManyWaitingError(DeferError):
-    """So many calls wait in this process that it takes no more.
+    """Too many calls wait in this process, so it takes no more.
 
     Carries ``limit``, the number of calls that may wait.
     """
@@ -97,7 +97,7 @@ class TooManyWaitingError(DeferError):
 
     def __str__(self) -> str:
         return (
-            f"{self.limit} deferred calls wait in this process already, which is its "
+            f"{self.limit} deferred calls already wait in this process, which is its "
             "limit: they come faster than they run. Give the server more workers, "
             "make the calls shorter, hand them to a job queue, or raise the limit "
             "with max_waiting=... of DeferMiddleware."
@@ -122,7 +122,7 @@ class WaitsForItselfError(DeferError):
 
 
 class TimeLimitError(DeferError):
-    """A deferred call was ended, because it ran longer than its time limit.
+    """A deferred call was ended because it ran longer than its time limit.
 
     Carries ``call``, the call's label, and ``seconds``, the limit.
     """
@@ -135,7 +135,7 @@ class TimeLimitError(DeferError):
     def __str__(self) -> str:
         return (
             f"the deferred call {self.call} was ended at its time limit of "
-            f"{self.seconds:g} s. Give it more with .time_limit(seconds) or the "
+            f"{self.seconds:g} s. Give it more time with .time_limit(seconds) or "
             "time_limit=... of DeferMiddleware, or make it shorter."
         )
 
@@ -143,7 +143,7 @@ class TimeLimitError(DeferError):
 class UnknownPoolError(DeferError):
     """There is no pool of that name.
 
-    Carries ``pool``, the name, and ``known``, the names that there are.
+    Carries ``pool``, the name, and ``known``, the names of the existing pools.
     """
 
     def __init__(self, pool: str, known: tuple[str, ...]) -> None:
@@ -161,17 +161,16 @@ class UnknownPoolError(DeferError):
 
 
 TOO_SLOW = (
-    "The pool may be too small, its max_wait too short, or what the job waits for too "
-    "slow; a job that waits for another one of its own pool may wait in vain."
+    "The pool may be too small, its max_wait too short, or what the task waits for too "
+    "slow; a task that waits for another task of its own pool can deadlock."
 )
 
 
 class PoolTimeoutError(DeferError, _TimeoutError):
-    """A job of a pool had no result in time.
+    """A task of a pool had no result in time.
 
-    Carries ``pool``, the pool's name, ``function``, that of the function, ``seconds``,
-    the time that was allowed, and ``why``, what may be the reason. It is a
-    ``TimeoutError``, too.
+    Carries ``pool``, the pool's name, ``function``, the function's name, ``seconds``,
+    the time allowed, and ``why``, the likely reason. It is also a ``TimeoutError``.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class PoolTimeoutError(DeferError, _TimeoutError):
 
 
 class PoolClosedError(DeferError):
-    """The process exits, and its pools take no more jobs.
+    """The process is exiting, and its pools take no more tasks.
 
     Carries ``pool``, the pool's name.
     """
@@ -205,15 +204,15 @@ class PoolClosedError(DeferError):
 
     def __str__(self) -> str:
         return (
-            f"the pool {self.pool!r} takes no more jobs, because the process exits. "
-            "Call the function itself, if it is to run all the same."
+            f"the pool {self.pool!r} takes no more tasks, because the process is "
+            "exiting. If the function must still run, call it directly."
         )
 
 
 class PoolStartError(DeferError):
-    """A process pool could not start a process for a job, which has not run.
+    """A process pool could not start a process for a task, which has not run.
 
-    Carries ``pool``, the pool's name, and ``why``.
+    Carries ``pool``, the pool's name, and ``why``, the reason.
     """
 
     def __init__(self, pool: str, why: str) -> None:
@@ -225,15 +224,15 @@ class PoolStartError(DeferError):
         return (
             f"no process could be started for the pool {self.pool!r}: {self.why}. What "
             "it wrote is in the server's standard error. If sys.executable is not "
-            "Python, as in uWSGI, multiprocessing.set_executable() says what is."
+            "Python, as in uWSGI, name one with multiprocessing.set_executable()."
         )
 
 
 class WorkerDiedError(DeferError):
-    """The child process died in which the job ran.
+    """The child process that ran the task died.
 
-    Carries ``pool``, the pool's name, ``function``, that of the function, and
-    ``exitcode``, the child's: negative for a signal, ``None`` if it is unknown.
+    Carries ``pool``, the pool's name, ``function``, the function's name, and
+    ``exitcode``, the child's: negative for a signal, ``None`` if unknown.
     """
 
     def __init__(self, pool: str, function: str, exitcode: int | None) -> None:
@@ -245,7 +244,7 @@ class WorkerDiedError(DeferError):
     def __str__(self) -> str:
         return (
             f"the process that ran {self.function} for the pool {self.pool!r} died "
-            f"with exit code {self.exitcode}. Another one takes its place; the job is "
+            f"with exit code {self.exitcode}. Another one takes its place; the task is "
             "not run again. What it wrote last is in the server's standard error."
         )
 
@@ -253,9 +252,9 @@ class WorkerDiedError(DeferError):
 class UnpicklableError(DeferError, TypeError):
     """Something cannot be sent to another process, or back.
 
-    Carries ``pool``, the pool's name, ``function``, that of the function, ``what`` it
-    was: its call or its result, and ``why``, in names of types: pickle's own text may
-    show arguments, and would be in the log.
+    Carries ``pool``, the pool's name, ``function``, the function's name, ``what`` it
+    was (the call or the result), and ``why``. That names types only: pickle's own text
+    may show arguments, which must not get into the log.
     """
 
     def __init__(self, pool: str, function: str, what: str, why: str) -> None:
@@ -268,17 +267,17 @@ class UnpicklableError(DeferError, TypeError):
     def __str__(self) -> str:
         return (
             f"the {self.what} of {self.function} cannot be pickled for the pool "
-            f"{self.pool!r} ({self.why}). A process pool takes functions of modules, "
-            "not lambdas or inner functions, and plain data; a ThreadPool takes "
-            "anything."
+            f"{self.pool!r} ({self.why}). A process pool takes plain data and functions"
+            " of modules, not lambdas or inner functions; a ThreadPool takes anything."
         )
 
 
 class RemoteError(DeferError):
-    """A job in another process raised what cannot be sent back, or ``sys.exit()``.
+    """A task in another process raised something that cannot be sent back, or called
+    ``sys.exit()``.
 
-    Carries ``kind``, the name of the exception's class, and ``text``, what it said.
-    The cause has its traceback.
+    Carries ``kind``, the name of the exception's class, and ``text``, its message. The
+    cause has its traceback.
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -290,7 +289,7 @@ class RemoteError(DeferError):
         return f"{self.kind}: {self.text}"
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of one, not an error
+class RemoteTraceback(Exception):  # noqa: N818 - the cause of an error, not one itself
     """The traceback of an exception that came from another process, as text."""
 
     def __init__(self, text: str) -> None:

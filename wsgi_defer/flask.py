@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -12,9 +13,9 @@ from flask import Flask, g, has_app_context, has_request_context
 from flask.globals import app_ctx, request_ctx
 
 from . import background
-from ._drain import deferring
-from ._middleware import SCOPE_KEY, DeferMiddleware
-from ._scope import Scope, current_scope
+from ._calls.scope import Scope, current_scope
+from ._request.block import deferring
+from ._request.middleware import SCOPE_KEY, DeferMiddleware
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -30,27 +31,27 @@ class Defer:
         Defer(app)              # or Defer().init_app(app)
 
     Each call runs inside a fresh copy of its request's context, whose teardown
-    functions run after it. ``request``, ``current_app`` and ``url_for()`` are as in
-    the view; ``session`` can be read, but a change is not sent to anybody; ``g`` holds
-    what the view left in it, except for what has a ``close()``: the teardown of the
-    request has closed it. Other extensions see a new app context, so the session of
-    Flask-SQLAlchemy, for one, is fresh, and is removed afterwards.
+    functions run after it. ``request``, ``current_app`` and ``url_for()`` are as in the
+    view. ``session`` is read-only: a change is not sent to the client. ``g`` holds what
+    the view left in it, except for objects with a ``close()``: the teardown of the
+    request has closed those. Other extensions see a new app context, so the session of
+    Flask-SQLAlchemy, for example, is fresh, and is removed afterwards.
 
-    So it is with the jobs of a ``ThreadPool`` or an ``AsyncPool``, at the same time as
-    the view. While that runs, ``request`` and ``session`` are its own, and its
-    ``teardown_request`` functions are not called for a job; those of
-    ``teardown_appcontext`` are. What a job loads with its database session is detached
-    when the view gets it.
+    The tasks of a ``ThreadPool`` or an ``AsyncPool`` have such an app context, too,
+    while the view runs. They share the view's ``request`` and ``session``, so
+    ``teardown_request`` functions are not called for a task; ``teardown_appcontext``
+    functions are. What a task loads with its database session is detached when the view
+    gets it.
 
-    The calls of a command of ``app.cli`` run when it has succeeded. A command that
-    never ends, such as a queue worker, wants ``with deferring():`` around each task.
-    With ``app.test_client()``, calls have run when the client's method returns: a
-    response with deferred calls is read and closed for that. Calls that a streaming
-    body defers after its first item run when the test closes the response.
+    The calls of an ``app.cli`` command run when it has succeeded. A command that never
+    ends, such as a queue worker, needs ``with deferring():`` around each piece of work.
+    With ``app.test_client()``, calls have run when the client's method returns: the
+    client reads and closes a response with deferred calls. Calls that a streaming body
+    defers after its first item run when the test closes the response.
 
-    :param app: the app; or none, and ``init_app()`` later, for any number of apps.
-    :param options: those of ``DeferMiddleware``, such as ``max_calls``; all but
-        ``around``. Those that ``deferring()`` has hold for commands, too.
+    :param app: the app. Without it, call ``init_app()`` later, for any number of apps.
+    :param options: those of ``DeferMiddleware``, such as ``max_calls``, but not
+        ``around``. Those that ``deferring()`` has apply to commands, too.
     """
 
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
@@ -59,8 +60,8 @@ class Defer:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Wrap ``app.wsgi_app``. A middleware around ``app.wsgi_app`` that is applied
-        later is outside, and ends before the calls begin."""
+        """Wrap ``app.wsgi_app``. A middleware that is put around ``app.wsgi_app`` later
+        is outside, and ends before the calls start."""
         if "wsgi_defer" in app.extensions:
             raise RuntimeError(f"Defer is already set up for the app {app.name!r}")
         app.extensions["wsgi_defer"] = self
@@ -71,7 +72,7 @@ class Defer:
         self._wrap_test_client(app)
 
     def _wrap_commands(self, app: Flask) -> None:
-        """Open a scope where Flask, too, pushes its context for a command."""
+        """Open a scope for a command where Flask pushes its context."""
         get_command = app.cli.get_command
 
         def get_command_in_scope(
@@ -85,8 +86,8 @@ class Defer:
         app.cli.get_command = get_command_in_scope  # type: ignore[method-assign]
 
     def _wrap_test_client(self, app: Flask) -> None:
-        """Close responses that have deferred calls; Flask's client leaves that to the
-        test, and a test would see no call run."""
+        """Close responses that have deferred calls. Flask's client leaves that to the
+        test, which would then see no call run."""
         test_client = app.test_client
 
         def draining_client(*args: Any, **kwargs: Any) -> FlaskClient:
@@ -109,19 +110,19 @@ class Defer:
 
 @contextmanager
 def fresh_context(app: Flask) -> Iterator[None]:
-    """An app context with a teardown of its own, and where the request has ended, a
-    copy of its request context, too. It is the ``around`` of this extension.
+    """An app context with its own teardown and, if the request has ended, a copy of its
+    request context. It is the ``around`` of this extension.
     """
-    # By the view. A copy, as that may run at the same time, in another thread.
+    # What the view left. A copy, because the view may still run in another thread.
     left = dict(vars(app_ctx.g)) if has_app_context() else {}
     request_context = None
-    # One that is still in use stays: the end of a copy would close the files that were
-    # uploaded, and its begin would set view_args anew.
+    # A request context that is still in use is kept: the end of a copy would close the
+    # uploaded files, and its start would set view_args again.
     if has_request_context() and not getattr(request_ctx, "_cv_tokens", ()):
         request_context = request_ctx.copy()
     with ExitStack() as contexts:
-        # The app context by itself, as the request context would find the old one
-        # and take it for its own. Its teardown would not run, then.
+        # Push the app context first. Otherwise, the request context would find the old
+        # one and use that, and its teardown would not run.
         contexts.enter_context(app.app_context())
         for name, value in left.items():
             if not hasattr(type(value), "close"):
@@ -134,15 +135,15 @@ def fresh_context(app: Flask) -> Iterator[None]:
 @contextmanager
 def _command_scope(app: Flask, options: dict[str, Any]) -> Iterator[None]:
     leaving: click.exceptions.Exit | None = None
-    known = ("max_calls", "observers", "time_limit", "slow_after", "pools")
-    chosen = {name: options[name] for name in known if name in options}
+    known = signature(deferring).parameters
+    chosen = {name: value for name, value in options.items() if name in known}
     with deferring(around=partial(fresh_context, app), **chosen):
         try:
             yield
         except click.exceptions.Exit as error:
             if error.exit_code:
                 raise
-            leaving = error  # ctx.exit(): that is how a command ends early, and well
+            leaving = error  # ctx.exit(): how a command ends early with success
     if leaving is not None:
         raise leaving
 
@@ -166,7 +167,7 @@ def _scopes_of(client: FlaskClient) -> Iterator[list[Scope]]:
     try:
         yield scopes
     except BaseException:
-        background.join()  # the calls that are to run after an error of the app
+        background.join()  # the calls that run after an error of the app
         raise
     finally:
         client.application = app

@@ -1,9 +1,9 @@
 """``detach()``: a command that outlives the request, and the worker.
 
-A child that a worker starts by itself stays a zombie when it ends, until the worker
-waits for it. So a second interpreter stands between: it is given the command, starts
-it, answers with its id, and is gone. Nothing here forks this process, which has
-threads, and whose memory may be large: both starts are ``posix_spawn()``.
+A worker's own child would stay a zombie after its end, until the worker waits for it.
+So a second interpreter, the starter, stands between them: it is given the command,
+starts it, answers with its id, and ends. Nothing here forks this process, which has
+threads and may use much memory: both are started with ``posix_spawn()``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any, TypeAlias
 
 Word: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
-# What the interpreter between runs. It has its request on the socket that is its stdin,
-# answers there, and ends. Its imports are built in: with ``os`` or ``subprocess``, it
-# would take 3 or 25 ms more to begin.
+# The program of the starter. Its stdin is a socket: it reads its request there, answers
+# there, and ends. It imports only built-in modules: ``os`` or ``subprocess`` would take
+# 3 or 25 ms more to load.
 STARTER = """
 import errno, marshal, posix
 
@@ -82,30 +82,30 @@ def detach(
 ) -> int:
     """Start a command that outlives the request and this process; return its id.
 
-    Made to be deferred, ``defer(detach, ["convert", source, target])``, and it works
-    in a view or a script as well. The command is in a session and a process group of
-    its own, so that no signal to the server reaches it. Its stdin is the null device.
-    It inherits no other descriptor, and no blocked or ignored signal. It is no child of
-    this process, so it leaves no zombie here, unless this is the first process of a
-    container. Nobody here hears how it ends.
+    It is made to be deferred, ``defer(detach, ["convert", source, target])``, but also
+    works in a view or a script. The command has its own session and process group, so
+    that no signal to the server reaches it. Its stdin is the null device. It inherits
+    no other descriptor, and no blocked or ignored signal. It is not a child of this
+    process, so it leaves no zombie here, unless this is process 1 of a container. This
+    process is not told how it ends.
 
-    ``argv``: the program, looked for in the ``PATH`` of ``env``, and its arguments. No
-    shell reads them, and none of ours logs or errors has them: the program's name is
-    all. ``cwd``: the directory it starts in. ``env``: the whole environment, in place
-    of this process's. ``log``: a file that its output, stdout and stderr, is added to;
-    without one, the output is dropped. A new one is for its owner alone (mode 600), as
-    output may be private; one that is there keeps its mode. Its directory must exist.
-    ``cwd`` and ``log`` start at this process's directory, if they are not absolute; a
-    program with a slash in its name starts at ``cwd``.
+    ``argv``: the program, which is looked up in the ``PATH`` of ``env``, and its
+    arguments. No shell reads them. Our logs and errors show the program's name, but
+    never the arguments. ``cwd``: the directory it starts in. ``env``: the whole
+    environment, in place of this process's. ``log``: a file that its stdout and stderr
+    are appended to; without one, they are dropped. A new log is readable only by its
+    owner (mode 600), because output may be private; an existing one keeps its mode. Its
+    directory must exist. ``cwd`` and ``log`` are relative to this process's directory;
+    a program with a slash in its name is relative to ``cwd``.
 
-    A time limit or a signal that ends it early may come when the command has begun.
+    A time limit or a signal may end ``detach()`` when the command has already started.
 
     Raises the ``OSError`` of what fails: ``FileNotFoundError`` for a program, a ``cwd``
     or the directory of a ``log`` that does not exist, ``PermissionError``,
-    ``NotADirectoryError``; ``TypeError`` if ``argv`` is no list; ``ValueError`` if it
-    is empty, or for what no command can be given. Returns when the command runs,
-    after some 20 ms. That is the start of an interpreter, meanwhile other threads run,
-    and greenlets where gevent has patched ``socket``. Safe from any thread.
+    ``NotADirectoryError``; ``TypeError`` if ``argv`` is not a list; ``ValueError`` if
+    it is empty, or if something cannot be passed to a command. Returns when the command
+    runs, after some 20 ms, which the starter takes to load. Meanwhile other threads
+    run, and so do greenlets if gevent has patched ``socket``. Safe from any thread.
     """
     program, request = _request(argv, cwd, env)
     fds: list[int] = []
@@ -126,12 +126,12 @@ def _request(
     cwd: Word | None,
     env: Mapping[str | bytes, str | bytes] | None,
 ) -> tuple[Word, bytes]:
-    """The program's name, and all that the starter is told, checked."""
+    """Check the arguments. Returns the program's name, and the starter's request."""
     if isinstance(argv, (str, bytes, os.PathLike, Mapping)):
         raise TypeError(
             "detach() takes a list of the program and its arguments, as in "
-            f'detach(["convert", "a.png", "a.jpg"]), not {type(argv).__name__}. There '
-            "is no shell to split a string; shlex.split() does that."
+            f'detach(["convert", "a.png", "a.jpg"]), not {type(argv).__name__}. No '
+            "shell splits a string; use shlex.split() for that."
         )
     argv = list(argv)
     if not argv:
@@ -155,27 +155,27 @@ def _request(
 def _encode(value: Word) -> bytes:
     encoded = os.fsencode(value)
     if b"\0" in encoded:
-        raise ValueError("detach() was given a text with a null byte in it")
+        raise ValueError("detach() was given a string with a null byte in it")
     return encoded
 
 
 def _encode_all(env: Mapping[str | bytes, str | bytes]) -> dict[bytes, bytes]:
     variables = {_encode(name): _encode(value) for name, value in env.items()}
     if any(not name or b"=" in name for name in variables):
-        raise ValueError("detach() was given an environment variable of no valid name")
+        raise ValueError("detach() was given an invalid environment variable name")
     return variables
 
 
 def _own_environment() -> dict[bytes, bytes]:
-    # What os.environ is made of. Its copy is made in C, so another thread may change it
-    # meanwhile. A variable without a name can be inherited, but not handed on.
+    # What os.environ is made of. It is copied in C, so another thread may safely change
+    # it meanwhile. A variable without a name can be inherited, but not passed on.
     copy = dict(posix.environ)
     copy.pop(b"", None)
     return copy
 
 
 def _candidates(program: bytes, variables: Mapping[bytes, bytes]) -> list[bytes]:
-    """Where the program may be, as subprocess looks for it."""
+    """The paths where the program may be, in the order in which subprocess looks."""
     if b"/" in program:
         return [program]
     path = variables.get(b"PATH", os.fsencode(os.defpath))
@@ -183,7 +183,7 @@ def _candidates(program: bytes, variables: Mapping[bytes, bytes]) -> list[bytes]
 
 
 def _catchable() -> list[int]:
-    """The signals that a process may ignore, and so could hand down ignored."""
+    """The signals that a process can ignore, so that its child ignores them, too."""
     return [
         int(number)
         for number in signal.valid_signals()
@@ -193,8 +193,8 @@ def _catchable() -> list[int]:
 
 def _open(log: Word | None, fds: list[int]) -> None:
     """Add the log, or the null device, to the list."""
-    # First the numbers 0 to 2, in a daemon that has closed them. Otherwise what another
-    # thread prints would go to a descriptor of ours.
+    # First fill the numbers 0 to 2, which a daemon may have closed. Otherwise, what
+    # another thread prints would go to a descriptor of ours.
     while not fds or fds[-1] <= 2:
         _note(fds, os.open, os.devnull, os.O_RDWR)
     if log is not None:
@@ -205,10 +205,10 @@ def _open(log: Word | None, fds: list[int]) -> None:
 
 
 def _note(results: list[int], function: Callable[..., int], *arguments: Any) -> None:
-    """Call it, and add what it returns to the list.
+    """Call ``function``, and add what it returns to the list.
 
-    There is no step of Python between the two: there, a signal's handler could raise,
-    that of a time limit for one, and nobody would know what to close, or to wait for.
+    There is no bytecode boundary between the two. There, a signal handler could raise,
+    such as that of a time limit, and we would not know what to close or to wait for.
     """
     results.extend(map(function, *([argument] for argument in arguments)))
 
@@ -216,7 +216,8 @@ def _note(results: list[int], function: Callable[..., int], *arguments: Any) -> 
 def _for_each(
     values: list[int], function: Callable[..., object], *arguments: Any
 ) -> Callable[[], object]:
-    """What calls it with each value that the list has by then, without such a step.
+    """What calls ``function`` with each value that the list has by then, again without
+    a bytecode boundary.
 
     It is made beforehand, as a handler could raise as soon as ``map()`` has returned.
     """
@@ -224,11 +225,12 @@ def _for_each(
 
 
 def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
-    """Have the command started: its id, or else an error, and whether it is of cwd."""
-    # A socket rather than pipes: where gevent has patched it, other greenlets go on.
+    """Have the command started. Returns its id or 0, the errno, and whether the errno
+    is about ``cwd``."""
+    # A socket, not pipes: if gevent has patched it, other greenlets keep running.
     ours, theirs = socket.socketpair()
     starter: list[int] = []
-    # Each of these is done twice, as is the close: a handler may raise in the first.
+    # Each is done twice, as is the close: a signal handler may interrupt the first.
     wait, wait_again = (_for_each(starter, posix.waitpid, 0) for _ in range(2))
     answer = b""
     try:
@@ -240,18 +242,18 @@ def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
                 ours.settimeout(None)  # in spite of socket.setdefaulttimeout()
                 ours.sendall(request)
                 ours.shutdown(socket.SHUT_WR)
-                # Not up to the end of the stream: a fork of another thread may hold it.
+                # Not to the end of the stream: another thread's fork may keep it open.
                 while not answer.endswith(b"\n") and (chunk := ours.recv(1024)):
                     answer += chunk
         except ConnectionError:
-            pass  # it has ended already
+            pass  # the starter has already ended
         finally:
             ours.close()
     finally:
         try:
             wait()
         except ChildProcessError:
-            pass  # SIGCHLD is ignored, or somebody waits for any child: libev does
+            pass  # SIGCHLD is ignored, or something waits for any child, as libev does
         except BaseException:
             with suppress(ChildProcessError):
                 wait_again()
@@ -259,7 +261,7 @@ def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
     if not answer:
         raise ChildProcessError(
             errno.ECHILD,
-            "the interpreter that was to start the command ended without an answer; "
+            "the interpreter that should start the command ended without an answer; "
             "the log of the command, if there is one, may say why",
             _interpreter(),
         )
@@ -268,9 +270,9 @@ def _ask(request: bytes, output: int) -> tuple[int, int, bool]:
 
 
 def _spawn_starter(stdin: int, output: int, starter: list[int]) -> None:
-    """Put its process id into the list."""
+    """Start the starter, and add its process id to the list."""
     interpreter = _interpreter()
-    # Not os.posix_spawn(), which gevent patches, and which then fails in threads.
+    # Not os.posix_spawn(): gevent patches it, and then it fails in threads.
     spawn = partial(
         posix.posix_spawn,
         file_actions=[
@@ -288,7 +290,7 @@ _PYTHON = re.compile(r"(python|pypy)[\d.]*t?")
 
 
 def _interpreter() -> str:
-    """A Python; ``sys.executable`` is the server itself in uWSGI."""
+    """The path of a Python. In uWSGI, ``sys.executable`` is the server itself."""
     name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     executable = sys.executable or ""
     places = [
@@ -302,6 +304,6 @@ def _interpreter() -> str:
             return place
     raise FileNotFoundError(
         errno.ENOENT,
-        "detach() needs a Python interpreter, and sys.executable is none; set it",
+        "detach() needs a Python interpreter; set sys.executable to one",
         executable,
     )

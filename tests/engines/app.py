@@ -1,4 +1,4 @@
-"""What the workers of these tests run: handlers that write a line for all they do.
+"""What the workers of these tests run: handlers that write a line for each step.
 
 ``JOBS_URL`` says which engine, ``JOBS_NOTES`` where the lines go. Importing it opens
 nothing.
@@ -16,7 +16,7 @@ from wsgi_defer.jobs import Jobs
 
 
 def note(*words):
-    """Write one line; short ones that are appended in one call do not mix."""
+    """Write one line. Short lines, appended by one call each, do not mix."""
     line = " ".join(map(str, [*words, os.getpid(), f"{time.time():.3f}"])) + "\n"
     file = os.open(os.environ["JOBS_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -36,16 +36,16 @@ def with_handlers(jobs):
 
     @jobs.handler("nap", pass_job=True)
     def nap(payload, job):
-        """Begin, sleep for that many seconds, and end."""
-        note("begin", job.id)
+        """Start, sleep for that many seconds, and end."""
+        note("start", job.id)
         time.sleep(payload)
         note("end", job.id)
         return payload
 
     @jobs.handler("held", pass_job=True)
     def held(payload, job):
-        """Begin, wait until there is a file, and end."""
-        note("begin", job.id)
+        """Start, wait until there is a file, and end."""
+        note("start", job.id)
         while not Path(payload).exists():
             time.sleep(0.02)
         note("end", job.id)
@@ -58,7 +58,7 @@ def with_handlers(jobs):
 
     @jobs.handler("flaky", attempts=5, backoff=1, max_backoff=2, pass_job=True)
     def flaky(payload, job):
-        """Fail as often as the payload says, then not; after 1, 2, 2 and 2 seconds."""
+        """Fail as often as the payload says; the waits are 1, 2, 2 and 2 seconds."""
         note("flaky", job.id, job.attempts)
         if job.attempts <= payload:
             raise ValueError(f"attempt {job.attempts}")
@@ -66,13 +66,13 @@ def with_handlers(jobs):
 
     @jobs.handler("rests", attempts=2, backoff=300, pass_job=True)
     def rests(payload, job):
-        """Fail at the first attempt; the second is far away."""
+        """Fail at the first attempt; the second comes much later."""
         note("rests", job.id)
         raise ValueError("attempt 1")
 
     @jobs.handler("until", pass_job=True)
     def until(payload, job):
-        """Fail, until there is a file."""
+        """Fail until there is a file."""
         note("until", job.id)
         if not Path(payload).exists():
             raise FileNotFoundError(payload)
@@ -92,7 +92,7 @@ def with_handlers(jobs):
 
     @jobs.handler("hasty", attempts=4, backoff=0.2, max_backoff=0.2)
     def hasty(payload):
-        """Fail each time, soon again."""
+        """Fail each time, after short waits."""
         raise ValueError(f"no {payload}")
 
     @jobs.handler("strange", pass_job=True)

@@ -12,15 +12,15 @@ from .kinds import Place, Servers
 
 HERE = Path(__file__).parent
 OUTCOME = pytest.StashKey()
-AHEAD = 3  # tests that mostly wait, at a time, beside the one whose turn it is
+AHEAD = 3  # marked tests that run at the same time, beside the one of pytest
 
 
 def pytest_configure(config):
-    """Let pass what only our strictness makes an error."""
+    """Add a marker, and ignore a warning that is an error otherwise."""
     # Celery 5.7's Redis backend with redis-py 8.
     config.addinivalue_line("filterwarnings", "ignore:Call to deprecated setex")
     config.addinivalue_line(
-        "markers", "ahead: begun with all that are marked so; takes no more than alone"
+        "markers", "ahead: runs beside other tests; it mostly waits"
     )
 
 
@@ -41,7 +41,7 @@ def shared(servers):
         if kind.name not in places:
             places[kind.name] = Place(kind, servers)
             places[kind.name].work()
-            # For a test that comes later: it takes 7 seconds.
+            # For a later test, as it takes 7 seconds.
             places[kind.name].early = places[kind.name].jobs.enqueue("flaky", 4)
         return places[kind.name]
 
@@ -52,7 +52,7 @@ def shared(servers):
 
 @pytest.fixture(scope="session", autouse=True)
 def ahead(servers, request):
-    """The marked tests, begun before any other; each has places of its own."""
+    """Start the marked tests before any other; each has its own places."""
 
     def run(item):
         arguments = {**item.callspec.params} if hasattr(item, "callspec") else {}
@@ -72,12 +72,12 @@ def ahead(servers, request):
 
 @pytest.fixture(autouse=True)
 def outcome_ahead(ahead, request):
-    """Of this test, where the hook below finds it."""
+    """Put this test's outcome where the hook below finds it."""
     request.node.stash[OUTCOME] = ahead.get(request.node.nodeid)
 
 
 def pytest_pyfunc_call(pyfuncitem):
-    """Take the outcome of a marked test, as soon as it is there."""
+    """Wait for the outcome of a marked test."""
     if (outcome := pyfuncitem.stash[OUTCOME]) is None:
         return None
     outcome.result()
@@ -86,14 +86,14 @@ def pytest_pyfunc_call(pyfuncitem):
 
 @pytest.fixture
 def alone(servers):
-    """Makes places of one's own; workers are started by ``place.work()``."""
+    """Makes places for one test; ``place.work()`` starts workers."""
     with own_places(servers) as get:
         yield get
 
 
 @contextmanager
 def own_places(servers):
-    """A function that makes places, which are closed in the end."""
+    """A function that makes places. They are closed in the end."""
     places = []
 
     def get(kind):

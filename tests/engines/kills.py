@@ -2,8 +2,8 @@
 
     python -m tests.engines.kills rq --jobs 500 --kills 12
 
-starts the server, enqueues the jobs, and kills the supervisor and all its workers by
-SIGKILL at random times, then starts them anew; it prints a line for each engine.
+starts the server, enqueues the jobs, kills the supervisor and all its workers by
+SIGKILL at random times, and starts them again. It prints a line for each engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from .kinds import KINDS, Place, Servers
 
-RECOVERY = 120.0  # seconds after the last kill in which all are to be done
+RECOVERY = 120.0  # seconds after the last kill in which all jobs must be done
 
 
 @dataclass
@@ -28,20 +28,20 @@ class Count:
     jobs: int
     kills: int
     lost: int
-    twice: int  # whose handler came to its end more than once
-    restarted: int  # that began more than once
+    twice: int  # whose handler ended more than once
+    restarted: int  # that started more than once
     after: float  # seconds from the last kill to the end of the last job
 
     def __str__(self):
         return (
             f"{self.engine:16} {self.jobs} jobs, {self.kills} kills: {self.lost} lost, "
-            f"{self.twice} twice, {self.restarted} begun again, "
+            f"{self.twice} twice, {self.restarted} started again, "
             f"{self.after:.0f} s from the last kill to the last job"
         )
 
 
 def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
-    """Let it happen once. ``seconds``: how long a job takes, between these two."""
+    """Run it once. ``seconds``: the least and the most that a job takes."""
     chance = random.Random(seed)
     ids = [
         place.jobs.enqueue("nap", chance.uniform(*seconds), hold=False)
@@ -50,8 +50,8 @@ def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
     workers = place.work(2)
     for _ in range(kills):
         before = len(place.notes)
-        end = time.monotonic() + 20  # there may be nothing left to do
-        while len(place.notes) == before and time.monotonic() < end:
+        deadline = time.monotonic() + 20  # there may be nothing left to do
+        while len(place.notes) == before and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.8))
         workers.kill()
@@ -67,27 +67,27 @@ def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
             assert place.wait(job_id).state == "done"
     last = max(float(words[-1]) for words in place.notes)
     workers.kill()
-    begun = Counter(words[1] for words in place.notes if words[0] == "begin")
+    starts = Counter(words[1] for words in place.notes if words[0] == "start")
     return Count(
         str(place.kind), jobs, kills,
         lost=len(set(ids) - ends.keys()),
         twice=sum(count > 1 for count in ends.values()),
-        restarted=sum(count > 1 for count in begun.values()),
+        restarted=sum(count > 1 for count in starts.values()),
         after=last - killed,
     )  # fmt: skip
 
 
 def most_twice(kind, kills):
-    """How many jobs may come to their end twice.
+    """How many jobs may end twice.
 
-    Without a result backend Celery cannot know of those that had ended; each kill may
+    Without a result backend, Celery cannot know which jobs have ended. Each kill may
     hit one in each of two processes.
     """
     return 5 if kind.can("status") else 2 * kills
 
 
 def ended(place):
-    """How often each job has come to its end."""
+    """How often each job has ended."""
     return Counter(words[1] for words in place.notes if words[0] == "end")
 
 

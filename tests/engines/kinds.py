@@ -1,7 +1,7 @@
-"""The engines that the tests know, and a place to work in for each.
+"""The engines that are tested, and a place to work in for each.
 
-A ``Place`` is a queue of its own on a server that all tests of a session share, the
-file that its workers write to, and those workers.
+A ``Place`` is its own queue on a server that all tests of a session share, its workers,
+and the file that they write to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 
 from wsgi_defer.jobs import Jobs
 
-from ..waiting import OF_PROCESSES, until, whole_lines
+from ..helpers.waiting import OF_PROCESSES, until, whole_lines
 from .app import with_handlers
 from .services import Postgres, Rabbit, Redis
 
@@ -33,7 +33,7 @@ NUMBERS = count(1)
 
 @dataclass(frozen=True)
 class Kind:
-    """An engine: what has to be installed, its server, and what it cannot do."""
+    """An engine: its package, its server, and what it cannot do."""
 
     name: str
     package: str
@@ -45,7 +45,7 @@ class Kind:
         return self.name
 
     def can(self, *what):
-        """Whether all of that can be asked of it."""
+        """Whether it can do all of that."""
         return self.cannot.isdisjoint(what)
 
 
@@ -60,25 +60,25 @@ KINDS = {
         Kind("celery", "celery", Rabbit, frozenset({"status", *LISTS})),
         Kind("celery+results", "celery", Rabbit, frozenset(LISTS), Redis),
     )
-    if importlib.util.find_spec(f"wsgi_defer.jobs.{kind.package}")
+    if importlib.util.find_spec(f"wsgi_defer.jobs.engines.{kind.package}")
 }
 
 
 def kinds(*what):
-    """The test runs once with each engine that can do that."""
+    """Run the test once with each engine that can do that."""
     some = [kind for kind in KINDS.values() if kind.can(*what)]
     return pytest.mark.parametrize("kind", some, ids=str)
 
 
 class Servers:
-    """The servers of a session, started when they are first asked for."""
+    """The servers of a session, started when a test first asks for them."""
 
     def __init__(self):
         self.running = {}
         self.lock = threading.Lock()
 
     def get(self, server):
-        """The one of that class."""
+        """The server of that class."""
         server.skip_unless_installed()
         with self.lock:
             if server not in self.running:
@@ -92,14 +92,14 @@ class Servers:
 
 
 class Own:
-    """A server of one test alone, for a ``Place``."""
+    """A server for one test only, instead of ``Servers``."""
 
     def __init__(self, server):
         server.skip_unless_installed()
         self.running = server()
 
     def get(self, _):
-        """That one, whatever is asked for."""
+        """That server, whatever the class."""
         return self.running
 
 
@@ -150,12 +150,12 @@ class Place:
             path.exists()) else []  # fmt: skip
 
     def times(self, event, job_id):
-        """When that was noted of that job, in seconds."""
+        """When that event was noted of that job, in seconds."""
         return [float(words[-1]) for words in self.notes
                 if words[:2] == [event, job_id]]  # fmt: skip
 
     def wait(self, job_id, *states, patience=PATIENCE):
-        """The job, when it is in one of those states; "done" or "failed" by default."""
+        """The job, once it is in one of those states; "done" or "failed" by default."""
         states = states or ("done", "failed")
         return self.until(
             lambda: (job := self.jobs.status(job_id)) and job.state in states and job,
@@ -163,7 +163,7 @@ class Place:
         )  # fmt: skip
 
     def until(self, true, what, patience=PATIENCE):
-        """Ask until it is so; what it says."""
+        """Ask until the answer is true; return it."""
         return until(true, lambda: f"{what}\n{self}", patience)
 
     def __str__(self):
@@ -199,7 +199,7 @@ class Workers:
             )  # fmt: skip
 
     def family(self):
-        """The ids of all its processes: those that know of its file of notes."""
+        """The ids of all its processes: those whose environment names its notes."""
         mark = f"JOBS_NOTES={self.env['JOBS_NOTES']}\0".encode()
         found = []
         for entry in Path("/proc").iterdir():
@@ -208,11 +208,11 @@ class Workers:
                 if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
                     found.append(int(entry.name))
             except OSError:
-                continue  # it has ended by now
+                continue  # it has ended meanwhile
         return found
 
     def kill(self):
-        """SIGKILL for all of them at once, as the kernel does when memory ends."""
+        """Kill all of them at once."""
         while members := self.family():
             for pid in members:
                 try:
@@ -223,7 +223,7 @@ class Workers:
         self.supervisor.wait(PATIENCE)
 
     def terminate(self, everyone=False):
-        """SIGTERM, for the supervisor, or for all as a service manager does."""
+        """Send SIGTERM to the supervisor, or to all, as a service manager does."""
         for pid in self.family() if everyone else [self.supervisor.pid]:
             try:
                 os.kill(pid, signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Is a job lost that a client was promised, or stored for a request that failed?
 
-``python -m tests.engines.outbox URL`` sends requests to gunicorn while its workers are
-killed, one in five of them ends in a 500 after its ``enqueue()``, and prints what the
-engine knows afterwards. It does so three times: with the write held until the response
+``python -m tests.engines.outbox URL`` sends requests to gunicorn, and kills its workers
+meanwhile. One request in five ends in a 500 after its ``enqueue()``. Then it prints
+what the engine knows. It does so three times: with the write held until the response
 starts, with ``hold=False``, and with ``defer(jobs.enqueue, ...)``. Only the first is
 right.
 """
@@ -26,19 +26,19 @@ from tempfile import TemporaryDirectory
 from wsgi_defer import DeferMiddleware, defer
 from wsgi_defer.jobs import Jobs
 
-from ..waiting import OF_PROCESSES, until
+from ..helpers.waiting import OF_PROCESSES, until
 
 HOME = Path(__file__).parents[2]
 CLIENTS = 8
 WORKERS = 4
-FAILS = 5  # each request of this many
+FAILS = 5  # one request of this many
 KILL_EVERY = 0.25  # seconds
 MODES = {
     "held": "enqueue() in the view, held until the response starts",
     "now": "enqueue(hold=False) in the view",
     "deferred": "defer(enqueue), after the response",
 }
-BETWEEN_KILLS = 8  # requests at least, however slow the machine is
+BETWEEN_KILLS = 8  # requests at least, even on a slow machine
 PATIENCE = OF_PROCESSES
 
 
@@ -152,7 +152,7 @@ class gunicorn:  # noqa: N801 - a context manager
 
 
 def listening(log):
-    """The port, when gunicorn has one."""
+    """The port, once gunicorn has one."""
     found = until(
         lambda: re.search(rb"Listening at: \S+:(\d+)\s", log.read_bytes()),
         log.read_text, PATIENCE,
@@ -173,7 +173,7 @@ def send(port, job_id):
 
 
 def children(pid):
-    """The workers that there are just now."""
+    """The ids of its workers."""
     return [
         int(child)
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -181,7 +181,7 @@ def children(pid):
 
 
 def kill(pid):
-    """It may have ended by itself."""
+    """Kill a worker that may have ended by itself."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -189,7 +189,7 @@ def kill(pid):
 
 
 def main():
-    """Print all three."""
+    """Print the counts of all three."""
     parser = argparse.ArgumentParser(prog="python -m tests.engines.outbox")
     parser.add_argument("url")
     parser.add_argument("--requests", type=int, default=6000)

@@ -1,6 +1,6 @@
-"""An app of a user who has a queue already: Celery or RQ as they come, none of ours.
+"""An app whose users have a queue already: plain Celery or RQ.
 
-``OWN_URL`` says where its broker is.
+``OWN_URL`` is the URL of the broker.
 """
 
 from __future__ import annotations

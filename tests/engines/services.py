@@ -1,8 +1,8 @@
 """Queue servers for the tests: started on demand, on the loopback, and stopped by id.
 
-Each has a free port, a directory of its own, and nothing that it shares with a server
-that the machine may run. What is not installed is skipped by name; ``make services``
-installs it.
+Each has a free port and its own directory, and shares nothing with a server that the
+machine may run. What is not installed is skipped by name; ``make services`` installs
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ START = 120.0  # seconds that a server may take; RabbitMQ takes 5 to 15 here
 
 
 def find(*names):
-    """The path of a program, or the test is skipped by its name."""
+    """The path of a program. Skips the test if there is none."""
     for name in names:
         found = sorted(glob(name)) if "/" in name else [shutil.which(name)]
         if found and found[-1]:
@@ -57,10 +57,10 @@ class Service:
         raise NotImplementedError
 
     def prepare(self):
-        """What is done once, before it starts."""
+        """Do what is needed once, before it starts."""
 
     def run(self, command, env=None):
-        """Start a process of it."""
+        """Start one of its processes."""
         with (self.root / "output").open("a") as output:
             process = subprocess.Popen(
                 command, cwd=self.root, env={**os.environ, **(env or {})},
@@ -71,7 +71,7 @@ class Service:
         return process
 
     def as_user(self):
-        """What subprocesses need to be that user's."""
+        """The options with which a subprocess runs as its user."""
         if self.user is None or os.getuid() != 0:
             return {}
         user = pwd.getpwnam(self.user)
@@ -83,15 +83,15 @@ class Service:
 
     def wait(self, answers):
         """Ask until it answers."""
-        end = time.monotonic() + START
+        deadline = time.monotonic() + START
         while not answers():
-            if self.processes[-1].poll() is not None or time.monotonic() > end:
+            if self.processes[-1].poll() is not None or time.monotonic() > deadline:
                 output = (self.root / "output").read_text(errors="replace")[-3000:]
                 raise RuntimeError(f"{type(self).__name__} does not start:\n{output}")
             time.sleep(0.05)
 
     def replies(self, hello, reply, patience):
-        """Whether what it says to that begins so, within so many seconds."""
+        """Whether its reply starts with that, within so many seconds."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as client:
                 client.settimeout(patience)
@@ -120,7 +120,7 @@ class Service:
 
 
 class Redis(Service):
-    """A redis-server that writes each change to its file, as one that keeps jobs."""
+    """A redis-server that writes each change to its file, as one should for jobs."""
 
     @classmethod
     def skip_unless_installed(cls):
@@ -143,7 +143,7 @@ class Redis(Service):
 
 
 class Postgres(Service):
-    """A PostgreSQL cluster of its own; each caller of ``url`` may have a database."""
+    """A PostgreSQL cluster; ``database()`` makes databases in it."""
 
     user = "postgres"  # it refuses to run as root
     ending = signal.SIGINT  # TERM waits for the clients
@@ -183,7 +183,7 @@ class Postgres(Service):
         return f"postgresql://jobs@127.0.0.1:{self.port}/postgres"
 
     def database(self, name):
-        """The URL of a database, made if there is none of that name."""
+        """The URL of the database of that name, which is made if there is none."""
         command = [self.bin() / "createdb", "-h", "127.0.0.1", "-p", str(self.port),
                    "-U", "jobs", name]  # fmt: skip
         subprocess.run(command, capture_output=True)
@@ -218,7 +218,7 @@ class Rabbit(Service):
 
     @property
     def env(self):
-        """What its programs need to know."""
+        """The environment of its programs."""
         return {
             "HOME": str(self.root),  # where its cookie is
             "ERL_EPMD_PORT": str(self.mapper),
@@ -249,7 +249,7 @@ class Rabbit(Service):
     def alarm(self):
         """Inside the block its disk is too full: it hands out messages, and takes none.
 
-        For all of its clients.
+        This holds for all of its clients.
         """
         self.limit_disk("mem_relative", "1000")
         try:
@@ -275,7 +275,7 @@ class Rabbit(Service):
 
 @contextmanager
 def frozen(*pids):
-    """These processes do nothing meanwhile; those that have ended are left out."""
+    """Stop these processes inside the block. Those that have ended are left out."""
     some = []
     try:
         for pid in pids:
@@ -291,7 +291,7 @@ def frozen(*pids):
 
 @contextmanager
 def silent():
-    """A port that takes connections and never says a word: a broker that hangs."""
+    """A port that takes connections and never answers: a broker that hangs."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(50)

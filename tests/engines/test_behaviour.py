@@ -1,4 +1,4 @@
-"""The same jobs on every engine: what a client may count on, whatever the URL is."""
+"""The same jobs on every engine: what a client can count on, whatever the URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from wsgi_defer.jobs import JobNotFailedError, UnknownJobError
 
-from ..waiting import at_best
+from ..helpers.waiting import at_best
 from .kinds import kinds
 
 ODD = {
@@ -23,8 +23,8 @@ ODD = {
 
 
 @kinds("status")
-def test_a_job_is_done_and_tells_of_it(shared, kind):
-    """Its state, result, one attempt, and times in their order, in UTC."""
+def test_a_job_is_done_and_its_status_says_so(shared, kind):
+    """Its state, result, one attempt, and times in order, in UTC."""
     place = shared(kind)
     before = datetime.now(timezone.utc)
     job_id = place.jobs.enqueue("echo", {"to": "ada"})
@@ -48,7 +48,7 @@ def test_payloads_come_as_they_went(shared, kind, payload):
 
 @kinds()
 def test_each_job_runs_once(shared, kind):
-    """Twenty of them, on two workers, in this process's view of what was noted."""
+    """Twenty jobs on two workers."""
     place = shared(kind)
     ids = [place.jobs.enqueue("echo", number) for number in range(20)]
 
@@ -88,7 +88,7 @@ def test_the_same_id_runs_once(shared, kind, delay):
 
 @kinds("once")
 def test_ids_do_not_run_into_each_other(shared, kind):
-    """A dot is no underscore, and an id may begin with another."""
+    """A dot is no underscore, and an id may start with another."""
     place = shared(kind)
     end = uuid4().hex[:8]
     ids = [f"a.{end}", f"a_{end}", f"a-{end}", f"a__{end}", f"a_d{end}", f"a.{end}-1",
@@ -104,11 +104,11 @@ def test_a_delay_is_kept(shared, kind):
     place = shared(kind)
 
     def passes():
-        begin = time.time()
+        start = time.time()
         job_id = place.jobs.enqueue("echo", delay=1.5)
         [at] = place.until(lambda: place.times("echo", job_id), "it ran")
-        assert at - begin >= 1.5
-        return at - begin
+        assert at - start >= 1.5
+        return at - start
 
     at_best(passes, 4.5)
 
@@ -117,18 +117,18 @@ def test_a_delay_is_kept(shared, kind):
 def test_a_job_with_a_delay_is_scheduled(shared, kind):
     """It says so, and when it is due."""
     place = shared(kind)
-    begin = time.time()
+    start = time.time()
     job_id = place.jobs.enqueue("echo", delay=100)
     end = time.time()
     job = place.jobs.status(job_id)
     assert job.state == "scheduled"
     assert job.attempts == 0
-    assert begin - 0.1 <= job.due_at.timestamp() - 100 <= end + 1.1
+    assert start - 0.1 <= job.due_at.timestamp() - 100 <= end + 1.1
 
 
 @kinds("failed")
 def test_a_job_fails_and_is_retried_by_hand(shared, kind, tmp_path):
-    """It is in the list, with its error, until it is tried again, and then is done."""
+    """It is listed with its error until it is tried again; then it is done."""
     place = shared(kind)
     path = tmp_path / "there"
     job_id = place.jobs.enqueue("until", str(path))
@@ -149,7 +149,7 @@ def test_a_job_fails_and_is_retried_by_hand(shared, kind, tmp_path):
 
 @kinds("failed")
 def test_a_job_may_fail_again_and_again(shared, kind, tmp_path):
-    """Each retry by hand begins with the first attempt, and leaves one failure."""
+    """Each retry by hand starts with the first attempt, and leaves one failure."""
     place = shared(kind)
     job_id = place.jobs.enqueue("until", str(tmp_path / "never"))
     for times in (1, 2, 3):
@@ -164,20 +164,20 @@ def test_a_job_may_fail_again_and_again(shared, kind, tmp_path):
 
 @kinds("failed")
 def test_the_latest_failure_comes_first(shared, kind):
-    """And no more than were asked for."""
+    """And there are no more than were asked for."""
     place = shared(kind)
     ids = []
     for number in range(3):
         ids.append(place.jobs.enqueue("fails", number))
         assert place.wait(ids[-1]).error == f"ValueError: no {number}"
-        time.sleep(1.01 if kind.name == "rq" else 0)  # its order is one of seconds
+        time.sleep(1.01 if kind.name == "rq" else 0)  # it orders by whole seconds
     assert [job.id for job in place.jobs.failed(2)] == [ids[2], ids[1]]
     assert place.jobs.failed(0) == []
 
 
 @kinds("recent")
 def test_recent_jobs_are_listed_whatever_they_are(shared, kind, tmp_path):
-    """Those that wait, run, are done and have failed; the latest first."""
+    """Jobs that wait, run, are done and have failed; the latest first."""
     place = shared(kind)
     done = place.jobs.enqueue("echo", 1)
     place.wait(done)
@@ -202,7 +202,7 @@ def test_recent_jobs_are_listed_whatever_they_are(shared, kind, tmp_path):
 @pytest.mark.ahead
 @kinds("clear")
 def test_done_jobs_are_cleared(alone, kind):
-    """All their attempts; what has failed, or waits, stays. The ids are free again."""
+    """With all their attempts. Failed and waiting jobs stay. The ids are free again."""
     place = alone(kind)
     place.work()
     path = place.root / "there"
@@ -229,7 +229,7 @@ def test_done_jobs_are_cleared(alone, kind):
 
 @kinds("status")
 def test_a_handler_that_the_worker_lacks_is_a_failure(shared, kind):
-    """A job may come before its code; the worker goes on."""
+    """A job may come before its code; the worker keeps running."""
     place = shared(kind)
     early = place.client(place.queue)
     early.handler("later")(print)
@@ -243,7 +243,7 @@ def test_a_handler_that_the_worker_lacks_is_a_failure(shared, kind):
 
 @kinds("status")
 def test_a_handler_that_the_worker_lacks_may_come_later(shared, kind):
-    """The job is tried as often as the handler says that it was enqueued with."""
+    """The job is tried as often as the handler of its enqueue() says."""
     place = shared(kind)
     early = place.client(place.queue)
     early.handler("later", attempts=2, backoff=300)(print)
@@ -259,7 +259,7 @@ def test_a_handler_that_the_worker_lacks_may_come_later(shared, kind):
 
 @kinds("status")
 def test_a_result_that_is_not_json_is_left_out(shared, kind):
-    """The job is done all the same."""
+    """But the job is done."""
     place = shared(kind)
     job = place.wait(place.jobs.enqueue("odd"))
     assert (job.state, job.result) == ("done", None)
@@ -267,7 +267,7 @@ def test_a_result_that_is_not_json_is_left_out(shared, kind):
 
 @kinds("status")
 def test_queues_do_not_mix(shared, kind):
-    """Two apps on one server, each with its name, may use the same ids."""
+    """Two apps on one server, each with its queue, may use the same ids."""
     place = shared(kind)
     if kind.server is None:
         pytest.skip("a file is one app's")
@@ -297,8 +297,8 @@ def test_a_job_between_two_attempts_is_scheduled(shared, kind):
 
 
 @kinds("status")
-def test_attempts_are_counted_as_they_begin(shared, kind):
-    """Never more than there are, and never fewer than a moment before."""
+def test_attempts_are_counted_as_they_start(shared, kind):
+    """There are never too many, and never fewer than a moment before."""
     place = shared(kind)
     if kind.package == "dbos":
         pytest.skip("see test_dbos.py")
@@ -319,7 +319,7 @@ def test_attempts_are_counted_as_they_begin(shared, kind):
 
 @kinds()
 def test_attempts_wait_as_configured(shared, kind):
-    """1, 2, 2 and 2 seconds between five attempts, of which the last succeeds."""
+    """1, 2, 2 and 2 seconds between five attempts; the last succeeds."""
     place = shared(kind)
     ids = [place.early]
 
@@ -339,13 +339,13 @@ def test_attempts_wait_as_configured(shared, kind):
 
 @kinds()
 def test_failing_jobs_do_not_hold_up_healthy_ones(shared, kind, tmp_path):
-    """Six that wait for their next attempt take no worker's time: both are free."""
+    """Six that wait for their next attempt take no worker: both are free."""
     place = shared(kind)
     waiting = [place.jobs.enqueue("rests") for _ in range(6)]
-    place.until(lambda: all(place.times("rests", i) for i in waiting), "all began")
+    place.until(lambda: all(place.times("rests", i) for i in waiting), "all started")
     gate = tmp_path / "gate"
     held = [place.jobs.enqueue("held", str(gate)) for _ in range(2)]
-    place.until(lambda: all(place.times("begin", i) for i in held), "both began")
+    place.until(lambda: all(place.times("start", i) for i in held), "both started")
     assert [len(place.times("rests", i)) for i in waiting] == [1] * 6
     gate.touch()
     place.until(lambda: all(place.times("end", i) for i in held), "both ended")

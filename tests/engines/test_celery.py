@@ -13,7 +13,7 @@ from .services import Rabbit
 if "celery" not in KINDS:
     pytest.skip("Celery is not installed", allow_module_level=True)
 
-# Not in the tests, which are begun by several threads: it makes its module anew.
+# Not in the tests, which several threads run: it replaces its module.
 from kombu import Connection
 
 pytestmark = pytest.mark.ahead
@@ -29,7 +29,7 @@ def test_a_delayed_job_may_be_the_first_of_all(alone):
 
 @pytest.mark.parametrize("delay", [0, 1])
 def test_a_queue_that_is_deleted_is_made_again(alone, delay):
-    """By the next job, of a client that has known it: it is not lost."""
+    """By the next job, of a client that has used it before. The job is not lost."""
     place = alone(KINDS["celery"])
     place.jobs.enqueue("echo", 1, delay=60 * delay)
     with Connection(place.url) as connection:
@@ -43,7 +43,7 @@ def test_a_queue_that_is_deleted_is_made_again(alone, delay):
 
 @contextmanager
 def own_servers():
-    """A place with servers of its own, as an alarm is one for all clients."""
+    """A place with its own servers, as an alarm holds for all clients."""
     servers = Servers()
     place = Place(KINDS["celery+results"], servers)
     try:
@@ -65,7 +65,7 @@ def failed_in_an_alarm(place):
 
 
 def test_the_next_attempt_waits_for_a_broker_that_takes_no_messages():
-    """The job does not run again and again meanwhile, nor several times afterwards."""
+    """The job does not run again meanwhile, nor several times afterwards."""
     with own_servers() as place:
         with failed_in_an_alarm(place) as job_id:
             time.sleep(4)
@@ -77,7 +77,7 @@ def test_the_next_attempt_waits_for_a_broker_that_takes_no_messages():
 
 
 def test_a_worker_stops_though_its_broker_takes_no_messages():
-    """A job that could not be stored for its next attempt stays in this one."""
+    """A job whose next attempt could not be stored stays in this one."""
     with own_servers() as place:
         with failed_in_an_alarm(place) as job_id:
             time.sleep(2)  # it waits by now
@@ -92,7 +92,7 @@ def test_a_worker_stops_though_its_broker_takes_no_messages():
 
 
 def test_a_result_may_look_like_what_kombu_encodes(alone):
-    """It reads objects with such keys as types of its own."""
+    """It would decode objects with such keys."""
     place = alone(KINDS["celery+results"])
     place.work(1)
     for result in ({"__type__": "uuid", "__value__": {"hex": "zz"}}, [{}], None):
@@ -100,7 +100,7 @@ def test_a_result_may_look_like_what_kombu_encodes(alone):
 
 
 def test_a_message_that_comes_back_is_not_run_if_its_job_has_ended(alone):
-    """Its worker was killed before it told RabbitMQ. Two jobs of one id are two."""
+    """Its worker was killed before it told RabbitMQ. One id twice is two jobs."""
     place = alone(KINDS["celery+results"])
     for number in range(2):
         place.jobs.enqueue("echo", number, job_id="a")

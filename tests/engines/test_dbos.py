@@ -1,4 +1,4 @@
-"""DBOS's workers: what becomes of jobs when they are killed, and whom they obey."""
+"""DBOS's workers: what happens to their jobs, and what they refuse."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from wsgi_defer.jobs import JobsUnavailable
-from wsgi_defer.jobs.dbos import Busy
+from wsgi_defer.jobs.engines.dbos.database import Busy
 
-from ..waiting import at_best
+from ..helpers.waiting import at_best
 from .kinds import KINDS, PATIENCE, Own, Place, Workers
 from .services import frozen
 
@@ -33,46 +33,47 @@ CRASHING = """
 import os, signal
 from pathlib import Path
 from tests.engines.app import jobs
-from wsgi_defer.jobs import _dbos_worker, dbos
+from wsgi_defer.jobs.engines.dbos import client, worker
 
-_dbos_worker.MOST_CRASHES = 2
-put = dbos.Dbos.put
+worker.MOST_CRASHES = 2
+put = client.Dbos.put
 
-def put_and_die(self, job_id, place, attempt, delay):
-    put(self, job_id, place, attempt, delay)
+def put_and_die(self, attempt, place, delay):
+    put(self, attempt, place, delay)
     mark = Path(os.environ["JOBS_NOTES"] + ".died")
     if place == 2 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
-dbos.Dbos.put = put_and_die
+client.Dbos.put = put_and_die
 """
 
 
-# One that looks for stranded jobs often, and that cannot store the second attempt as
-# long as there is a file.
+# One that looks for stranded jobs often, and cannot store the second attempt while
+# there is a file.
 HASTY = """
 import os
 from pathlib import Path
 from tests.engines.app import jobs
-from wsgi_defer.jobs import JobsUnavailable, _dbos_worker, dbos
+from wsgi_defer.jobs import JobsUnavailable
+from wsgi_defer.jobs.engines.dbos import client, worker
 
-_dbos_worker.RESCUE = 0.5
-_dbos_worker.STORING = 1.0
-put = dbos.Dbos.put
+worker.RESCUE = 0.5
+worker.STORING = 1.0
+put = client.Dbos.put
 
-def put_if_there_is_room(self, job_id, place, attempt, delay):
+def put_if_there_is_room(self, attempt, place, delay):
     if Path(os.environ["JOBS_NOTES"] + ".full").exists():
         raise JobsUnavailable(self.title, "storing a job")
-    put(self, job_id, place, attempt, delay)
+    put(self, attempt, place, delay)
 
-dbos.Dbos.put = put_if_there_is_room
+client.Dbos.put = put_if_there_is_room
 """
 
 
 @contextmanager
 def crashing(place, code=CRASHING):
-    """Workers of an app above, which ``place.close()`` does not know."""
+    """Workers of an app above, which ``place.close()`` does not end."""
     (place.root / "crashing.py").write_text(code)
     workers = Workers(place, 1, "crashing:jobs")
     try:
@@ -89,48 +90,48 @@ def children(pid):
 
 @dbos
 def test_fewer_workers_take_the_jobs_of_all(alone, kind):
-    """Four are killed, and one starts: it runs what the four had begun."""
+    """Four are killed, and one starts: it runs what the four had started."""
     place = alone(kind)
     place.work(processes=4)
     gate = place.root / "gate"
     ids = [place.jobs.enqueue("held", str(gate)) for _ in range(4)]
     for job_id in ids:
         place.wait(job_id, "running")
-        place.until(lambda i=job_id: place.times("begin", i), "it begins")
+        place.until(lambda i=job_id: place.times("start", i), "it starts")
     place.workers.kill()
     gate.touch()
     place.work(processes=1)
     for job_id in ids:
         assert place.wait(job_id).state == "done"
-        assert len(place.times("begin", job_id)) == 2
+        assert len(place.times("start", job_id)) == 2
         assert len(place.times("end", job_id)) == 1
 
 
 @dbos
 def test_a_worker_takes_over_from_one_that_does_not_come_back(alone, kind):
-    """Also if it was there before: it looks for such jobs from time to time."""
+    """Even if it was there before: it looks for such jobs from time to time."""
     place = alone(kind)
     place.work(processes=1)
     place.wait(place.jobs.enqueue("echo"))
     first = place.workers
-    second = Workers(place, 1)  # another command, as on another day
+    second = Workers(place, 1)  # another command
     gate = place.root / "gate"  # so that the first cannot run both
     long = [place.jobs.enqueue("held", str(gate)) for _ in range(2)]
     for job_id in long:
         place.wait(job_id, "running")
-        place.until(lambda i=job_id: place.times("begin", i), "it begins")
+        place.until(lambda i=job_id: place.times("start", i), "it starts")
     supervisor = second.supervisor
     # The supervisor first: it would start another.
     for pid in [supervisor.pid, *children(supervisor.pid)]:
         os.kill(pid, signal.SIGKILL)
     supervisor.wait(PATIENCE)
     gate.touch()
-    begin = time.monotonic()
+    start = time.monotonic()
     for job_id in long:
         assert place.wait(job_id).state == "done"
-    assert time.monotonic() - begin < 45
-    begun = [len(place.times("begin", job_id)) for job_id in long]
-    assert sorted(begun) == [1, 2]
+    assert time.monotonic() - start < 45
+    starts = [len(place.times("start", job_id)) for job_id in long]
+    assert sorted(starts) == [1, 2]
     first.terminate()
     assert first.supervisor.wait(PATIENCE) == 0
 
@@ -152,7 +153,7 @@ def test_the_next_attempt_is_enqueued_once(alone, kind):
 
 @dbos
 def test_a_job_that_kills_its_worker_fails(alone, kind):
-    """After so many times, with an error that says so; retried by hand, it may run."""
+    """After so many deaths, with an error that says so. A retry by hand may run."""
     place = alone(kind)
     with crashing(place):
         job_id = place.jobs.enqueue("deadly", 3)
@@ -169,7 +170,7 @@ def test_a_job_that_kills_its_worker_fails(alone, kind):
 
 @contextmanager
 def no_outcomes(place):
-    """What came of jobs cannot be written; all else goes on."""
+    """The outcomes of jobs cannot be written; all else works."""
     schema = "" if place.kind.server is None else "dbos."
     _, attempts = place.jobs.engine._open()
 
@@ -190,7 +191,7 @@ def no_outcomes(place):
 
 @dbos
 def test_a_job_whose_outcome_cannot_be_stored_is_run_again(alone, kind):
-    """DBOS gives up, and no worker has died; the job that runs by then goes on."""
+    """DBOS gives up, but no worker dies. The job that runs meanwhile keeps running."""
     place = alone(kind)
     with crashing(place, HASTY) as workers:
         place.wait(place.jobs.enqueue("echo"))
@@ -198,20 +199,20 @@ def test_a_job_whose_outcome_cannot_be_stored_is_run_again(alone, kind):
             lost = place.jobs.enqueue("nap", 0)
             place.until(lambda: place.times("end", lost), "it ends")
             long = place.jobs.enqueue("held", str(place.root / "gate"))
-            place.until(lambda: place.times("begin", long), "the next begins")
-        time.sleep(2)  # it is found by now that the first is lost
+            place.until(lambda: place.times("start", long), "the next starts")
+        time.sleep(2)  # by now, the first is known to be lost
         (place.root / "gate").touch()
         for job_id in (long, lost):
             assert place.wait(job_id).state == "done"
         assert len(place.times("end", lost)) == 2
-        assert len(place.times("begin", long)) == 1
+        assert len(place.times("start", long)) == 1
         workers.terminate()
         assert workers.supervisor.wait(PATIENCE) == 0
 
 
 @dbos
 def test_a_worker_that_cannot_store_the_next_attempt_stops(alone, kind):
-    """In time, when it is told to; another runs the attempt again."""
+    """It stops in time when it is told to, and another runs the attempt again."""
     place = alone(kind)
     with crashing(place, HASTY) as workers:
         (place.root / "notes.full").touch()
@@ -241,7 +242,7 @@ class Evil:
 
 @dbos
 def test_a_worker_unpickles_nothing(alone, kind):
-    """Whoever can write to the database must not run code in the worker."""
+    """Write access to the database must not be enough to run code in the worker."""
     place = alone(kind)
     job_id = place.jobs.enqueue("echo")
     text = base64.b64encode(pickle.dumps(Evil(place.root / "evil"))).decode()
@@ -282,7 +283,7 @@ def test_a_worker_listens_to_nobody(alone, kind):
 @dbos
 def test_one_clears_at_a_time(alone, kind):
     """Another one could delete a new job, whose id the first has just set free."""
-    from wsgi_defer.jobs.dbos import CLEARING
+    from wsgi_defer.jobs.engines.dbos.client import CLEARING
 
     place = alone(kind)
     place.work(1)
@@ -298,7 +299,7 @@ def test_one_clears_at_a_time(alone, kind):
     "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
 )
 def test_a_worker_that_loses_its_lock_takes_it_again(alone, kind):
-    """Before others do, who may see it free earlier; the job runs once."""
+    """It does so before others, which may see earlier that it is free."""
     place = alone(kind)
     place.work(processes=2)
     place.wait(place.jobs.enqueue("echo"))
@@ -315,7 +316,7 @@ def test_a_worker_that_loses_its_lock_takes_it_again(alone, kind):
         ))  # fmt: skip
     assert place.wait(job_id).state == "done"
     assert before == children(supervisor.pid)
-    assert len(place.times("begin", job_id)) == 1
+    assert len(place.times("start", job_id)) == 1
     place.wait(place.jobs.enqueue("echo"))
 
 
@@ -323,7 +324,7 @@ def test_a_worker_that_loses_its_lock_takes_it_again(alone, kind):
     "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
 )
 def test_a_worker_does_not_log_the_payload(alone, kind):
-    """Also when it cannot store the next attempt, and says so again and again."""
+    """Even if it cannot store the next attempt, and says so repeatedly."""
     place = alone(kind)
     secret = 4711_4711_4711
     job_id = place.jobs.enqueue("flaky", secret)
@@ -352,7 +353,7 @@ def test_a_worker_does_not_log_the_payload(alone, kind):
     "kind", [kind for kind in KINDS.values() if kind.name == "dbos+postgresql"], ids=str
 )
 def test_a_server_that_hangs_is_an_error(kind):
-    """Within 2 seconds, on a connection that was fine; and it is forgotten after."""
+    """Within 2 seconds, on a connection that was fine. Afterwards all works again."""
     own = Own(kind.server)
     place = Place(kind, own)
     root = own.running.root
@@ -364,10 +365,10 @@ def test_a_server_that_hangs_is_an_error(kind):
         place.jobs.enqueue("echo", job_id=f"before-{number}")
         family = [server, *children(server)]
         with frozen(*family):
-            begin = time.monotonic()
+            start = time.monotonic()
             with pytest.raises(JobsUnavailable, match="storing a job"):
                 place.jobs.enqueue("echo", job_id=f"hanging-{number}")
-            took = time.monotonic() - begin
+            took = time.monotonic() - start
         assert place.jobs.status(f"before-{number}").state == "queued"
         place.jobs.enqueue("echo", job_id=f"after-{number}")
         assert place.jobs.status(f"after-{number}").state == "queued"

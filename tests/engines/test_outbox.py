@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ahead
 
 
 def run(mode, requests):
-    """With a new file of jobs, if the embedded engine can run here."""
+    """Run it with a new file, if the embedded engine can run here."""
     with TemporaryDirectory(prefix="outbox-") as folder:
         url = f"sqlite:///{folder}/jobs.db"
         try:
@@ -34,7 +34,7 @@ def test_a_held_job_is_there_if_and_only_if_the_client_was_told():
 
 
 def test_without_holding_there_are_jobs_of_failed_requests():
-    """So the test above can fail."""
+    """This shows that the test above can fail."""
     count = run("now", 100)
     assert count.missing == []
     assert len(count.unwanted) > 10

@@ -1,4 +1,4 @@
-"""``before_response(task.delay, 42)``: a queue that the user has, behind gunicorn."""
+"""``before_response(task.delay, 42)`` with the users' own queue, behind gunicorn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ..waiting import OF_PROCESSES, until
+from ..helpers.waiting import OF_PROCESSES, until
 from .kinds import HOME
 from .services import Rabbit, Redis
 
@@ -49,7 +49,7 @@ def running(command, url, root):
 
 @contextmanager
 def serving(url, root):
-    """The app behind two gunicorn workers: a function that requests a number."""
+    """The app on two gunicorn workers. Gives a function that requests a number."""
     command = ["-m", "gunicorn", "--config", "python:tests.wire.plain", "--bind",
                "127.0.0.1:0", "--workers", "2", "--no-control-socket", "--preload",
                "tests.engines.own:app"]  # fmt: skip
@@ -68,13 +68,13 @@ def serving(url, root):
 
 
 def wait(true, log):
-    """Ask until it is so."""
+    """Ask until the answer is true; return it."""
     return until(true, lambda: log.read_text()[-3000:], OF_PROCESSES)
 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_it_is_written_when_the_response_is_a_success(servers, tmp_path, name):
-    """Each 202 has its job, and no 500 has one; their own worker runs them."""
+    """Each 202 has its job, and no 500 has one. The queue's own worker runs them."""
     pytest.importorskip(name)
     url = servers.get(SERVERS[name]).url
     with serving(url, tmp_path) as get:

@@ -17,7 +17,7 @@ if "procrastinate" not in KINDS:
 @pytest.mark.ahead
 @pytest.mark.parametrize("how", ["down", "frozen"])
 def test_an_idle_worker_ends_without_its_server(how):
-    """It has nothing to say that the server must hear."""
+    """It need not tell the server."""
     own = Own(Postgres)
     place = Place(KINDS["procrastinate"], own)
     family = []
@@ -33,17 +33,17 @@ def test_an_idle_worker_ends_without_its_server(how):
                     family += [process.pid, *map(int, file.read().split())]
         with frozen(*family):
             time.sleep(1.5)  # it has looked for jobs in vain
-            begin = time.monotonic()
+            start = time.monotonic()
             workers.terminate()
             workers.supervisor.wait(60)
-            assert time.monotonic() - begin < 30, place
+            assert time.monotonic() - start < 30, place
     finally:
         place.close()
         own.running.close()
 
 
 def test_times_are_in_utc(alone):
-    """Though the database may have another time zone."""
+    """Even if the database has another time zone."""
     place = alone(KINDS["procrastinate"])
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(place.url) as connection:

@@ -25,7 +25,7 @@ def place(shared):
 
 
 def test_a_retry_that_is_cut_short_changes_nothing(place, monkeypatch):
-    """Its job stays on the list of those that have failed, and can be retried."""
+    """The job stays on the list of failed jobs, and can be retried."""
     from rq.queue import Queue
 
     job_id = place.jobs.enqueue("fails", 1)
@@ -35,7 +35,7 @@ def test_a_retry_that_is_cut_short_changes_nothing(place, monkeypatch):
     original, here = Queue._enqueue_job, threading.get_ident()
 
     def die(*args, **kwargs):
-        if threading.get_ident() != here:  # another test, beside this one
+        if threading.get_ident() != here:  # another test, at the same time
             return original(*args, **kwargs)
         raise ConnectionError("cut")
 
@@ -49,7 +49,7 @@ def test_a_retry_that_is_cut_short_changes_nothing(place, monkeypatch):
 
 
 def test_of_many_retries_one_succeeds(place):
-    """The others are told that it is not failed any more, and it runs once more."""
+    """The others raise an error, as it is not failed any more. It runs once more."""
     job_id = place.jobs.enqueue("fails", 1)
     place.wait(job_id, "failed")
     together = threading.Barrier(8)
@@ -102,7 +102,7 @@ def test_a_retry_survives_a_server_that_stalls(monkeypatch):
                 pass
         assert stalled
         stalled[0].join()
-        # Twice, if it had failed again before we looked.
+        # More often, if it had failed again before we looked.
         place.until(lambda: len(place.times("fails", job_id)) >= 2, "again")
         place.wait(job_id, "failed")
         assert [job.id for job in place.jobs.failed()] == [job_id]
@@ -112,7 +112,7 @@ def test_a_retry_survives_a_server_that_stalls(monkeypatch):
 
 
 def test_an_error_that_is_no_text_for_redis_is_one_failure(place):
-    """It is not taken for the death of its worker, and tried again and again."""
+    """It does not count as the death of its worker, and is not tried again."""
     job_id = place.jobs.enqueue("strange")
     job = place.wait(job_id)
     assert job.error.startswith("ValueError: ")
@@ -120,18 +120,18 @@ def test_an_error_that_is_no_text_for_redis_is_one_failure(place):
 
 
 def test_redis_keeps_no_traceback(place):
-    """It would have what the handler was at."""
+    """A traceback would show what the handler did."""
     job_id = place.jobs.enqueue("fails", "a secret")
     place.wait(job_id, "failed")
     engine = place.jobs.engine
     [job] = engine._fetch([engine._key(job_id)])
     kept = job.latest_result().exc_string
-    assert "FailedError" in kept
+    assert "AttemptFailed" in kept
     assert "app.py" not in kept
 
 
 def test_an_output_that_cannot_be_written_is_no_death(place):
-    """What is printed is lost, and the job done."""
+    """What is printed is lost, and the job is done."""
     job_id = place.jobs.enqueue("prints", 1)
     job = place.wait(job_id)
     assert (job.state, job.result) == ("done", 1), place

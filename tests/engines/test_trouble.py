@@ -1,4 +1,4 @@
-"""What becomes of jobs when their worker or their server does not do as it should."""
+"""What happens to jobs when their worker or their server is in trouble."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import pytest
 from wsgi_defer.jobs import JobsUnavailable, NotSupported
 from wsgi_defer.jobs._job import MOST_CRASHES
 
-from ..waiting import at_best, until
+from ..helpers.waiting import at_best, until
 from . import kills
 from .kinds import KINDS, PATIENCE, Own, Place, kinds
 from .services import Postgres, Rabbit, Redis, frozen, silent
 
 SERVED = [kind for kind in KINDS.values() if kind.server]
-LIMIT = 2.5  # seconds that a request may be held up by a server that is down
+LIMIT = 2.5  # seconds that a server that is down may delay a request
 
 
 def killed(place):
     """A small run of ``kills``."""
-    # A job runs twice if it is killed after its end, before that is stored: the longer
-    # it is, the less likely is that, on a busy machine, too.
+    # A job runs twice if it is killed after its end, before that is stored. With longer
+    # jobs, this is less likely, even on a busy machine.
     return kills.run(place, jobs=100, kills=4, seconds=(0.1, 0.2))
 
 
@@ -40,9 +40,9 @@ def died_once(place):
 
 @pytest.fixture(scope="module", autouse=True)
 def outcomes(servers, request):
-    """Runs of one function for all engines at once: they mostly wait.
+    """Run a function for all engines at the same time, as they mostly wait.
 
-    Those that take longest are begun before the tests that do not need them.
+    Those that take longest are started before the tests that do not need them.
     """
     runs = {}
     executor = ThreadPoolExecutor(len(KINDS))
@@ -54,7 +54,7 @@ def outcomes(servers, request):
         finally:
             place.close()
 
-    def begin(function):
+    def start(function):
         if function not in runs:
             runs[function] = {
                 kind: executor.submit(one, function, kind) for kind in KINDS.values()
@@ -64,15 +64,15 @@ def outcomes(servers, request):
     if any(
         item.name.startswith("test_no_job_is_lost") for item in request.session.items
     ):
-        begin(killed)
-        begin(died_once)
-        begin(stopped)
-    yield lambda function, kind: begin(function)[kind].result()
+        start(killed)
+        start(died_once)
+        start(stopped)
+    yield lambda function, kind: start(function)[kind].result()
     executor.shutdown(cancel_futures=True)
 
 
 def enqueue_when_it_can(place):
-    """A server that has just been started may answer, and not be ready."""
+    """Enqueue a job. A server that has just started may not be ready."""
 
     def enqueued():
         try:
@@ -107,16 +107,16 @@ def test_a_client_outlives_its_server(server):
 
 
 def hangs_for(place, server):
-    """Seconds that a client waits for a server that stops to answer."""
+    """Seconds that a client waits for a server that stops answering."""
     enqueue_when_it_can(place)
     pids = [process.pid for process in server.processes]
     thread = ThreadPoolExecutor(1)
     with frozen(*pids, *children(*pids)):
-        begin = time.monotonic()
+        start = time.monotonic()
         hung = thread.submit(place.jobs.enqueue, "echo")
         with pytest.raises(JobsUnavailable):
             hung.result(10)
-        return time.monotonic() - begin
+        return time.monotonic() - start
 
 
 def children(*pids):
@@ -134,7 +134,7 @@ def children(*pids):
 
 @pytest.mark.parametrize("name", ["celery"])
 def test_what_an_engine_cannot_do_is_said(alone, name):
-    """With what to do instead, and not by a guess."""
+    """The error says what to do instead."""
     if name not in KINDS:
         pytest.skip(f"{name} is not installed")
     jobs = alone(KINDS[name]).jobs
@@ -158,7 +158,7 @@ def test_rq_clears_by_itself(alone):
 
 
 def test_rq_imports_nothing_that_redis_names(alone, tmp_path):
-    """Whoever can write to Redis cannot choose what the worker runs."""
+    """Write access to Redis is not enough to choose what the worker runs."""
     rq = pytest.importorskip("rq")
     from redis import Redis as Client
 
@@ -188,7 +188,7 @@ def test_rq_imports_nothing_that_redis_names(alone, tmp_path):
 
 
 def test_celery_takes_json_only(alone, tmp_path):
-    """Neither a pickled message nor another task's is run; the worker goes on."""
+    """It runs no pickled message, and no other task. The worker keeps running."""
     pytest.importorskip("celery")
     from kombu import Connection
 
@@ -216,12 +216,12 @@ def test_celery_takes_json_only(alone, tmp_path):
                 headers={"task": task, "id": "strange", "lang": "py"},
             )  # fmt: skip
     second = place.jobs.enqueue("echo")
-    place.until(lambda: place.times("echo", second), "the worker goes on")
+    place.until(lambda: place.times("echo", second), "the worker keeps running")
     assert not target.exists()
 
 
 def test_procrastinate_gives_up_a_job_that_killed_too_many(alone):
-    """Counted without the 30 seconds that each of its deaths would take."""
+    """Without the 30 seconds that each of its deaths would take."""
     psycopg = pytest.importorskip("psycopg")
     place = alone(KINDS["procrastinate"])
     job_id = place.jobs.enqueue("echo", 1)
@@ -242,7 +242,7 @@ def test_procrastinate_gives_up_a_job_that_killed_too_many(alone):
 
 @pytest.mark.parametrize("name", ["rq", "celery+results"])
 def test_a_job_that_kills_every_worker_fails_in_the_end(alone, name):
-    """Its worker is killed as often as is allowed, and no more."""
+    """It kills its worker as often as is allowed, and not more often."""
     if name not in KINDS:
         pytest.skip(f"{name} is not installed")
     place = alone(KINDS[name])
@@ -270,14 +270,14 @@ def stopped(place):
         workers = place.work(2)
         gate = place.root / f"gate-{time.monotonic_ns()}"
         ids = [place.jobs.enqueue("held", str(gate)) for _ in range(2)]
-        place.until(lambda i=ids: all(place.times("begin", j) for j in i), "both begin")
+        place.until(lambda i=ids: all(place.times("start", j) for j in i), "both start")
         later = place.jobs.enqueue("echo")
-        begin = time.monotonic()
+        start = time.monotonic()
         workers.terminate(everyone)
-        time.sleep(3)  # they go on, when all know that they are to stop
+        time.sleep(3)  # they keep running when all know that they are to stop
         gate.touch()
         code = workers.supervisor.wait(PATIENCE)
-        took = time.monotonic() - begin
+        took = time.monotonic() - start
         ends = [len(place.times("end", job_id)) for job_id in ids]
         seen[everyone] = ends, code, len(place.times("echo", later))
         place.until(lambda: not workers.family(), "their end")
@@ -291,7 +291,7 @@ def stopped(place):
 
 @kinds()
 def test_a_stop_lets_running_jobs_finish(outcomes, kind):
-    """2 of 2, and nothing new is begun; the exit status is 0."""
+    """Both of them, and no new job is started. The exit status is 0."""
     seen = outcomes(stopped, kind)
     assert seen[False] == ([1, 1], 0, 0)
     # The job that had to wait ran when the workers were started again.
@@ -299,14 +299,14 @@ def test_a_stop_lets_running_jobs_finish(outcomes, kind):
 
 
 @kinds()
-def test_a_job_whose_worker_dies_is_begun_again(outcomes, kind):
-    """Though it is to be tried once: a killed worker is not the handler's failure."""
+def test_a_job_whose_worker_dies_is_started_again(outcomes, kind):
+    """Even if it has one attempt: a killed worker is not the handler's failure."""
     job = outcomes(died_once, kind)
     assert job is None or (job.state, job.attempts) == ("done", 1)
 
 
 def client_of(kind, port, alone):
-    """A client of a place whose server is somewhere else."""
+    """A client of a place whose server is at another port."""
     place = alone(kind)
     before = f":{place.servers.get(kind.server).port}/"
     place.url = place.url.replace(before, f":{port}/")
@@ -316,8 +316,8 @@ def client_of(kind, port, alone):
 
 @pytest.mark.parametrize("kind", SERVED, ids=str)
 @pytest.mark.parametrize("how", ["refused", "silent"])
-def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
-    """Whether it refuses or never answers, for all that a client may ask."""
+def test_a_server_that_is_down_is_an_error_in_time(alone, kind, how):
+    """Whether it refuses or never answers, for all that a client can ask."""
     with silent() as port:
         jobs = client_of(kind, port if how == "silent" else 1, alone)
         asks = [
@@ -337,11 +337,11 @@ def test_a_server_that_is_down_is_told_in_time(alone, kind, how):
             errors = []
 
             def takes():
-                begin = time.monotonic()
+                start = time.monotonic()
                 with pytest.raises((JobsUnavailable, NotSupported)) as caught:
                     ask()
                 errors.append(caught.value)
-                return time.monotonic() - begin
+                return time.monotonic() - start
 
             at_best(takes, LIMIT)
             return errors

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from subprocess import TimeoutExpired
 
-from ..programs import is_alive
-from ..waiting import InVainError
+from ..helpers.programs import is_alive
+from ..helpers.waiting import InVainError
 from ..wire import servers
 from . import BODY, CALLS
 from .faults import could_finish

@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-from ..waiting import OF_PROCESSES, until, whole_lines
+from ..helpers.waiting import OF_PROCESSES, until, whole_lines
 from ..wire import servers
 from ..wire.client import Connection, Message
 from . import CALLS

@@ -1,4 +1,4 @@
-"""An app with pools, for a real gunicorn. It notes what its jobs do, see ``app``."""
+"""An app with pools, for a real gunicorn. It notes what its tasks do, see ``app``."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool
 from . import BODY
 from .app import ROOT, note, sleep
 
-LONG = 60.0  # seconds of a job that nobody awaits
+LONG = 60.0  # seconds of a task that nobody awaits
 
 
-def long_job():
-    """A job that is abandoned; in pieces, so that greenlets give way."""
-    note("begun", "long-job")
+def long_task():
+    """A task that is abandoned; in pieces, so that greenlets give way."""
+    note("begun", "long-task")
     sleep(LONG)
-    note("finished", "long-job")
+    note("finished", "long-task")
 
 
-def short_job():
+def short_task():
     """One that its view awaits, in a process of a pool."""
-    note("begun", "short-job")
+    note("begun", "short-task")
     sleep(1.5)
     return "done"
 
 
-def child_job():
+def child_task():
     """The same, in a process of a pool."""
     note("begun", f"child-{os.getpid()}")
     sleep(300)
 
 
 def meet():
-    """Return when two children of this worker have run it: no one runs both jobs."""
+    """Return when two children of this worker have run it: no one runs both tasks."""
     mine = f"met-{os.getppid()}-"
     (ROOT / f"{mine}{os.getpid()}").touch()
     while len(list(ROOT.glob(f"{mine}*"))) < 2:
@@ -45,19 +45,19 @@ def meet():
 
 async def long_coroutine():
     """The same, on a loop."""
-    note("begun", "long-job")
+    note("begun", "long-task")
     try:
         await asyncio.sleep(LONG)
     finally:
-        note("finished", "long-job")
+        note("finished", "long-task")
 
 
 def view(environ, start_response):
     """Submit what the query says, and await nothing but what it says."""
     query = dict(parse_qsl(environ["QUERY_STRING"]))
     if name := query.get("abandon"):
-        job = long_coroutine if name == "io" else long_job
-        future = pool(name).submit(job)
+        task = long_coroutine if name == "io" else long_task
+        future = pool(name).submit(task)
         while not future.running():  # one that has not begun would be cancelled
             sleep(0.02)
     if seconds := query.get("await"):
@@ -69,14 +69,14 @@ def view(environ, start_response):
             start_response("500 Oops", [("Content-Length", str(len(text)))])
             return [text]
     if "idle" in query:  # two children that have nothing to do
-        for job in [pool("cpu").submit(meet) for _ in range(2)]:
-            job.result()
+        for task in [pool("cpu").submit(meet) for _ in range(2)]:
+            task.result()
     if "child" in query:
-        assert pool("cpu").submit(short_job).result() == "done"
+        assert pool("cpu").submit(short_task).result() == "done"
     if "busy" in query:
         for _ in range(2):
-            pool("cpu").submit(child_job)
-        while not (ROOT / "go").exists():  # the jobs end with this view
+            pool("cpu").submit(child_task)
+        while not (ROOT / "go").exists():  # the tasks end with this view
             sleep(0.02)
     start_response("200 OK", [("Content-Length", str(len(BODY)))])
     return [BODY]

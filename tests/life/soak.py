@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..waiting import InVainError, until, whole_lines
+from ..helpers.waiting import InVainError, until, whole_lines
 from . import BODY
 from .cell import ROWS
 from .gunicorns import INSTALL, configuration, is_loss, running

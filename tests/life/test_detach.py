@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ..programs import HOME, children, is_running
+from ..helpers.programs import HOME, children, is_running
 from .gunicorns import configuration, running
 from .test_hooks import WORKERS, skip_if_missing
 

@@ -8,18 +8,11 @@ import signal
 
 import pytest
 
-from ..programs import is_alive
+from ..helpers.programs import is_alive
 from ..wire import servers
 from . import CALLS
 from .cell import FOR_EVER, missing
-from .gunicorns import (
-    INSTALL,
-    configuration,
-    is_loss,
-    losses,
-    lost_in,
-    running,
-)
+from .gunicorns import INSTALL, configuration, is_loss, losses, lost_in, running
 
 EVERY = set(CALLS)
 IMPORT = """

@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from ..waiting import at_best
+from ..helpers.waiting import at_best
 from . import CALLS
 from .cell import ROWS, missing
 from .gunicorns import configuration, running

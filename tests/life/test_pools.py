@@ -1,4 +1,4 @@
-"""Pools in real workers: abandoned jobs, killed workers, and what children hold."""
+"""Pools in real workers: abandoned tasks, killed workers, and what children hold."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ..waiting import at_best
+from ..helpers.waiting import at_best
 from ..wire import servers
 from .gunicorns import INSTALL, PATIENCE, configuration, running
 
 APP = "tests.life.pools_app:app"
-SOON = 1.5  # seconds; the jobs take 60
+SOON = 1.5  # seconds; the tasks take 60
 # The worker has two seconds before it is killed, and not half of one: a busy machine
 # may take some of that.
 WIDE_MARGIN = f"{INSTALL}import wsgi_defer.gunicorn._host as host\nhost.MARGIN = 2.0\n"
@@ -36,7 +36,7 @@ def need(worker):
 
 @WORKERS
 @pytest.mark.parametrize("name", ["threads", "io"])
-def test_an_abandoned_job(worker, name):
+def test_an_abandoned_task(worker, name):
     """It delays neither its response, nor the next request, nor TERM."""
     need(worker)
     if (worker, name) == ("gevent", "io"):
@@ -59,13 +59,13 @@ def times(worker, target):
         gunicorn.request(target)
         at.append(time.monotonic())
         if "threads" in target:
-            gunicorn.begun("long-job")
+            gunicorn.begun("long-task")
         gunicorn.request("/")
         at.append(time.monotonic())
         gunicorn.stop()
         at.append(time.monotonic())
         if "threads" in target:
-            assert "long-job" not in gunicorn.notes("finished")
+            assert "long-task" not in gunicorn.notes("finished")
         assert "Traceback" not in gunicorn.log
     return [later - earlier for earlier, later in pairwise(at)]
 
@@ -112,7 +112,7 @@ def until_children_end(worker, number, state):
             stack.enter_context(ask(gunicorn, "/?busy=1"))
             gunicorn.until(
                 lambda: len([n for n in gunicorn.notes("begun") if "child-" in n]) == 2,
-                "the jobs in the processes",
+                "the tasks in the processes",
             )
         children = descendants(pid)
         assert len(children) == 2
@@ -138,7 +138,7 @@ def test_term_to_all_processes(worker):
     with running(configuration(worker, keepalive=0), app=APP) as gunicorn:
         worker_pid = gunicorn.last_loaded
         with ask(gunicorn, "/?child=1") as connection:
-            gunicorn.begun("short-job")
+            gunicorn.begun("short-task")
             everybody = {gunicorn.master.pid} | descendants(gunicorn.master.pid)
             assert worker_pid in everybody
             assert len(everybody) == 3
@@ -192,7 +192,7 @@ def test_max_requests(worker):
         for _ in range(2):
             gunicorn.request("/?idle=1&abandon=threads")
             children = children or descendants(first)
-        # Less than graceful_timeout, and than the jobs take.
+        # Less than graceful_timeout, and than the tasks take.
         gunicorn.until(lambda: not is_running(first), "the worker to end", 20)
         gunicorn.until(lambda: not any(map(is_running, children)), "its children")
         gunicorn.request("/?idle=1")
@@ -200,7 +200,7 @@ def test_max_requests(worker):
 
 @pytest.mark.parametrize("ours", [False, True])
 @pytest.mark.parametrize("version", ["20.1.0", None])
-def test_a_job_that_takes_longer_than_the_timeout(version, ours):
+def test_a_task_that_takes_longer_than_the_timeout(version, ours):
     """On a sync worker, the view gets an error in time, and the worker lives on."""
     if version is not None and not (servers.GUNICORNS / version / "installed").exists():
         pytest.skip(f"gunicorn {version} is not installed: make services")
@@ -212,9 +212,10 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
             answer = get(gunicorn, "/?await=20")
             took = time.monotonic() - began
             assert b" 500 " in answer.splitlines()[0]
-            # It is a second before gunicorn's timeout, which has begun before the wait.
+            # A second before gunicorn's timeout of 6 s, which has started before the
+            # wait; less than that, if a busy machine wakes the waiting thread late.
             said = re.search(rb"no result after (\S+) s\. The server would", answer)
-            assert 2 < float(said[1]) <= 5
+            assert 2 < float(said[1]) < 6
             assert float(said[1]) < took + 0.1  # it is rounded
         assert b" 200 OK" in get(gunicorn, "/?await=2")
         assert is_running(pid)
@@ -223,7 +224,7 @@ def test_a_job_that_takes_longer_than_the_timeout(version, ours):
 
 @pytest.mark.parametrize("ours", [False, True])
 @WORKERS
-def test_a_job_that_takes_longer_than_a_stopping_worker_has(worker, ours):
+def test_a_task_that_takes_longer_than_a_stopping_worker_has(worker, ours):
     """The view that waits for it answers before the worker is killed."""
     need(worker)
     conf = configuration(worker, ours=ours, hooks=WIDE_MARGIN, graceful_timeout=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_defer.ledger import SLOTS
+from wsgi_defer.ledger import PAGES
 
 from .soak import HOOKS, KILL, MIXED, soak
 
@@ -37,7 +37,7 @@ def test_soak_with_calls_that_give_way():
 def test_more_deaths_than_the_ledger_has_places():
     """They are used again. The app is preloaded, so that workers come quickly."""
     result = soak(
-        "27-sync-ours", requests=0, workers=4, kills=SLOTS + 40, pause=0.05,
+        "27-sync-ours", requests=0, workers=4, kills=PAGES + 40, pause=0.05,
         hooks=f"preload_app = True\n{HOOKS}",
     )  # fmt: skip
     assert list(result.wrong()) == [], result.report()

@@ -17,20 +17,20 @@ from wsgi_defer import (
     DeferMiddleware,
     PoolTimeoutError,
     TimeLimitError,
-    _watch,
     defer,
     deferring,
     gather,
     pool,
 )
-from wsgi_defer._job import Job
-from wsgi_defer._per_process import PerProcess
+from wsgi_defer._calls import watch
+from wsgi_defer._runtime.per_process import PerProcess
 from wsgi_defer.pools import ThreadPool
+from wsgi_defer.pools._task import Task
 
-from ..client import get, text_app
-from ..limits import Clock, Failures, keep_the_alarm, sleep_on
-from ..pools import LONG, impatient, same
-from ..waiting import PATIENCE, at_best, until
+from ..helpers.client import get, text_app
+from ..helpers.limits import Clock, Failures, keep_the_alarm, sleep_on
+from ..helpers.pools import LONG, impatient, same
+from ..helpers.waiting import PATIENCE, at_best, until
 
 
 @pytest.fixture
@@ -67,19 +67,19 @@ def test_the_limit_of_the_call_comes_before_that_of_the_middleware(seen, ran):
         defer(ran.append, 1).time_limit(10)
 
     get(DeferMiddleware(text_app(view), time_limit=0.1, observers=[seen]))
-    assert [error.call for error in seen.errors] == ["tests.limits.sleep_on"]
+    assert [error.call for error in seen.errors] == ["tests.helpers.limits.sleep_on"]
     assert ran == [1]
 
 
 def test_an_app_that_uses_the_alarm_is_left_alone(seen, their_alarm, monkeypatch):
     """Its handler is called, and ours only says that the call runs on."""
-    monkeypatch.setattr(_watch, "GRACE", 0.0)
+    monkeypatch.setattr(watch, "GRACE", 0.0)
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     with deferring(observers=[seen]):
         defer(sleep_on, enough=lambda: their_alarm and seen.over).time_limit(0.05)
     assert their_alarm == [1]
     assert seen.errors == []
-    assert [label for label, _, _ in seen.over] == ["tests.limits.sleep_on"]
+    assert [label for label, _, _ in seen.over] == ["tests.helpers.limits.sleep_on"]
 
 
 def test_a_coroutine_is_ended_at_its_limit(seen, ran, clock):
@@ -193,7 +193,7 @@ def test_a_limit_around_an_early_chain(seen, clock):
 
 def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
     """As when there were too many threads for a moment."""
-    monkeypatch.setattr(_watch, "_watch", PerProcess(_watch._Watch))
+    monkeypatch.setattr(watch, "watch", PerProcess(watch.Watch))
     start = threading.Thread.start
 
     def fail(self):
@@ -221,11 +221,11 @@ def test_p10_max_wait_counts_from_submit(released):
 
 
 def test_p4_a_late_result_disturbs_nobody(released, caplog):
-    """P4: the thread of a job that was too late is another one's at once."""
+    """P4: the thread of a task that was too late is another one's at once."""
     kind = ThreadPool(1, max_wait=PATIENCE)
     with deferring(pools={"late": kind}):
         pool("late").submit(int).result()
-        with impatient(kind, Job.running):
+        with impatient(kind, Task.running):
             late = pool("late").submit(lambda: (released.wait(LONG), 1 / 0))
             assert isinstance(late.exception(PATIENCE), PoolTimeoutError)
         assert pool("late").submit(same, 1).result() == 1

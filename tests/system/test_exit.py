@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from ..programs import run
+from ..helpers.programs import run
 
 
 def test_it_is_drained_when_the_process_exits():
     """What waits is finished before the interpreter goes."""
     result = run("""
         import time
-        from tests.test_background import *
+        from tests.unit.test_background import *
         for _ in range(3):
             background.submit(scope_with((time.sleep, .1), (print, "ran")),
                               Outcome(200), ready)
@@ -25,7 +25,7 @@ def test_what_is_too_slow_at_exit_is_named():
     """After EXIT_WAIT, the process goes, and the log says what was lost."""
     result = run("""
         import time
-        from tests.test_background import *
+        from tests.unit.test_background import *
         background.EXIT_WAIT = .2
         started = threading.Event()
         def slow():
@@ -52,7 +52,7 @@ def test_what_is_too_slow_at_exit_is_named():
 def test_a_body_that_is_left_at_exit():
     """The interpreter drops it when no thread can be started; the process ends."""
     result = run("""
-        from tests.client import make_environ, text_app
+        from tests.helpers.client import make_environ, text_app
         from wsgi_defer import DeferMiddleware, defer
         app = DeferMiddleware(text_app(lambda: defer(print, "ran")))
         body = app(make_environ(), lambda status, headers: None)
@@ -67,8 +67,8 @@ def test_deferred_calls_may_use_pools_at_exit(first):
         import asyncio, threading, time
         from wsgi_defer import Outcome, background, defer, deferring, gather, pool
         from wsgi_defer.pools import AsyncPool, ThreadPool
-        from tests.test_background import enter, leave, ready, Scope
-        from wsgi_defer._scope import Options
+        from tests.unit.test_background import enter, leave, ready, Scope
+        from wsgi_defer._calls.options import Options
 
         def call():
             time.sleep(.3)
@@ -111,14 +111,14 @@ def test_a_closed_pool_says_so_at_once():
         with deferring():
             pool().submit(int).result()
         """)
-    assert result.stdout.startswith("the pool 'default' takes no more jobs")
+    assert result.stdout.startswith("the pool 'default' takes no more tasks")
 
 
 def test_a_background_that_gave_up_is_waited_for_once():
     """Two hooks at exit do not take twice as long."""
     result = run("""
         import time
-        from tests.test_background import *
+        from tests.unit.test_background import *
         from wsgi_defer import deferring, pool
         waits = []
         background._time_to_finish = lambda: waits.append(1) or .5

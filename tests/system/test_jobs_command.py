@@ -1,4 +1,4 @@
-"""The command of jobs: its processes live and stop as they should."""
+"""The command of jobs: its processes start and stop as they should."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from wsgi_defer.jobs import _supervisor
 from wsgi_defer.jobs._supervisor import Slot
 
-from ..programs import is_running
-from ..waiting import OF_PROCESSES, until
+from ..helpers.programs import is_running
+from ..helpers.waiting import OF_PROCESSES, until
 
 until = partial(until, patience=OF_PROCESSES)
 
@@ -48,12 +48,12 @@ def worker(here, target="jobs", *more):
 
 
 def pids(here, event, slot="*"):
-    """Of the processes that left that trace."""
+    """The ids of the processes that left that trace."""
     return [int(path.suffix[1:]) for path in here.glob(f"{event}.{slot}.*")]
 
 
 def test_the_worker_runs_a_process_per_slot_and_stops_them(here):
-    """TERM lets all finish what runs, and the status is 0."""
+    """On TERM, all finish what runs, and the status is 0."""
     (here / "finish").write_text("0.5")
     with worker(here, "jobs", "--processes", "3") as process:
         until(lambda: len(pids(here, "up")) == 3, "three processes")
@@ -79,7 +79,7 @@ def test_a_stop_while_the_app_is_imported(here, number):
 
 
 def test_names_that_the_terminal_cannot_show(here):
-    """They are spelt out, and are no UnicodeEncodeError."""
+    """They are spelt out, without a UnicodeEncodeError."""
     app = here / "command_app.py"
     app.write_text(app.read_text().replace('"OSError: ', '"Käse: '))
     shown = subprocess.run(
@@ -119,7 +119,7 @@ def test_one_that_dies_at_once_is_started_after_growing_pauses(here):
     [(0, [0.1, 0.2, 0.4, 0.8]), (3, [0.1, 0.2, 0.4, 0.8]), (61, [0, 0, 0, 0])],
 )
 def test_only_a_process_that_has_settled_is_started_at_once(lived, pauses, monkeypatch):
-    """One that waits for its server for 2 seconds, and ends, would be a storm."""
+    """Otherwise workers that wait 2 seconds for a server, and end, would be a storm."""
     slot, found, now = Slot(0), [], 1000.0
     monkeypatch.setattr(_supervisor, "time", SimpleNamespace(monotonic=lambda: now))
     for _ in pauses:
@@ -161,7 +161,7 @@ def test_a_later_second_stop_kills(here):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a dead parent")
 def test_the_processes_end_with_their_supervisor(here):
-    """Gracefully, and nobody is left behind who would hold a slot."""
+    """Gracefully, and no process is left that would hold a slot."""
     with worker(here) as process:
         (child,) = until(lambda: pids(here, "up"), "a process")
         process.kill()
@@ -198,7 +198,7 @@ def test_what_cannot_have_workers_is_not_tried_again(here, target):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_enough_is_no_error(here, unbuffered):
-    """Such as head(1), whether it is noticed at once or at the end."""
+    """Such as head(1). It may be noticed at once or at the end."""
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""DBOS without a worker: what is refused, stored, told, and not unpickled."""
+"""DBOS without a worker: what is refused, stored, read, and not unpickled."""
 
 from __future__ import annotations
 
@@ -19,19 +19,13 @@ import pytest
 
 pytest.importorskip("dbos", reason="dbos is not installed")
 
-from wsgi_defer.jobs import (
-    JobNotFailedError,
-    Jobs,
-    JobsUnavailable,
-    UnknownJobError,
-    _sqlite,
-    dbos,
-)
-from wsgi_defer.jobs._slots import FileSlots, take_one
+from wsgi_defer.jobs import JobNotFailedError, Jobs, JobsUnavailable, UnknownJobError
+from wsgi_defer.jobs.engines.dbos import database, sqlite_file
+from wsgi_defer.jobs.engines.dbos.slots import FileSlots, take_one
 
-from ..waiting import at_best, until
+from ..helpers.waiting import at_best, until
 
-NEW_SQLITE = sqlite3.sqlite_version_info >= _sqlite.SUBSECONDS
+NEW_SQLITE = sqlite3.sqlite_version_info >= sqlite_file.SUBSECONDS
 with_sqlite = pytest.mark.skipif(
     sys.version_info >= (3, 12) and not NEW_SQLITE,
     reason=f"DBOS needs SQLite 3.42 with this Python, and has {sqlite3.sqlite_version}",
@@ -48,8 +42,8 @@ def jobs(tmp_path):
 
 
 def test_an_old_sqlite_is_refused(tmp_path, monkeypatch):
-    """With a Python where DBOS would fail at its start, in words that nobody finds."""
-    monkeypatch.chdir(tmp_path)  # the directory of the tests may be somebody else's
+    """With this Python, DBOS would fail at its start, with an obscure error."""
+    monkeypatch.chdir(tmp_path)  # the tests' directory may belong to another user
     monkeypatch.setattr(sys, "version_info", (3, 12, 1, "final", 0))
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
     with pytest.raises(ValueError, match=r"needs SQLite 3\.42 or later"):
@@ -69,7 +63,7 @@ def test_memory_is_refused(url):
 
 @with_sqlite
 def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
-    """Each in words that name the place; and nothing is created."""
+    """Each error names the place, and nothing is created."""
     with pytest.raises(ValueError, match=f"there is no directory {tmp_path}/no"):
         Jobs(f"sqlite:///{tmp_path}/no/jobs.db")
     with pytest.raises(ValueError, match="is no file"):
@@ -98,7 +92,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     ],
 )
 def test_network_file_systems_are_refused(tmp_path, monkeypatch, kind, refused):
-    """SQLite's locks do not hold there. The longest mount point counts."""
+    """SQLite's locks do not work there. The longest mount point counts."""
     folder = tmp_path / "a b"
     folder.mkdir()
     escaped = str(folder).replace(" ", "\\040")
@@ -109,7 +103,7 @@ def test_network_file_systems_are_refused(tmp_path, monkeypatch, kind, refused):
         f"3 2 8:3 / {escaped} rw shared:2 master:1 - {kind} there rw\n"
         f"4 2 8:3 / {escaped}x rw - nfs4 there rw\n"
     )
-    monkeypatch.setattr(_sqlite, "MOUNTS", str(mounts))
+    monkeypatch.setattr(sqlite_file, "MOUNTS", str(mounts))
     Jobs(f"sqlite:///{tmp_path}/jobs.db")
     if refused:
         with pytest.raises(ValueError, match=rf"network file system \({kind}\)"):
@@ -119,9 +113,9 @@ def test_network_file_systems_are_refused(tmp_path, monkeypatch, kind, refused):
 
 
 def test_the_file_system_is_not_needed(monkeypatch):
-    """Where there is no /proc, nothing is refused for it."""
-    monkeypatch.setattr(_sqlite, "MOUNTS", "/nowhere")
-    assert _sqlite.file_system("/") is None
+    """Without /proc, nothing is refused because of it."""
+    monkeypatch.setattr(sqlite_file, "MOUNTS", "/nowhere")
+    assert sqlite_file.file_system("/") is None
 
 
 def test_postgres_needs_a_database():
@@ -147,7 +141,7 @@ def test_nothing_is_opened_before_the_first_use(jobs, tmp_path):
 
 @with_sqlite
 def test_a_relative_path_is_of_the_directory_of_that_time(tmp_path, monkeypatch):
-    """Where it was checked, wherever the process goes before the first job."""
+    """The one where it was checked, not the one of the first job."""
     monkeypatch.chdir(tmp_path)
     jobs = Jobs("sqlite:///jobs.db")
     jobs.handler("mail.welcome")(print)
@@ -176,7 +170,7 @@ def test_a_link_leads_to_the_same_jobs(tmp_path):
 
 @with_sqlite
 def test_a_job_is_stored(jobs):
-    """And tells of itself, without a worker."""
+    """Its status can be read without a worker."""
     job_id = jobs.enqueue("mail.welcome", {"to": "ada"})
     job = jobs.status(job_id)
     assert (job.name, job.state, job.attempts) == ("mail.welcome", "queued", 0)
@@ -188,7 +182,7 @@ def test_a_job_is_stored(jobs):
 
 @with_sqlite
 def test_nothing_is_a_pickle(jobs, tmp_path):
-    """The arguments are JSON, and so is the payload in it, as it was."""
+    """The arguments are JSON, and so is the payload inside them."""
     jobs.enqueue("mail.welcome", {"to": "\0"}, job_id="a")
     with sqlite3.connect(tmp_path / "jobs.db") as database:
         [(inputs,)] = database.execute("SELECT inputs FROM workflow_input").fetchall()
@@ -238,14 +232,14 @@ def test_a_pickle_in_the_database_is_not_read(jobs, tmp_path):
 
 @with_sqlite
 def test_many_attempts_are_found(jobs):
-    """Also where they do not fit into one look."""
+    """Also if they do not fit into one query."""
     engine = jobs.engine
     jobs.enqueue("mail.welcome", 1, job_id="a")
     attempts = engine._open()[1]
     _, _, attempt = attempts.last("a")
     for place in range(2, 20):
         jobs.enqueue("mail.welcome", 1, job_id="b")
-        engine.put("a", place, attempt, 0)
+        engine.put(attempt, place, 0)
         found = attempts.of(["a", "b", "c"])
         assert [len(found["a"]), len(found["b"])] == [place, 1]
         assert set(found) == {"a", "b"}
@@ -260,7 +254,7 @@ def fail_all(path):
 
 @with_sqlite
 def test_two_retries_of_one_failure_are_one(jobs, tmp_path, monkeypatch):
-    """The second one has looked before the first, and stores after it has failed."""
+    """The second looks before the first, and stores after the job has failed again."""
     jobs.enqueue("mail.welcome", job_id="a")
     with pytest.raises(JobNotFailedError, match="is queued"):
         jobs.retry("a")
@@ -286,8 +280,9 @@ def test_two_retries_of_one_failure_are_one(jobs, tmp_path, monkeypatch):
 
 BARRIER = """
 import sys
-from wsgi_defer.jobs import Jobs, dbos
-dbos.PATIENCE = 40  # six of them share a busy machine
+from wsgi_defer.jobs import Jobs
+from wsgi_defer.jobs.engines.dbos import database
+database.PATIENCE = 40  # six of them share a busy machine
 jobs = Jobs(sys.argv[1])
 jobs.handler("a")(print)
 print("ready", flush=True)
@@ -298,7 +293,7 @@ jobs.enqueue("a", job_id=sys.argv[2])
 
 @with_sqlite
 def test_many_processes_may_be_the_first(jobs, tmp_path):
-    """They make the file and its tables at the same moment; none fails."""
+    """They make the file and its tables at the same time, and none fails."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     processes = [
         subprocess.Popen([sys.executable, "-c", BARRIER, url, str(number)], text=True,
@@ -327,10 +322,10 @@ def test_a_lock_that_stays_is_an_error(jobs, tmp_path, before):
     other.execute("BEGIN IMMEDIATE")
 
     def measure():
-        begin = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(JobsUnavailable, match=r"on SQLite .* storing a job"):
             jobs.enqueue("mail.welcome", job_id="a")
-        return time.monotonic() - begin
+        return time.monotonic() - start
 
     at_best(measure, 2.3)
     other.close()
@@ -340,7 +335,7 @@ def test_a_lock_that_stays_is_an_error(jobs, tmp_path, before):
 
 @with_sqlite
 def test_a_short_lock_is_waited_for(jobs, tmp_path):
-    """A writer beside us is no error."""
+    """Another writer is no error."""
     jobs.enqueue("mail.welcome")
     other = sqlite3.connect(
         tmp_path / "jobs.db", isolation_level=None, check_same_thread=False
@@ -356,7 +351,7 @@ def test_a_short_lock_is_waited_for(jobs, tmp_path):
 
 @with_sqlite
 def test_an_error_does_not_tell_the_payload(jobs, tmp_path, caplog):
-    """Of those that SQLAlchemy shows with the statement and its parameters."""
+    """SQLAlchemy would show the statement with its parameters."""
     jobs.enqueue("mail.welcome")
     with sqlite3.connect(tmp_path / "jobs.db") as database:
         database.execute("CREATE TRIGGER full BEFORE INSERT ON workflow_input "
@@ -372,7 +367,7 @@ def test_an_error_does_not_tell_the_payload(jobs, tmp_path, caplog):
 
 @with_sqlite
 def test_a_file_that_is_no_database_is_an_error(jobs, tmp_path):
-    """Of the engine, and its cause says it."""
+    """JobsUnavailable, and its cause says why."""
     (tmp_path / "jobs.db").write_text("something else " * 1000)
     with pytest.raises(JobsUnavailable) as caught:
         jobs.enqueue("mail.welcome")
@@ -381,7 +376,7 @@ def test_a_file_that_is_no_database_is_an_error(jobs, tmp_path):
 
 @pytest.mark.parametrize(("shape", "seconds"), [("closed", 0.5), ("silent", 2.5)])
 def test_postgres_that_does_not_answer_is_an_error(shape, seconds):
-    """At once where nobody listens; after 2 seconds where nobody answers."""
+    """At once if nobody listens, after 2 seconds if nobody answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if shape == "silent":
@@ -392,19 +387,19 @@ def test_postgres_that_does_not_answer_is_an_error(shape, seconds):
         for call in (lambda: jobs.enqueue("a"), jobs.recent, lambda: jobs.status("b")):
 
             def measure(call=call):
-                begin = time.monotonic()
+                start = time.monotonic()
                 with pytest.raises(JobsUnavailable, match="DBOS on Postgres"):
                     call()
-                return time.monotonic() - begin
+                return time.monotonic() - start
 
             at_best(measure, seconds)
 
 
-def test_a_slot_is_of_one_process(tmp_path):
-    """Another takes the next one; it is free when the process has died."""
+def test_a_slot_belongs_to_one_process(tmp_path):
+    """Another process takes the next slot. It is free when its holder has died."""
     path = str(tmp_path / "slots")
     code = (
-        "import sys; from wsgi_defer.jobs._slots import *\n"
+        "import sys; from wsgi_defer.jobs.engines.dbos.slots import *\n"
         "slots = FileSlots(sys.argv[1])\n"
         "print(take_one(slots, 3), flush=True); sys.stdin.read()"
     )
@@ -426,7 +421,7 @@ def test_a_fork_does_not_keep_a_slot(tmp_path):
     """A process that a job has forked may live longer than its worker."""
     path = str(tmp_path / "slots")
     code = (
-        "import os, sys, time; from wsgi_defer.jobs._slots import *\n"
+        "import os, sys, time; from wsgi_defer.jobs.engines.dbos.slots import *\n"
         "slots = FileSlots(sys.argv[1]); slots.take(0)\n"
         "pid = os.fork()\n"
         "if not pid: time.sleep(30)\n"
@@ -439,7 +434,7 @@ def test_a_fork_does_not_keep_a_slot(tmp_path):
     process.wait()
     try:
         slots = FileSlots(path)
-        until(lambda: slots.take(0))  # it lets go as the first thing that it does
+        until(lambda: slots.take(0))  # letting go is the first thing that it does
         slots.close()
     finally:
         os.kill(fork, 9)
@@ -447,13 +442,13 @@ def test_a_fork_does_not_keep_a_slot(tmp_path):
 
 
 def test_a_slot_stays_when_its_file_is_read(tmp_path):
-    """By a handler that makes a backup: to close a file drops all its POSIX locks."""
+    """By a handler that makes a backup: closing a file drops all its POSIX locks."""
     slots = FileSlots(str(tmp_path / "slots"))
     assert slots.take(0)
     for file in tmp_path.iterdir():
         file.read_bytes()
     code = (
-        "import sys; from wsgi_defer.jobs._slots import *\n"
+        "import sys; from wsgi_defer.jobs.engines.dbos.slots import *\n"
         "print(FileSlots(sys.argv[1]).take(0))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "slots")]
@@ -463,7 +458,7 @@ def test_a_slot_stays_when_its_file_is_read(tmp_path):
 
 
 def in_a_fork(act):
-    """Call it in a child process; return its id, and where its words can be read."""
+    """Call it in a child process; return its id, and a file with what it returned."""
     reads, writes = os.pipe()
     child = os.fork()
     if not child:
@@ -499,7 +494,7 @@ os._exit(0)  # as if it were killed: it closes nothing
 
 @with_sqlite
 def test_a_process_that_forks_and_ends_loses_no_jobs(jobs, tmp_path):
-    """Whoever closes a connection of before the fork deletes the child's log."""
+    """Closing a connection from before the fork would delete the child's log."""
     process = subprocess.Popen(
         [sys.executable, "-c", DAEMON, f"sqlite:///{tmp_path}/jobs.db"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -514,9 +509,11 @@ def test_a_process_that_forks_and_ends_loses_no_jobs(jobs, tmp_path):
 
 
 @with_sqlite
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")
 def test_a_fork_while_other_threads_write(jobs, monkeypatch):
-    """Their locks are not held in the child for ever; and no connection crosses."""
-    monkeypatch.setattr(dbos, "PATIENCE", 40)  # many write, to a disk that may be slow
+    """Their locks are not held in the child forever, and no connection crosses."""
+    # Many write, to a disk that may be slow.
+    monkeypatch.setattr(database, "PATIENCE", 40)
     jobs.enqueue("mail.welcome")
     stop = threading.Event()
 
@@ -548,40 +545,43 @@ def test_a_fork_while_other_threads_write(jobs, monkeypatch):
 
 
 @with_sqlite
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")
 def test_a_fork_in_the_middle_of_a_call(jobs):
-    """It does not wait for itself, as a signal handler would have it."""
+    """It does not wait for itself. A signal handler may fork like this."""
     jobs.enqueue("mail.welcome", job_id="a")
 
     def measure():
-        begin = time.monotonic()
+        start = time.monotonic()
         child, words = jobs.engine._ask("forking", lambda *_: in_a_fork(lambda: "fine"))
         with words:
             assert words.read() == "fine"
         os.waitpid(child, 0)
-        return time.monotonic() - begin
+        return time.monotonic() - start
 
     at_best(measure, 1)
     assert jobs.status("a").state == "queued"
 
 
 C_FORK = """
-import ctypes, os, sys
+import _imp, ctypes, os, sys
 from wsgi_defer.jobs import Jobs
 jobs = Jobs(sys.argv[1])
 jobs.handler("a")(print)
 jobs.engine  # as in a master that has imported the app
+_imp.acquire_lock()  # as uWSGI's threads do: Python 3.14 releases it in the child
 child = ctypes.PyDLL(None).fork()
 if not child:
     ctypes.pythonapi.PyOS_AfterFork_Child()
     jobs.enqueue("a", job_id="child")
     os._exit(0)
+_imp.release_lock()
 os.waitpid(child, 0)
 """
 
 
 @with_sqlite
 def test_a_fork_in_c(jobs, tmp_path):
-    """uWSGI's: the hooks that come before a fork are not called, the others are."""
+    """uWSGI's does not call the hooks before a fork, only those after it."""
     command = [sys.executable, "-c", C_FORK, f"sqlite:///{tmp_path}/jobs.db"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")

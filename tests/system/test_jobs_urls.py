@@ -1,4 +1,4 @@
-"""What engines refuse when ``Jobs()`` is made, and that no password is repeated."""
+"""URLs that engines refuse when ``Jobs()`` is made, without repeating a password."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refused(make):
     ],
 )
 def test_a_password_with_odd_characters_is_not_repeated(url):
-    """It would be taken for a port, and that for the cause."""
+    """It would be read as a port, and shown in the error."""
     pytest.importorskip(PACKAGES[url.partition(":")[0]])
     text = refused(lambda: Jobs(url))
     assert "s3cret" not in text
@@ -38,7 +38,7 @@ def test_a_password_with_odd_characters_is_not_repeated(url):
 
 
 def test_nor_is_that_of_a_result_backend():
-    """Which Celery would look at later."""
+    """Celery would only look at it later."""
     pytest.importorskip("celery")
     jobs = Jobs("amqp://h", results="redis://u:s3cret#x@h")
     assert "s3cret" not in refused(lambda: jobs.engine)
@@ -46,7 +46,7 @@ def test_nor_is_that_of_a_result_backend():
 
 @pytest.mark.parametrize("path", ["notanumber", "0/1", "-1"])
 def test_a_database_of_redis_is_a_number(path):
-    """Or it would be the database 0, without a word."""
+    """Otherwise it would silently be the database 0."""
     pytest.importorskip("rq")
     assert "number of a database" in refused(lambda: Jobs(f"redis://h/{path}"))
     for good in ("redis://h", "redis://h/", "redis://h/7", "rediss://:p%23@h:1/0?db=1"):
@@ -54,7 +54,7 @@ def test_a_database_of_redis_is_a_number(path):
 
 
 def test_a_long_name_of_a_queue_is_refused_on_postgresql():
-    """It says so; PostgreSQL's own words come too late, and from a server."""
+    """PostgreSQL's own error would come later, and from the server."""
     pytest.importorskip("procrastinate")
     assert "at most 40" in refused(
         lambda: Jobs("postgresql://h/d", queue="q" * 41).engine

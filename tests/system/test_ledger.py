@@ -12,37 +12,38 @@ from types import SimpleNamespace
 import pytest
 
 from wsgi_defer import defer, deferring, gunicorn
-from wsgi_defer._observer import observe_process
 from wsgi_defer.gunicorn import _hooks
 from wsgi_defer.ledger import Ledger
+from wsgi_defer.observers._observers import observe_process
 
-from ..test_hooks import fork_worker, leave_a_call, make_server
+from ..unit.gunicorn.test_hooks import fork_worker, leave_a_call, make_server
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_process_that_dies_in_a_call(number):
     """However it dies, the one that forked it knows."""
-    book = Ledger(slots=4)
-    slot = book.take_slot()
+    book = Ledger(pages=4)
+    page = book.take_page()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there are threads; the child uses none
         pid = os.fork()
     if pid == 0:
         faulthandler.disable()  # it is meant to die
-        observe_process(book.recorder(slot))
+        observe_process(book.recorder(page))
         with deferring():
             defer(int)
             defer(os.kill, os.getpid(), number).named("the killer")
             defer(int).named("after it")
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
-    calls, unnamed = book.close_slot(slot)
+    calls, unnamed = book.close_page(page)
     assert [(call.name, call.running) for call in calls] == [
         ("the killer", True), ("after it", False),
     ]  # fmt: skip
     assert unnamed == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")
 def test_a_worker_that_was_killed_at_the_end(caplog, monkeypatch):
     """gunicorn calls on_exit only; it is waited for, but not for ever."""
     server = make_server(monkeypatch)

@@ -11,7 +11,7 @@ import pytest
 
 CHILD = """\
 import signal, sys, time
-from wsgi_defer._parent import end_with
+from wsgi_defer._runtime.parent import end_with
 print(end_with(int(sys.argv[1]), signal.Signals(int(sys.argv[2]))), flush=True)
 time.sleep(60)
 """

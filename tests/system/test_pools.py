@@ -12,10 +12,10 @@ import pytest
 from wsgi_defer import DeferMiddleware, gather, pool
 from wsgi_defer.pools import ThreadPool
 
-from ..client import get, text_app
-from ..every_pool import *  # noqa: F403  # its tests, which are run here
-from ..pools import same
-from ..waiting import until
+from ..helpers.client import get, text_app
+from ..helpers.every_pool import *  # noqa: F403  # its tests, which are run here
+from ..helpers.pools import running_of, same
+from ..helpers.waiting import until
 
 
 @pytest.fixture(params=["processes"])
@@ -25,7 +25,7 @@ def name(request):
 
 
 def test_no_growth():
-    """1000 requests leave no threads, descriptors, jobs or memory behind."""
+    """1000 requests leave no threads, descriptors, tasks or memory behind."""
     kind = ThreadPool(4)
 
     def view():
@@ -49,5 +49,5 @@ def test_no_growth():
     assert after[0] <= threads + 2  # those that were not needed before
     assert after[1] <= descriptors
     assert (after[2] - pages) * resource.getpagesize() < 2_000_000
-    until(lambda: not kind._running._load)
-    assert not kind._running.jobs
+    until(lambda: not running_of(kind)._load)
+    assert not running_of(kind).tasks

@@ -21,9 +21,9 @@ import pytest
 from wsgi_defer import defer, deferring, process
 from wsgi_defer.process import detach
 
-from ..programs import HOME, PYTHON, children, descriptors, is_running
-from ..steps import Interrupted, each_step_of
-from ..waiting import PATIENCE, until
+from ..helpers.programs import HOME, PYTHON, children, descriptors, is_running
+from ..helpers.steps import Interrupted, each_step_of
+from ..helpers.waiting import PATIENCE, until
 
 # It tells all that it has from us, in one line.
 REPORT = """
@@ -414,6 +414,7 @@ def test_a_process_at_its_limit_of_descriptors():
     assert said.count("\n") < 10
 
 
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")
 def test_another_thread_forks_meanwhile():
     """Its child has a copy of our socket, and we do not wait for its end."""
     pair, forked = socket.socketpair, []

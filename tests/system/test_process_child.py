@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from wsgi_defer import _process_child, deferring, pool
-from wsgi_defer.pools import ProcessPool
+from wsgi_defer import deferring, pool
+from wsgi_defer.pools import ProcessPool, _in_child
 
-from ..pools import LONG, same, where_it_runs
-from ..programs import program_output
-from ..waiting import PATIENCE, until
+from ..helpers.pools import LONG, same, where_it_runs
+from ..helpers.programs import program_output
+from ..helpers.waiting import PATIENCE, until
 
 
 def note_and_wait(path, seconds):
@@ -26,14 +26,14 @@ def note_and_wait(path, seconds):
     return os.getpid()
 
 
-@pytest.mark.parametrize("number", _process_child.SIGNALS)
+@pytest.mark.parametrize("number", _in_child.SIGNALS)
 def test_a_signal_to_all_processes(scope, tmp_path, number):
     """As systemd sends it, or a terminal: the worker decides when its children end."""
     note = tmp_path / "pid"
-    job = pool("processes").submit(note_and_wait, note, 0.5)
+    task = pool("processes").submit(note_and_wait, note, 0.5)
     until(lambda: note.exists() and note.read_text())
     os.kill(int(note.read_text()), number)
-    assert job.result() == int(note.read_text())
+    assert task.result() == int(note.read_text())
 
 
 def terminate_a_command():
@@ -42,7 +42,7 @@ def terminate_a_command():
         return command.wait(PATIENCE)
 
 
-def test_commands_of_a_job_get_their_signals(scope):
+def test_commands_of_a_task_get_their_signals(scope):
     """They inherit neither a mask nor that a signal is ignored."""
     assert pool("processes").submit(terminate_a_command).result() == -signal.SIGTERM
 
@@ -50,11 +50,11 @@ def test_commands_of_a_job_get_their_signals(scope):
 def fork_and_return():
     pid = os.fork()
     if not pid:
-        time.sleep(0.3)  # until the child has its next job
+        time.sleep(0.3)  # until the child has its next task
     return pid
 
 
-def test_a_job_that_forks_has_one_answer():
+def test_a_task_that_forks_has_one_answer():
     """That of the child, and not that of the process that it has forked."""
     with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
         assert pool("one").submit(fork_and_return).result() > 0
@@ -74,13 +74,13 @@ def is_open(fd):
     return True
 
 
-def test_commands_of_a_job_inherit_nothing(scope):
+def test_commands_of_a_task_inherit_nothing(scope):
     """The connection is the child's alone."""
     assert pool("processes").submit(inheritable_files).result() == []
 
 
-def test_what_a_job_prints(tmp_path, monkeypatch):
-    """It is there when the job has ended, although its child is killed."""
+def test_what_a_task_prints(tmp_path, monkeypatch):
+    """It is there when the task has ended, although its child is killed."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     program = """
         from wsgi_defer import deferring, pool
@@ -97,7 +97,7 @@ def spoil_output():
 
 
 def test_output_that_is_not_there():
-    """Whatever a job puts in its place, its answer comes."""
+    """Whatever a task puts in its place, its answer comes."""
     with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
         assert pool("one").submit(spoil_output).result() is None
         assert pool("one").submit(same, 1).result() == 1
@@ -111,10 +111,10 @@ def test_a_program_that_uses_a_pool_while_it_is_imported(tmp_path):
         def double(number):
             return 2 * number
         with deferring(pools={"one": ProcessPool(1, max_wait=50)}):
-            job = pool("one").submit(double, 2)
+            task = pool("one").submit(double, 2)
             if __name__ != "__main__":
-                job.result()
-            print(type(job.exception()).__name__, job.exception())
+                task.result()
+            print(type(task.exception()).__name__, task.exception())
         """
     (output,) = program_output(tmp_path, program)
     assert output.startswith("PoolStartError")

@@ -15,24 +15,17 @@ import time
 
 import pytest
 
-from wsgi_defer import (
-    PoolStartError,
-    WorkerDiedError,
-    _process_child,
-    _process_handle,
-    deferring,
-    pool,
-)
-from wsgi_defer._process_handle import Child
-from wsgi_defer.pools import ProcessPool
+from wsgi_defer import PoolStartError, WorkerDiedError, deferring, pool
+from wsgi_defer.pools import ProcessPool, _child, _in_child
+from wsgi_defer.pools._child import Child
 
-from ..pools import LONG, same
-from ..programs import is_alive, is_running, run_program
-from ..waiting import PATIENCE, until
+from ..helpers.pools import LONG, same
+from ..helpers.programs import is_alive, is_running, run_program
+from ..helpers.waiting import PATIENCE, until
 
 
 def test_l31_a_child_that_exits(scope):
-    """L31: the error has its exit code; the next job has a new child."""
+    """L31: the error has its exit code; the next task has a new child."""
     with pytest.raises(WorkerDiedError, match=r"_exit .* exit code 3") as caught:
         pool("processes").submit(os._exit, 3).result()
     error = caught.value
@@ -43,8 +36,8 @@ def test_l31_a_child_that_exits(scope):
 
 def test_a_child_that_is_killed(scope):
     """The code is the signal's."""
-    job = pool("processes").submit(die)
-    assert job.exception().exitcode == -signal.SIGKILL
+    task = pool("processes").submit(die)
+    assert task.exception().exitcode == -signal.SIGKILL
     assert pool("processes").submit(same, 1).result() == 1
 
 
@@ -53,7 +46,7 @@ def die():
 
 
 def test_a_child_that_dies_while_it_has_nothing_to_do(scope):
-    """The next job does not notice."""
+    """The next task does not notice."""
     with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
         pid = pool("one").submit(os.getpid).result()
         os.kill(pid, signal.SIGKILL)
@@ -81,8 +74,8 @@ if __name__ == "__main__":
         pool("threads").submit(time.sleep, 300)
         print(pool("cpu").submit(ignore_term).result(), flush=True)
         if sys.argv[1] == "killed":
-            job = pool("cpu").submit(time.sleep, 300)
-            while not job.running():
+            task = pool("cpu").submit(time.sleep, 300)
+            while not task.running():
                 time.sleep(0.01)
             time.sleep(0.2)  # until the child has it; if not, it ends all the same
             os.kill(os.getpid(), signal.SIGKILL)
@@ -98,12 +91,12 @@ def test_children_end_with_the_process(tmp_path, how, kernel):
     status, output = run_program(tmp_path, PROGRAM, how)
     assert status == (0 if how == "ends" else -signal.SIGKILL)
     pid = int(output)
-    until(lambda: not is_running(pid))  # long before its job is over
+    until(lambda: not is_running(pid))  # long before its task is over
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
 FORKS = """
-import os, sys
+import os, sys, warnings
 from wsgi_defer import deferring, pool
 from wsgi_defer.pools import ProcessPool
 
@@ -115,6 +108,8 @@ if __name__ == "__main__":
     with deferring(pools={"cpu": ProcessPool(1, max_wait=50)}):
         first = pool("cpu").submit(Result).result()
         assert type(first) is Result
+        # Python 3.15 raises it: there are threads, and the child uses none.
+        warnings.filterwarnings("ignore", ".*is multi-threaded", DeprecationWarning)
         pid = os.fork()
         if not pid:
             sys.exit(3)
@@ -136,13 +131,13 @@ def test_a_forked_child_that_exits_leaves_the_children_alone(tmp_path):
     ],
 )
 def test_a_child_that_does_not_come_up(executable, why):
-    """The job fails with the reason, and the next one tries again."""
+    """The task fails with the reason, and the next one tries again."""
     with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
         multiprocessing.set_executable(executable)
         try:
-            job = pool("one").submit(same, 1)
+            task = pool("one").submit(same, 1)
             with pytest.raises(PoolStartError, match=why) as caught:
-                job.result()
+                task.result()
         finally:
             multiprocessing.set_executable(sys.executable)
         assert caught.value.pool == "one"
@@ -160,7 +155,7 @@ def test_a_signal_to_a_child_that_has_just_been_started(monkeypatch):
         process.send_signal(signal.SIGTERM)
         return process
 
-    monkeypatch.setattr(_process_handle.subprocess, "Popen", start)
+    monkeypatch.setattr(_child.subprocess, "Popen", start)
     with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
         blocked = pool("one").submit(signal.pthread_sigmask, signal.SIG_BLOCK, ())
         assert blocked.result() == set()
@@ -169,7 +164,7 @@ def test_a_signal_to_a_child_that_has_just_been_started(monkeypatch):
             lambda _: held_back.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         )
         until(lambda: len(held_back) == 2)
-    assert held_back == [set(_process_child.SIGNALS), set()]
+    assert held_back == [set(_in_child.SIGNALS), set()]
 
 
 def leave_a_process(note):
@@ -188,8 +183,8 @@ def test_a_child_dies_and_leaves_a_process(tmp_path, monkeypatch, pidfd):
         monkeypatch.delattr(os, "pidfd_open", raising=False)
     note = tmp_path / "pid"
     with deferring(pools={"one": ProcessPool(1, max_wait=PATIENCE)}):
-        job = pool("one").submit(leave_a_process, note)
-        assert job.exception().exitcode == 3
+        task = pool("one").submit(leave_a_process, note)
+        assert task.exception().exitcode == 3
         os.kill(int(note.read_text()), signal.SIGKILL)
         assert pool("one").submit(same, 1).result() == 1
 
@@ -207,7 +202,7 @@ def leave_a_process_and_go_on(note):
 def test_a_child_with_nothing_to_do_dies_and_leaves_a_process(
     tmp_path, monkeypatch, pidfd
 ):
-    """The next job does not notice, either."""
+    """The next task does not notice, either."""
     if not pidfd:
         monkeypatch.delattr(os, "pidfd_open", raising=False)
     note = tmp_path / "pid"
@@ -227,26 +222,28 @@ def test_a_child_that_is_killed_and_awaited_at_the_same_time():
         killers = [threading.Thread(target=child.kill) for _ in range(5)]
         for killer in killers:
             killer.start()
-        assert child.end() in (0, -signal.SIGKILL)  # the end of the connection ends it
+        # The end of the connection ends it, too.
+        assert child.wait_for_end() in (0, -signal.SIGKILL)
         for killer in killers:
             killer.join()
         child.kill()
-        assert child.end() is None
+        assert child.wait_for_end() is None
 
 
 def test_a_child_that_is_killed_before_it_is_started(monkeypatch):
     """It comes to nothing. Nothing but that ends it, and it never says that it is
     there, as it could where it is faster than who kills it."""
-    monkeypatch.setattr(_process_handle, "_command", lambda fd: ["sleep", str(LONG)])
+    monkeypatch.setattr(_child, "_command", lambda fd: ["sleep", str(LONG)])
     child = Child()
     child.kill()
     with pytest.raises(PoolStartError, match="exit code -9"):
         child.start("a")
 
 
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_says_nothing_of_the_children(monkeypatch):
     """Not even that it has left one behind."""
-    monkeypatch.setattr(_process_handle, "END_WAIT", PATIENCE)
+    monkeypatch.setattr(_child, "END_WAIT", PATIENCE)
     child = Child()
     child.start("a")
     pid = os.fork()
@@ -258,4 +255,4 @@ def test_a_forked_child_says_nothing_of_the_children(monkeypatch):
         os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
     assert child.is_ready
-    assert child.end() == 0
+    assert child.wait_for_end() == 0

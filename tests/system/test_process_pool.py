@@ -1,4 +1,4 @@
-"""Jobs in child processes."""
+"""Tasks in child processes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from wsgi_defer import (
     deferring,
     pool,
 )
-from wsgi_defer._job import Job
-from wsgi_defer._process_handle import Child
-from wsgi_defer._process_pool import Place
 from wsgi_defer.pools import ProcessPool
+from wsgi_defer.pools._child import Child
+from wsgi_defer.pools._processes import Place
+from wsgi_defer.pools._task import Task
 
-from ..pools import (
+from ..helpers.pools import (
     POOLS,
     PROCESSES,
     HostileError,
@@ -35,11 +35,12 @@ from ..pools import (
     pids_of_children,
     raise_hostile,
     raise_odd,
+    running_of,
     same,
     where_it_runs,
 )
-from ..programs import is_alive
-from ..waiting import PATIENCE, until
+from ..helpers.programs import is_alive
+from ..helpers.waiting import PATIENCE, until
 
 variable_of_module = []
 
@@ -69,7 +70,7 @@ def test_p13_what_cannot_be_pickled(scope):
 
 
 def test_p13_a_result_that_cannot_be_pickled(scope):
-    """P13: the job fails, and says why."""
+    """P13: the task fails, and says why."""
     with pytest.raises(UnpicklableError, match="the result of _thread") as caught:
         pool("processes").submit(threading.Lock).result()
     assert caught.value.why == "TypeError in lock"
@@ -144,7 +145,7 @@ def test_an_exception_that_cannot_even_be_shown(scope):
     assert before <= pids_of_children()
 
 
-def test_a_payload_lives_no_longer_than_its_job(scope, tmp_path):
+def test_a_payload_lives_no_longer_than_its_task(scope, tmp_path):
     """However that ends."""
     note = tmp_path / "pid"
     done = pool("processes").submit(len, bytes(1_000_000))
@@ -164,8 +165,8 @@ def test_large_calls_and_results(scope):
     assert pool("processes").submit(same, data).result() == data
 
 
-def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
-    """The child of that job is given no other one, as it is about to be killed."""
+def test_a_cancel_that_comes_late_ends_no_other_task(scope, monkeypatch):
+    """The child of that task is given no other one, as it is about to be killed."""
     ask, kill, cancelled, killing = Child.ask, Child.kill, [], []
     submitted = threading.Event()
 
@@ -173,7 +174,7 @@ def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
         answer = ask(child, data)
         assert submitted.wait(PATIENCE)
         if not cancelled:
-            cancelled.append(job.cancel())
+            cancelled.append(task.cancel())
         return answer
 
     def kill_slowly(child):
@@ -186,7 +187,7 @@ def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(Child, "ask", answer_and_cancel)
             patched.setattr(Child, "kill", kill_slowly)
-            job = pool("one").submit(same, 1)
+            task = pool("one").submit(same, 1)
             submitted.set()
             until(lambda: cancelled)
             assert pool("one").submit(where_it_runs, 0.6).result() != pid
@@ -195,11 +196,12 @@ def test_a_cancel_that_comes_late_ends_no_other_job(scope, monkeypatch):
     assert cancelled == [True]
 
 
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")
 def test_a_process_pool_in_a_forked_child(scope, tmp_path):
     """It has its own, and leaves that of its parent alone."""
     note = tmp_path / "pid"
-    job = pool("processes").submit(note_and_sleep, note, 1)
-    running = PROCESSES._running
+    task = pool("processes").submit(note_and_sleep, note, 1)
+    running = running_of(PROCESSES)
     until(note.exists)  # its child has been started
     pool("processes").submit(same, 1).result()
     children = pids_of_children()
@@ -210,7 +212,7 @@ def test_a_process_pool_in_a_forked_child(scope, tmp_path):
         status = 1
         signal.alarm(PATIENCE)
         with contextlib.suppress(BaseException):
-            job.cancel()
+            task.cancel()
             running.close()
             mine = pool("processes").submit(os.getpid).result(PATIENCE)
             status = 3 if mine not in children else 4
@@ -218,7 +220,7 @@ def test_a_process_pool_in_a_forked_child(scope, tmp_path):
                 status = 5
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
-    assert job.result() in children
+    assert task.result() in children
     assert pool("processes").submit(os.getpid).result() in children
     assert pids_of_children() == children
 
@@ -245,22 +247,22 @@ def held_elsewhere(*locks):
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_job_that_ends_as_its_child_is_asked(scope, monkeypatch, done):
-    """No child is asked to run what the job has let go of, or is about to."""
+def test_a_task_that_ends_as_its_child_is_asked(scope, monkeypatch, done):
+    """No child is asked to run what the task has let go of, or is about to."""
     pool("processes").submit(same, 1).result()
-    running = PROCESSES._running
+    running = running_of(PROCESSES)
     monkeypatch.setattr(Child, "ask", lambda child, data: pytest.fail("asked"))
-    job = Job(running, "processes", scope, os.getpid, (), {})
+    task = Task(running, "processes", scope, os.getpid, (), {})
     if done:
-        job.payload = b"of a job that is late"
-        job.set_exception(LookupError())
-    assert Place(running)._ask(job) is None
+        task.payload = b"of a task that is late"
+        task.set_exception(LookupError())
+    assert Place(running)._ask(task) is None
     assert not running.serving
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late", "request over"])
 def test_a_pool_that_hangs_keeps_nothing(how, tmp_path):
-    """Jobs that have not begun leave it when nobody wants them any more."""
+    """Tasks that have not begun leave it when nobody wants them any more."""
     check_that_it_keeps_nothing(ProcessPool(1, max_wait=PATIENCE), how, tmp_path / "go")
 
 
@@ -269,33 +271,33 @@ def test_max_wait_ends_a_child(tmp_path):
     note, kind = tmp_path / "pid", ProcessPool(1, max_wait=PATIENCE)
     with deferring(pools={"one": kind}):
         pool("one").submit(same, 1).result()
-        with impatient(kind, lambda job: note.exists()):
-            job = pool("one").submit(note_and_sleep, note)
-            assert isinstance(job.exception(), PoolTimeoutError)
+        with impatient(kind, lambda task: note.exists()):
+            task = pool("one").submit(note_and_sleep, note)
+            assert isinstance(task.exception(), PoolTimeoutError)
         pid = int(note.read_text())
         until(lambda: not is_alive(pid))
         assert pool("one").submit(same, 1).result() == 1
 
 
 def test_p7_cancel_ends_a_child(scope, tmp_path):
-    """P7: a job that runs is cancelled with its process."""
+    """P7: a task that runs is cancelled with its process."""
     note = tmp_path / "pid"
-    job = pool("processes").submit(note_and_sleep, note)
+    task = pool("processes").submit(note_and_sleep, note)
     until(note.exists)
-    assert job.running()
-    assert job.cancel()
-    assert job.cancelled()
+    assert task.running()
+    assert task.cancel()
+    assert task.cancelled()
     pid = int(note.read_text())
     until(lambda: not is_alive(pid))
     assert pool("processes").submit(same, 1).result() == 1
 
 
-def test_p9_a_job_in_a_process_ends_with_the_request(tmp_path):
+def test_p9_a_task_in_a_process_ends_with_the_request(tmp_path):
     """P9: its child is ended."""
     note = tmp_path / "pid"
     with deferring(pools=POOLS):
-        job = pool("processes").submit(note_and_sleep, note)
+        task = pool("processes").submit(note_and_sleep, note)
         until(note.exists)
-    assert job.cancelled()
+    assert task.cancelled()
     pid = int(note.read_text())
     until(lambda: not is_alive(pid))

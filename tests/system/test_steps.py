@@ -1,4 +1,4 @@
-"""What may come at any step of ours: an order to stop, or the collector of garbage."""
+"""What may come at any step of ours: an order to stop, or the garbage collector."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ from contextvars import copy_context
 import pytest
 
 import wsgi_defer
-from wsgi_defer import (
-    DeferMiddleware,
-    Observer,
-    background,
-    before_response,
-    defer,
-)
-from wsgi_defer._observer import observe_process, stop_observing
+from wsgi_defer import DeferMiddleware, Observer, background, before_response, defer
 from wsgi_defer.ledger import Ledger
+from wsgi_defer.observers._observers import observe_process, stop_observing
 
-from ..client import get, text_app
-from ..orders import handle_abort
-from ..steps import each_step_of
-from ..test_background import job
-from ..waiting import PATIENCE
+from ..helpers.client import get, text_app
+from ..helpers.orders import handle_abort
+from ..helpers.steps import each_step_of
+from ..helpers.waiting import PATIENCE
+from ..unit.test_background import a_drain
 
 OURS = os.path.dirname(wsgi_defer.__file__) + os.sep
 # The functions in which the end of a call is the first one's to tell, but not told yet.
-TELLING = ("is_first", "_claim_end", "_tell_skipped", "tell")
+TELLING = ("is_first", "claim_end", "_tell_skipped", "tell")
 
 
 class Ends(Observer):
@@ -50,13 +44,13 @@ class Ends(Observer):
 @pytest.fixture
 def ledger():
     """What the master of gunicorn reads when a worker has died."""
-    return Ledger(slots=1)
+    return Ledger(pages=1)
 
 
 def left_by(step, ledger, app):
     """The names of the calls that a process has left that was stopped at that step."""
-    slot = ledger.take_slot()
-    recorder = ledger.recorder(slot)
+    page = ledger.take_page()
+    recorder = ledger.recorder(page)
     observe_process(recorder)
     try:
         with suppress(SystemExit), step:
@@ -65,7 +59,7 @@ def left_by(step, ledger, app):
         assert background.join(PATIENCE)
     finally:
         stop_observing(recorder)
-    return {call.name.rpartition(".")[2] for call in ledger.close_slot(slot)[0]}
+    return {call.name.rpartition(".")[2] for call in ledger.close_page(page)[0]}
 
 
 def test_an_order_to_stop_at_any_step_of_a_request(ledger, ran):
@@ -130,7 +124,7 @@ def test_a_scope_handed_over_at_any_step_of_the_background_thread(ran):
     """By the thread itself, where the collector finds a response that was dropped."""
 
     def hand_over(number):
-        thread.submit(job(ran.append, number), limited=False)
+        thread.submit(a_drain(ran.append, number), limited=False)
 
     for step in each_step_of(OURS, threading.__file__, handler=lambda: hand_over(3)):
         ran.clear()

@@ -11,7 +11,6 @@ from . import servers
 from .table import Table
 
 HERE = Path(__file__).parent
-OF_FILE = {"shape": "file_length", "protocol": "1.0"}  # what test_sendfile looks at
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +29,7 @@ def table(request):
         if "how" in wanted:
             stressed[wanted["name"]].append(wanted["how"])
         else:
-            cell = {**OF_FILE, **wanted}
-            cells[wanted["name"]][cell["shape"], cell["protocol"]] = None
+            cells[wanted["name"]][wanted["shape"], wanted["protocol"]] = None
     names = [name for name in servers.SETUPS if name in cells or name in stressed]
     with Table({name: list(cells[name]) for name in names}, stressed) as table:
         yield table

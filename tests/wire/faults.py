@@ -68,6 +68,18 @@ UNREACHABLE: dict[tuple[str, str, str], tuple[str, str]] = {
 # app in time. So with these, what outcome.delivered says then is not judged.
 BUFFERING = "nginx* waitress a2wsgi-uvicorn"
 
+# When the body raises in the middle, it ends the connection, and may drop what it has
+# not yet sent: with nothing deferred, in 1 of 20 to 1 of 2 requests not even the head
+# arrives. So what has come may be any beginning of the response, or nothing.
+DROPPING = "granian"
+
+# It reads a file of no known length, and gives the others to the kernel.
+READING = "bjoern"
+
+# They close each connection, and can be asked whether they have. So a call after an
+# error begins when the client has the whole of the error page.
+CLOSING = "gunicorn*-sync* nginx-*-sync* werkzeug*"
+
 
 def expected(setup, shape, protocol):
     """The fault words of that cell and the reason; ``("ok", "")`` for most cells."""

@@ -474,11 +474,9 @@ SETUPS = {
 @contextmanager
 def running_or_skipped(name):
     """For a fixture: the set-up of that name, or a skip that says what is missing."""
-    setup = SETUPS[name]
-    if missing := setup.missing():
+    if missing := SETUPS[name].missing():
         pytest.skip(f"{name}: {missing} is not installed: make services")
     with running(name) as server:
-        server.setup, server.name = setup, name
         yield server
 
 
@@ -486,8 +484,9 @@ def running_or_skipped(name):
 def running(name):
     """The set-up of that name, for as long as the block runs."""
     server = Server()
+    server.setup, server.name = SETUPS[name], name
     try:
-        SETUPS[name].start(server)
+        server.setup.start(server)
         yield server
     finally:
         server.stop()

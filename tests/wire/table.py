@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from . import servers, stress
 from .cell import CUT, SHAPES, SHORT, measure
 from .client import PATIENCE
-from .faults import BUFFERING, OWN, expected, matches
+from .faults import OWN, expected
 
 AT_A_TIME = 12
 REQUESTS = 150  # of the stress
@@ -72,8 +72,6 @@ def measure_one(server, name, shape, protocol, patience=PATIENCE):
     """One cell, beside what the server does with no calls if there is a fault."""
     wanted, reason = expected(name, shape, protocol)
     cell = measure(server, shape, protocol, patience, known=wanted)
-    if shape == "big_reset" and matches(name, BUFFERING):
-        cell.faults = [fault for fault in cell.faults if fault != "receipt"]
     beside = bool(cell.faults) and (wanted == "ok" or reason.startswith(OWN))
     if shape != "refused" and (beside or CUT in cell.notes):
         plain = own_cell(server, shape, protocol, patience, wanted)

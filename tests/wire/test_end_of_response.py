@@ -1,8 +1,8 @@
-"""Whoever waits for the end of the response has it before the first call begins.
+"""More of the end of the response than the table has, on set-ups that close.
 
 Real servers, raw sockets. The call is held at a gate until the client has seen the
-end of the stream, see app.py. These are the details, on the set-ups that close each
-connection; test_table.py has all the others, with fewer questions.
+end of the stream, see app.py. Here are a held call that fails, one request after the
+other, and an upload; test_table.py has all other shapes of a response.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-import time
 
 import pytest
 
-from ..waiting import OF_PROCESSES, until
+from ..helpers.waiting import OF_PROCESSES, until
 from . import servers
-from .cell import BODIES
 from .client import Connection, parse
 
 SETUPS = ["gunicorn-sync", "gunicorn-sync-tls", "gunicorn-sync-unix",
@@ -35,14 +33,14 @@ def server(request):
 class Exchange:
     """One request and the log of what became of its calls."""
 
-    def __init__(self, server, shape, method="GET", protocol="HTTP/1.1"):
-        self.server, self.method, self.protocol = server, method, protocol
+    def __init__(self, server, shape, method="GET"):
+        self.server, self.method = server, method
         self.key = f"{shape}-{next(NUMBERS)}"
         self.target = f"/{shape}?key={self.key}"
 
     def send(self, connection):
         """Send the request on that connection."""
-        connection.send(self.method, self.target, self.protocol)
+        connection.send(self.method, self.target)
 
     def log(self, event):
         """The lines of that event."""
@@ -86,64 +84,6 @@ def exchange(server):
         each.open_gate()
 
 
-@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
-@pytest.mark.parametrize("shape", BODIES)
-def test_get(exchange, server, shape, protocol):
-    """The whole body, its end, and the end of the stream, while the call waits."""
-    one = exchange(shape, protocol=protocol)
-    with Connection(server) as connection:
-        one.send(connection)
-        response = parse(connection.read_to_eof())
-    assert response.body == BODIES[shape]
-    assert not one.log("done")
-    one.finish()
-    outcome = one.wait_for("outcome")
-    assert outcome["status"] == response.status
-    assert outcome["delivered"]
-    assert outcome["error"] == "NoneType"
-    if shape.startswith("file") and server.setup.sendfile == "python":
-        assert one.log("begun")[0]["sendfile"] == len(servers.FILE)
-    if shape == "iterator":
-        assert len(one.log("closed")) == 1
-
-
-@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
-@pytest.mark.parametrize("shape", ["list_length", "empty", "file_length"])
-def test_head(exchange, server, shape, protocol):
-    """The head, and the end of the stream."""
-    one = exchange(shape, method="HEAD", protocol=protocol)
-    with Connection(server) as connection:
-        one.send(connection)
-        data = connection.read_to_eof()
-    assert parse(data).status in (200, 302)
-    one.finish()
-
-
-@pytest.mark.parametrize("shape", ["raise", "raise_late", "raise_first"])
-def test_the_app_raised(exchange, server, shape):
-    """The server's error page is out, and complete, while the call waits."""
-    one = exchange(shape)
-    with Connection(server) as connection:
-        one.send(connection)
-        data = connection.read_to_eof()
-    assert parse(data).status == 500
-    assert not one.log("done")
-    assert one.wait_for("begun")["closed"]
-    one.finish()
-    assert one.wait_for("outcome")["error"] == "LookupError"
-
-
-def test_the_body_raised(exchange, server):
-    """A body that breaks off is the client's at once, and the call waits."""
-    one = exchange("raise_middle")
-    with Connection(server) as connection:
-        one.send(connection)
-        data = connection.read_to_eof()
-    assert data.partition(b"\r\n\r\n")[2].count(b"x") == 2000
-    assert data.count(b"HTTP/1.") == 1
-    one.finish()
-
-
 @pytest.mark.parametrize("shape", ["refused", "refused_late"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_held_call_failed(exchange, server, shape, method):
@@ -156,27 +96,6 @@ def test_a_held_call_failed(exchange, server, shape, method):
     assert response.status == 503
     assert response.head.lower().count("content-length") == 1
     assert response.body == (b"" if method == "HEAD" else b"Service Unavailable\n")
-    one.finish()
-
-
-def test_the_client_goes_away(exchange, server):
-    """A reset in the middle of the body: the call runs, delivered is False."""
-    one = exchange("big")
-    with Connection(server) as connection:
-        one.send(connection)
-        connection.receive(1000)
-        connection.reset()
-    one.finish()
-    assert one.wait_for("outcome")["delivered"] is False
-
-
-def test_a_client_that_reads_late(exchange, server):
-    """What is still in the kernel's buffer is not cut off by the half-close."""
-    one = exchange("big")
-    with Connection(server) as connection:
-        one.send(connection)
-        time.sleep(0.3)  # not a hope: the buffers fill, or the test is only weaker
-        assert len(parse(connection.read_to_eof()).body) == 20_000_000
     one.finish()
 
 

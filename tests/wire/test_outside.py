@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from ..waiting import until
+from ..helpers.waiting import OF_PROCESSES, until
 from . import servers
+from .client import PATIENCE
 from .test_workers import events
 
 OUTSIDE = """
@@ -68,8 +69,10 @@ def server(request):
 @pytest.mark.parametrize("which", ["reads_to_the_end", "collects"])
 def test_all_of_the_response_arrives(server, which):
     """Its end is not cut off, nor what that middleware adds; the call runs once."""
-    connection = http.client.HTTPConnection(*server.address, timeout=20)
+    connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
     connection.request("GET", f"/{which}")
     assert connection.getresponse().read() == b"hello and more"
     connection.close()
-    until(lambda: events(server, which) == ["call"])
+    until(
+        lambda: events(server, which) == ["call"], server.output.read_text, OF_PROCESSES
+    )

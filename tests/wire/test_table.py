@@ -10,7 +10,6 @@ import pytest
 
 from . import faults, servers
 from .cell import SHAPES, Cell, measure
-from .conftest import OF_FILE
 from .table import as_markdown, as_text, cells_of, reasons
 
 CELLS = [
@@ -35,21 +34,6 @@ def test_cell(table, name, shape, protocol):
         assert set(cell.faults) == set(wanted.split()), cell
     if reason.startswith(faults.OWN):
         assert cell.own, f"it is right with nothing deferred, so not: {reason}"
-
-
-SENDFILE = [name for name, setup in servers.SETUPS.items() if setup.sendfile]
-
-
-@pytest.mark.parametrize("name", SENDFILE)
-def test_sendfile(table, name):
-    """The kernel sends the file, as it does with nothing deferred: nobody reads it."""
-    setup = servers.SETUPS[name]
-    if missing := setup.missing():
-        pytest.skip(f"{name}: {missing} is not installed: make services")
-    begun = table.cells(name)[tuple(OF_FILE.values())].begun[0]
-    if setup.sendfile == "python":
-        assert begun["sendfile"] == len(servers.FILE)
-    assert begun["reads"] == 0
 
 
 def test_the_keys_of_faults_name_something():

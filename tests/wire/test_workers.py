@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from ..waiting import OF_PROCESSES
-from ..waiting import until as until_in_time
+from ..helpers.waiting import OF_PROCESSES
+from ..helpers.waiting import until as until_in_time
 from . import servers
 from .client import Connection
 
@@ -88,10 +88,11 @@ def test_stopped(server, worker):
 
 def test_not_held_up_by_timeout(server, worker):
     """A short call after each of many requests adds up to no timeout."""
-    serve(server, worker, "--timeout", "3")
+    # 5.6 s in all, for one worker; but none is killed for a busy machine's pauses.
+    serve(server, worker, "--timeout", "5", "--workers", "1")
     keys = [f"request{number}" for number in range(8)]
     for key in keys:
-        assert get(server, "list", key, 0.5).endswith(b"hello")
+        assert get(server, "list", key, 0.7).endswith(b"hello")
     wait_for(server, keys)
     assert "WORKER TIMEOUT" not in server.output.read_text()
 
@@ -112,9 +113,9 @@ def test_preloaded_and_raising(server, worker, ours):
     for number in range(3):
         assert b" 500 " in get(server, "raise", f"request{number}", 0.1)[:20]
     assert "Traceback" in server.output.read_text()
-    assert "un-acquired lock" not in server.output.read_text()
     assert get(server, "list", "plain", 0.1).endswith(b"hello")
     wait_for(server, ["plain"])
+    assert "un-acquired lock" not in server.output.read_text()
 
 
 def test_lost_calls_are_named(server, worker):

@@ -1,18 +1,21 @@
 """gunicorn's worker classes, made to run deferred calls when the connection is free,
-and the hooks by which nothing is lost in silence.
+and the hooks with which no call is lost silently.
 
-The hooks go into gunicorn.conf.py, in one of three ways::
+There are three ways to use the hooks::
 
-    from wsgi_defer.gunicorn import *          # if it has no hooks of its own
+    # gunicorn.conf.py, if it has no hooks of its own
+    from wsgi_defer.gunicorn import *
 
-    from wsgi_defer.gunicorn import install    # if it has some: as the last lines
+    # gunicorn.conf.py, if it has some: as the last lines
+    from wsgi_defer.gunicorn import install
     install(globals())
 
+    # without gunicorn.conf.py
     gunicorn -c python:wsgi_defer.gunicorn app:app
 """
 
-# gunicorn takes every name in here that is one of its settings, so none may be that
-# is not meant so; a module named "workers" would be the number of workers.
+# gunicorn reads each name in this module that is one of its settings. So only names
+# that are meant as settings may match: a module named "workers" would set the number.
 from ._hooks import (
     child_exit,
     install,
@@ -35,8 +38,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # A configuration is read before gevent has replaced what it replaces, so it must
-    # not load what the worker classes need.
+    # gunicorn reads a configuration before gevent patches anything, so this must not
+    # import what the worker classes need.
     if name == "GeventWorker":
         from ._gevent import GeventWorker
 

@@ -1,4 +1,4 @@
-"""GeventWorker: the calls run in a greenlet of their own, beside the connection."""
+"""GeventWorker: calls run in their own greenlet, beside the connection."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from gevent import pool
 from gunicorn.workers import ggevent
 
-from .._transport import handed_over, run_jobs
-from ..background import Job
+from .._servers.handover import handed_over, run_drains
+from ..background import Drain
 from ._hooks import finishing_calls
 
 
@@ -17,25 +17,25 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         self._calls = pool.Group()
-        self._unfinished: list[list[Job]] = []
+        self._unfinished: list[list[Drain]] = []
         super().init_process()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        with handed_over() as jobs:
+        with handed_over() as drains:
             try:
                 return super().handle_request(listener_name, req, sock, addr)
             finally:
-                if jobs:
-                    self._unfinished.append(jobs)
-                    self._calls.spawn(self._run, jobs)
+                if drains:
+                    self._unfinished.append(drains)
+                    self._calls.spawn(self._run, drains)
 
-    def _run(self, jobs: list[Job]) -> None:
-        for _, _, ready in jobs:
+    def _run(self, drains: list[Drain]) -> None:
+        for _, _, ready in drains:
             ready()
         try:
-            run_jobs(list(jobs))
+            run_drains(list(drains))
         finally:
-            self._unfinished.remove(jobs)
+            self._unfinished.remove(drains)
 
     def run(self) -> None:
         with finishing_calls(self, lambda: list(self._unfinished)):

@@ -1,7 +1,7 @@
 """gunicorn's hooks: the host in each worker, and the ledger in the master.
 
-Each is called by gunicorn with what its settings page says. None raises, because an
-error in the master's hooks would end the master.
+gunicorn calls each hook as its settings page says. No hook raises, because an error in
+a hook of the master would end the master.
 """
 
 from __future__ import annotations
@@ -14,43 +14,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .. import _host, background
-from .._observer import observe_process, stop_observing
-from .._transport import report_lost_jobs
-from ..background import Job
+from .. import background
+from .._runtime import host
+from .._servers.handover import report_lost_drains
+from ..background import Drain
 from ..ledger import Ledger, Left, Recorder
+from ..observers._observers import observe_process, stop_observing
 from ._host import GunicornHost, host_for, time_for_calls
 
 KILLED_WAIT = 2.0  # seconds for the kernel to end a worker that was sent SIGKILL
 
 
 class _Master:
-    """The ledger of this master, and which worker has which slot."""
+    """The ledger of this master, and the page of each worker."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.slots: dict[int, int] = {}  # by the worker's age, which is its number
+        self.pages: dict[int, int] = {}  # by the worker's age, which is its number
         self.lost = 0
 
     def assign(self, server: Any, worker: Any) -> None:
         alive = {each.age for each in list(server.WORKERS.values())}
-        for age in set(self.slots) - alive:  # gunicorn forgot to tell, or did not fork
+        for age in set(self.pages) - alive:  # gunicorn did not tell us, or did not fork
             self.read(server, age, "a worker")
-        slot = self.ledger.take_slot()
-        if slot is None:
+        page = self.ledger.take_page()
+        if page is None:
             server.log.warning(
                 "wsgi_defer: too many workers; calls that worker %s loses if it is "
                 "killed will not be named", worker.age,
             )  # fmt: skip
         else:
-            self.slots[worker.age] = slot
+            self.pages[worker.age] = page
 
     def read(self, server: Any, age: int, who: str, why: str = "") -> None:
-        """Name what a dead worker left. Once only, whoever comes first."""
-        slot = self.slots.pop(age, None)
-        if slot is None:
+        """Name the calls that a dead worker left, once."""
+        page = self.pages.pop(age, None)
+        if page is None:
             return
-        calls, unnamed = self.ledger.close_slot(slot)
+        calls, unnamed = self.ledger.close_page(page)
         for call in calls:
             server.log.error("wsgi_defer: %s", _sentence(call, who, why))
         if unnamed:
@@ -75,7 +76,7 @@ _recorders: list[Recorder] = []  # one at most, in a worker
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """In the master: reserve a slot of the ledger."""
+    """In the master: reserve a page of the ledger."""
     with _harmless(server.log):
         master = _masters.get(os.getpid())
         if master is None:
@@ -85,27 +86,27 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """In the worker: let calls ask it, and record what becomes of them."""
+    """In the worker: make it the host of its calls, and record what becomes of them."""
     with _harmless(worker.log):
         attach(worker)
 
 
 def worker_abort(worker: Any) -> None:
     """In the worker, on gunicorn's timeout."""
-    host = _host.current
-    if isinstance(host, GunicornHost):
-        host.note_timeout()
+    current = host.current
+    if isinstance(current, GunicornHost):
+        current.note_timeout()
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """In the worker: let the background thread come to its end."""
-    if os.getpid() == worker.pid:  # gunicorn calls it in the master, too, at times
+    """In the worker: let the background thread finish its calls."""
+    if os.getpid() == worker.pid:  # gunicorn sometimes calls it in the master, too
         with _harmless(worker.log):
             background.finish()
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """In the master: name the calls that a worker has left."""
+    """In the master: name the calls that a dead worker left."""
     with _harmless(server.log):
         master = _masters.get(os.getpid())
         if master is not None:
@@ -114,8 +115,8 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """In the master: name the calls of workers that it has killed at last, since
-    gunicorn calls no ``child_exit`` for these."""
+    """In the master: name the calls of workers that it killed at the end. For these,
+    gunicorn does not call ``child_exit``."""
     with _harmless(server.log):
         master = _masters.get(os.getpid())
         if master is None:
@@ -125,7 +126,7 @@ def on_exit(server: Any) -> None:
             master.read(
                 server, worker.age, f"worker {pid}", " at the end of graceful_timeout"
             )
-        for age in list(master.slots):
+        for age in list(master.pages):
             master.read(server, age, "a worker")
         if master.lost:
             server.log.error(
@@ -135,50 +136,51 @@ def on_exit(server: Any) -> None:
 
 
 def attach(worker: Any) -> None:
-    """Make this process's host that worker, once. For a worker's own process."""
-    host = _host.current
-    if isinstance(host, GunicornHost) and host.worker is worker:
+    """Make the worker this process's host, once. Called in the worker's process."""
+    current = host.current
+    if isinstance(current, GunicornHost) and current.worker is worker:
         return
-    host = host_for(worker)
+    current = host_for(worker)
     master = _masters.get(os.getppid())
-    if master is not None and worker.age in master.slots:
-        recorder = master.ledger.recorder(master.slots[worker.age])
+    if master is not None and worker.age in master.pages:
+        recorder = master.ledger.recorder(master.pages[worker.age])
         _recorders.append(recorder)
         observe_process(recorder)
-        host.recorded = True
-    _host.install(host)
+        current.recorded = True
+    host.install(current)
 
 
 @contextmanager
 def finishing_calls(
-    worker: Any, unfinished: Callable[[], list[list[Job]]]
+    worker: Any, unfinished: Callable[[], list[list[Drain]]]
 ) -> Iterator[None]:
-    """Around a worker's own ``run()``: what can finish afterwards does, and the rest is
-    lost. ``unfinished`` returns what still runs or waits beside the main thread."""
+    """Around a worker's own ``run()``: let calls finish afterwards while there is time.
+    The rest is lost. ``unfinished`` returns the calls that still run or wait outside
+    the main thread."""
     attach(worker)
     try:
         try:
             yield
         finally:  # also on INT and QUIT, which raise SystemExit in here
-            # The responses have ended, but calls may still run: keep the master from
-            # taking this worker for stuck.
+            # The responses have ended, but calls may still run. Keep the worker's heart
+            # beating; otherwise the master would consider it stuck.
             deadline = time.monotonic() + time_for_calls()
             while unfinished() and time.monotonic() < deadline:
-                _host.current.beat()
+                host.current.beat()
                 time.sleep(0.1)
     finally:
-        for jobs in unfinished():
-            # One that runs may still come to its end while the process exits, and if
-            # not, the master names it.
-            report_lost_jobs(jobs, running=not _host.current.recorded)
+        for drains in unfinished():
+            # A running call may still finish while the process exits. If it does not,
+            # the master names it.
+            report_lost_drains(drains, running=not host.current.recorded)
 
 
 def _detach() -> None:
-    """In a child of a worker: the heart and the slot are its parent's."""
-    host = _host.current
-    if isinstance(host, GunicornHost):
-        host.close()
-        _host.install(_host.Host())
+    """In a child of a worker: give up its heart and its page of the ledger."""
+    current = host.current
+    if isinstance(current, GunicornHost):
+        current.close()
+        host.install(host.Host())
     while _recorders:
         recorder = _recorders.pop()
         recorder.forget()
@@ -202,9 +204,9 @@ _CHAINED = "_wsgi_defer_chained"
 def install(namespace: dict[str, Any]) -> None:
     """Put the hooks into a configuration: ``install(globals())`` as its last line.
 
-    A hook that is there already is called first, and then ours, even if it raises.
-    Raises ``ImportError`` or ``AttributeError`` for a hook given as the name of a
-    function that does not exist.
+    If there is already a hook, it is called first, and then ours, even if the first
+    raises. Raises ``ImportError`` or ``AttributeError`` for a hook that is given as the
+    name of a function that does not exist.
     """
     for name, ours in HOOKS.items():
         theirs = namespace.get(name)
@@ -217,7 +219,7 @@ def install(namespace: dict[str, Any]) -> None:
 
 
 def _chain(theirs: Callable[..., object], ours: Callable[..., None]) -> Any:
-    # gunicorn counts the parameters of a hook, and wraps() shows it those of theirs.
+    # gunicorn counts a hook's parameters; with wraps(), it sees those of theirs.
     @functools.wraps(theirs)
     def both(*args: Any) -> None:
         try:
@@ -235,7 +237,7 @@ def _wait_for_death(pid: int) -> None:
         try:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 return
-        except ChildProcessError:  # reaped already
+        except ChildProcessError:  # already reaped
             return
         time.sleep(0.01)
 

@@ -1,4 +1,4 @@
-"""What a gunicorn worker tells of itself: its heart, its listeners, its end."""
+"""What a gunicorn worker knows of itself: its heart, its listeners, its end."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
-from .. import _host
-from .._host import TimeUp
+from .._runtime import host
+from .._runtime.stop_orders import TimeUp
 
-BEAT = 0.05  # seconds; more often is of no use, since the master looks once a second
+BEAT = 0.05  # seconds; more often would not help: the master looks once a second
 MARGIN = 0.5  # seconds before the master kills the worker, to name what is lost
-ANSWER = 1.0  # seconds before gunicorn's timeout, for the view to answer all the same
+ANSWER = 1.0  # seconds before gunicorn's timeout, so that the view can still answer
 
 
-class GunicornHost(_host.Host):
+class GunicornHost(host.Host):
     """The worker around this process, whatever its class."""
 
     def __init__(self, worker: Any) -> None:
@@ -29,15 +29,15 @@ class GunicornHost(_host.Host):
         self._main = threading.get_ident()
         self._stopped_at: float | None = None
         self._next_beat = 0.0
-        # A file descriptor of its own: gunicorn closes its one before worker_exit,
-        # and Worker.notify() raises from then on.
+        # Our own file descriptor: gunicorn closes its own before worker_exit, and after
+        # that, Worker.notify() raises.
         self._heart = os.dup(worker.tmp.fileno())
         self._listeners = [listener.fileno() for listener in worker.sockets]
         self._note_the_order_to_stop()
 
     def _note_the_order_to_stop(self) -> None:
         # On TERM, gunicorn's handler sets alive = False, and the master kills the
-        # worker graceful_timeout later. Only the handler knows when that began.
+        # worker graceful_timeout later. Only the handler knows when TERM came.
         theirs: Any = signal.getsignal(signal.SIGTERM)
         if not callable(theirs):
             return
@@ -58,16 +58,16 @@ class GunicornHost(_host.Host):
             return
         self._next_beat = now + BEAT
         try:
-            # As gunicorn/workers/workertmp.py; up to 21 that reads the change time,
-            # which this sets as well.
+            # As in gunicorn/workers/workertmp.py. Up to release 21, that reads the
+            # change time, which this sets, too.
             os.utime(self._heart, (now, now))
-        except OSError:  # the disk of the temporary file; gunicorn is to complain
+        except OSError:  # the temporary file's disk; gunicorn will complain
             self._next_beat = now + 1
 
     def _is_heart(self, thread: int) -> bool:
-        """Whether a sign of life of this thread is one of the whole worker.
+        """Whether a sign of life from this thread counts for the whole worker.
 
-        The main thread only: another one may live while that is stuck.
+        Only the main thread's does: another one may live while that is stuck.
         """
         return thread == self._main
 
@@ -76,7 +76,7 @@ class GunicornHost(_host.Host):
         return thread == self._main
 
     def client_waiting(self) -> bool:
-        poll = select.poll()  # one of many threads would get an error
+        poll = select.poll()  # its own: threads that share one would get an error
         for listener in self._listeners:
             poll.register(listener, select.POLLIN)
         return any(event & select.POLLIN for _, event in poll.poll(0))
@@ -84,30 +84,31 @@ class GunicornHost(_host.Host):
     def time_left(self) -> float | None:
         if self.worker.alive:
             return None
-        if self._stopped_at is None:  # max_requests, or INT: nobody has told us when
+        if self._stopped_at is None:  # max_requests, or INT: we are not told when
             self._stopped_at = monotonic()
         return self._stopped_at + self._grace - self._margin - monotonic()
 
     def patience(self) -> float | None:
         left = self.time_left()  # of all threads
         timeout = float(self.worker.cfg.timeout)
-        # While another thread waits, or a greenlet, the heart beats on.
+        # While another thread or a greenlet waits, the heart keeps beating.
         if timeout and self._hangs_with(threading.get_ident()):
-            # When the heart beat last, ours or gunicorn's. The change time, because up
-            # to 21 gunicorn sets no other one. So by the clock on the wall: if that is
-            # set anew, this is wrong up to the next beat, as gunicorn's own look is.
+            # The time since the last heartbeat, ours or gunicorn's. This reads the
+            # change time, because up to release 21 gunicorn sets no other. It is wall
+            # time: if the clock is set, this is wrong until the next beat, as
+            # gunicorn's own check is.
             since = time() - os.fstat(self._heart).st_ctime
             stuck = timeout - min(ANSWER, timeout / 5) - since
             left = stuck if left is None else min(left, stuck)
         return left
 
     def note_timeout(self) -> None:
-        """gunicorn's timeout has struck, and ends what the main thread does."""
+        """gunicorn's timeout is over, and ends what the main thread does."""
         self.why = f"gunicorn's timeout of {self.worker.cfg.timeout} s ended the worker"
-        self._stopped_at = monotonic() - self._grace  # it is killed in a second
+        self._stopped_at = monotonic() - self._grace  # the master kills it in a second
 
     def close(self) -> None:
-        """In a child process: the worker's heart is not its own."""
+        """In a child process: close the heart, which is the worker's."""
         os.close(self._heart)
 
 
@@ -123,7 +124,7 @@ class GeventHost(GunicornHost):
     def call_within(
         self, seconds: float, up: TimeUp, run: Callable[[], object]
     ) -> bool:
-        import gevent  # only in a process that has it, and has patched all it patches
+        import gevent  # only in a process that has it, after it has patched everything
 
         with gevent.Timeout(seconds, up):
             run()
@@ -139,5 +140,5 @@ def host_for(worker: Any) -> GunicornHost:
 
 
 def time_for_calls() -> float:
-    """Seconds that a worker which stops may still wait for its calls."""
-    return _host.current.time_left() or 0
+    """Seconds that a stopping worker may still wait for its calls."""
+    return host.current.time_left() or 0

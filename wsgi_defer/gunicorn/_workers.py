@@ -1,7 +1,7 @@
-"""SyncWorker and ThreadWorker: the calls run after the connection was closed, or went
-back to the poller, so that no client waits for them.
+"""SyncWorker and ThreadWorker: calls run when the connection is closed, or back at the
+poller, so that no client waits for them.
 
-They override what gunicorn documents or has kept since 20.1, and nothing else.
+They override only what gunicorn documents, or has kept since 20.1.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 from gunicorn.workers import gthread, sync
 
-from .._transport import handed_over, report_lost_jobs, run_jobs
-from ..background import Job
+from .._servers.handover import handed_over, report_lost_drains, run_drains
+from ..background import Drain
 from ._hooks import attach, finishing_calls
 
 
 class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
     """gunicorn's sync worker; calls run when the socket is closed.
 
-    After an error of the app, too: its ``.always()`` and ``.on_failure()`` calls run
-    when gunicorn's error page is out, in the main thread.
+    The same holds after an error of the app: its ``.always()`` and ``.on_failure()``
+    calls run in the main thread when gunicorn's error page is out.
     """
 
     def run(self) -> None:
@@ -30,18 +30,18 @@ class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
         super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        with handed_over() as jobs:
+        with handed_over() as drains:
             try:
                 super().handle(listener, client, addr)
-            except BaseException:  # told to stop, maybe while it closed the connection
-                report_lost_jobs(jobs)
+            except BaseException:  # told to stop, maybe while closing the connection
+                report_lost_drains(drains)
                 raise
-        run_jobs(jobs)
+        run_drains(drains)
 
 
 class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
     """gunicorn's gthread worker; calls run in the request's thread when the connection
-    is back at the poller or closed. Meanwhile the thread takes no other request."""
+    is back at the poller, or closed. Meanwhile, the thread takes no other request."""
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         return DrainingThreadPool(max_workers=self.cfg.threads)
@@ -52,14 +52,14 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
 
 
 class DrainingThreadPool(ThreadPoolExecutor):
-    """A thread pool in which the result is there before the deferred calls run."""
+    """A thread pool whose futures have their results before the deferred calls run."""
 
     def __init__(self, max_workers: int) -> None:
         super().__init__(max_workers)
         # gunicorn 27 shuts the pool down in its handler of QUIT, which may interrupt
-        # submit() in the same thread: with a plain lock, that hangs for good.
+        # submit() in the same thread. With a plain lock, that would hang forever.
         self._shutdown_lock = threading.RLock()  # type: ignore[assignment]
-        self.draining: dict[int, list[Job]] = {}  # by thread: what it was handed
+        self.draining: dict[int, list[Drain]] = {}  # by thread: what it was given
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -69,20 +69,20 @@ class DrainingThreadPool(ThreadPoolExecutor):
         def work() -> None:
             if not future.set_running_or_notify_cancel():
                 return
-            with handed_over() as jobs:
+            with handed_over() as drains:
                 try:
                     result, failure = fn(*args, **kwargs), None
                 except BaseException as error:
                     result, failure = None, error
-            if jobs:
-                self.draining[threading.get_ident()] = list(jobs)
+            if drains:
+                self.draining[threading.get_ident()] = list(drains)
             if failure is None:
                 future.set_result(result)
             else:
                 future.set_exception(failure)
             del failure
             try:
-                run_jobs(jobs)
+                run_drains(drains)
             finally:
                 self.draining.pop(threading.get_ident(), None)
 

@@ -1,11 +1,11 @@
-"""Work that was promised to somebody, kept by a queue engine until it is done.
+"""Jobs: promised work, which a queue engine keeps until it is done.
 
-See ``Jobs``, and README.md beside this file.
+See ``Jobs``, and README.md in this directory.
 """
 
 from ._job import Job
 from ._jobs import Jobs
-from ._memory import Captured
+from ._testing import Captured
 from .errors import (
     JobNotFailedError,
     JobsUnavailable,

@@ -1,4 +1,4 @@
-"""``python -m wsgi_defer.jobs``: the workers, and what became of the jobs."""
+"""``python -m wsgi_defer.jobs``: run the workers, and see what became of jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datetime import datetime
 from importlib import import_module
 from typing import Any
 
-from .._parent import end_with
+from .._runtime.parent import end_with
 from ..errors import DeferError
 from ._job import Job
 from ._jobs import Jobs
@@ -25,20 +25,20 @@ from .errors import NotSupported
 PROGRAM = "python -m wsgi_defer.jobs"
 LIST = ["id", "name", "state", "attempts", "enqueued_at", "finished_at"]
 FAILED = ["id", "name", "attempts", "finished_at", "error"]
-WIDEST = 100  # characters of an error in a table; show has all of it
+WIDEST = 100  # characters of a cell in a table; ``show`` prints all of it
 
 
 class Refusal(Exception):  # noqa: N818 - no error of the program
-    """What ends the command with one line."""
+    """Ends the command with one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that ASCII does not have
+    if isinstance(sys.stdout, io.TextIOWrapper):  # which may be ASCII only
         sys.stdout.reconfigure(errors="backslashreplace")
     if options.run is work and options.slot is None:
-        # Nothing runs that a stop could interrupt, until the supervisor has started.
+        # A stop can interrupt nothing before the supervisor has started.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: os._exit(0))
     try:
@@ -46,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = options.run(jobs, options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader, head(1), has enough
+    except BrokenPipeError:  # the reader, such as head(1), has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Refusal, DeferError) as error:
         complain(error)
-        # What another start would not change.
+        # Another start would not change it.
         return Supervisor.HOPELESS if is_child(options, error) else 1
 
 
@@ -61,7 +61,7 @@ def is_child(options: argparse.Namespace, error: Exception) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What it takes."""
+    """Its commands and their options."""
     top = argparse.ArgumentParser(PROGRAM, description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
     for name, text in (
         ("list", "the latest jobs"),
-        ("failed", "the latest jobs that have failed for good"),
+        ("failed", "the latest jobs that have failed"),
     ):
         listing = command(name, show_list, text)
         listing.set_defaults(columns=FAILED if name == "failed" else LIST)
@@ -105,14 +105,14 @@ def target(text: str) -> str:
 
 
 def positive(text: str) -> int:
-    number = int(text)  # argparse has words for the ValueError
+    number = int(text)  # argparse explains the ValueError
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 
 def load(path: str) -> Jobs:
-    """The ``Jobs`` of MODULE:NAME, modules of the current directory included."""
+    """The ``Jobs`` of MODULE:NAME; the module may be in the current directory."""
     module, _, name = path.partition(":")
     here = os.getcwd()
     if not {"", here} & set(sys.path):
@@ -133,12 +133,12 @@ def load(path: str) -> Jobs:
         except AttributeError:
             raise Refusal(f"{module} has no {name}") from None
     if not isinstance(found, Jobs):
-        raise Refusal(f"{path} is no Jobs object, but {type(found).__name__}")
+        raise Refusal(f"{path} is no Jobs object, but a {type(found).__name__}")
     return found
 
 
 def complain(error: BaseException) -> None:
-    """One line on stderr. The cause of "not available" is what helps."""
+    """One line on stderr. What helps is the cause of "not available"."""
     text = str(error)
     if error.__cause__ is not None and isinstance(error, DeferError):
         lines = str(error.__cause__).strip().splitlines() or [""]
@@ -183,7 +183,7 @@ def show_one(jobs: Jobs, options: argparse.Namespace) -> int:
         return 0
     width = max(map(len, vars(job)))
     for name, value in vars(job).items():
-        text = json.dumps(value) if name == "result" else told(value)
+        text = json.dumps(value) if name == "result" else display(value)
         print(f"{name:{width}}  {printable(text)}")
     return 0
 
@@ -213,11 +213,11 @@ def clear(jobs: Jobs, options: argparse.Namespace) -> int:
 
 
 def print_table(columns: list[str], found: list[Job]) -> None:
-    """Aligned, with a line of titles; the last column is as long as it is."""
+    """Print aligned columns below a line of titles."""
     titles = [name.removesuffix("_at").upper() for name in columns]
     rows = [titles]
     for job in found:
-        cells = [printable(told(getattr(job, name))) for name in columns]
+        cells = [printable(display(getattr(job, name))) for name in columns]
         rows.append([short(cell) for cell in cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -227,7 +227,7 @@ def print_table(columns: list[str], found: list[Job]) -> None:
         print(line.rstrip())
 
 
-def told(value: object) -> str:
+def display(value: object) -> str:
     """A value for people: times in UTC, and "-" for what is not known."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%SZ}"
@@ -239,7 +239,7 @@ def short(cell: str) -> str:
 
 
 def printable(text: str) -> str:
-    """On one line, and nothing in it that a terminal would obey."""
+    """The text on one line, without what a terminal would obey."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The end of a process that a handler has forked."""
+"""Ends the processes that a handler has forked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def no_fork_leaves() -> Iterator[None]:
-    """End a process that was forked inside the block where it would leave the block.
+    """End a process that was forked inside the block, before it leaves the block.
 
-    It would go on as a second worker: with the same job, on the same connections.
-    Its exit status is that of a program: of ``sys.exit(2)``, 2; of an error, 1.
+    Otherwise it would keep running as a second worker: with the same job, on the same
+    connections. Its exit status is that of a program: 2 for ``sys.exit(2)``, 1 for an
+    error.
     """
     process = os.getpid()
     error: BaseException | None = None
@@ -27,14 +28,14 @@ def no_fork_leaves() -> Iterator[None]:
         if os.getpid() != process:
             status = 1
             with suppress(BaseException):
-                status = told(error)
+                status = exit_status(error)
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(status)
 
 
-def told(error: BaseException | None) -> int:
-    """The exit status; an error is shown, since nobody else does it."""
+def exit_status(error: BaseException | None) -> int:
+    """Print an error, since nobody else does; return the exit status."""
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         return int(error.code or 0) & 0xFF
     if error is not None:

@@ -1,4 +1,4 @@
-"""One job: what an engine is given, and what it tells of it."""
+"""One job: what an engine is given to store, and what it tells about it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ State = Literal["queued", "scheduled", "running", "done", "failed"]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAME = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", re.ASCII)
 _LONGEST_NAME = 100
-# How often a job is begun again whose worker died. Without a bound, one that kills its
-# worker would do so for ever.
+# How often a job is started again after its worker has died. Without a limit, a job
+# that kills its worker would do so forever.
 MOST_CRASHES = 10
 
 
@@ -28,7 +28,7 @@ class Job:
 
     ``state`` is "queued"; "scheduled", if it waits for its delay or its next attempt;
     "running"; "done"; or "failed", after its last attempt. ``attempts`` counts those
-    that have begun. ``error`` is what the last one raised: the exception's class and
+    that have started. ``error`` is what the last one raised: the exception's class and
     text. ``result`` is what the handler returned, if that is JSON.
     """
 
@@ -63,19 +63,19 @@ class Handler:
     pass_job: bool
 
     def wait_after(self, attempt: int) -> float:
-        """Seconds from the failure of that attempt, the first is 1, to the next."""
-        # The exponent is bounded, too: 2.0 ** 1024 is an OverflowError.
+        """Seconds between the failure of that attempt, from 1 on, and the next."""
+        # The exponent has a limit, too: 2.0 ** 1024 is an OverflowError.
         return min(self.backoff * 2.0 ** min(attempt - 1, 60), self.max_backoff)
 
     @property
     def waits(self) -> list[float]:
-        """All waits between its attempts, in order."""
+        """All seconds between its attempts, in order."""
         return [self.wait_after(attempt) for attempt in range(1, self.attempts)]
 
 
 @dataclass(frozen=True)
 class Order:
-    """A job as an engine is to store it. ``payload`` is JSON, as text."""
+    """A job for an engine to store. ``payload`` is JSON, as text."""
 
     id: str
     handler: Handler
@@ -88,7 +88,7 @@ class Order:
 
 
 def to_json(name: str, payload: object, max_size: int) -> str:
-    """The payload as text. Raises ``PayloadError`` unless it comes back the same."""
+    """The payload as text. Raises ``PayloadError`` if it would come back changed."""
     try:
         text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
         same = json.loads(text) == payload
@@ -96,8 +96,8 @@ def to_json(name: str, payload: object, max_size: int) -> str:
         raise PayloadError(name, f"is not JSON ({type(error).__name__})") from None
     if not same:
         raise PayloadError(
-            name, "is not JSON: it would come back changed (keys are strings, and "
-            "there are lists but no tuples)"
+            name, "is not JSON: it would come back changed (keys must be strings, and "
+            "tuples become lists)"
         )  # fmt: skip
     # Only ASCII: one character is one byte.
     if len(text) > max_size:
@@ -110,7 +110,7 @@ def describe(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception:
-        text = "its text cannot be had"
+        text = "its text cannot be read"
     return f"{type(error).__name__}: {text}"[:1000]
 
 
@@ -120,29 +120,29 @@ def utc(seconds: float | None) -> datetime | None:
 
 
 def check_id(job_id: str) -> str:
-    """Refuse an id that could be more than one. Raises ``TypeError, ValueError``."""
+    """Refuse what is no id. Raises ``TypeError`` and ``ValueError``."""
     if not isinstance(job_id, str):
         raise TypeError(f"a job's id is a str, not {type(job_id).__name__}")
     if not _ID.fullmatch(job_id):
         raise ValueError(
-            "a job's id has 1 to 64 letters, digits, and . _ - and starts with one of "
-            f"the first two; not {job_id[:80]!r}"
+            "a job's id has 1 to 64 letters, digits and . _ - and starts with a letter "
+            f"or a digit; not {job_id[:80]!r}"
         )
     return job_id
 
 
 def is_id(job_id: object) -> bool:
-    """Whether it could be the id of a job at all."""
+    """Whether it could be the id of a job."""
     return isinstance(job_id, str) and _ID.fullmatch(job_id) is not None
 
 
 def check_name(name: str) -> str:
-    """Refuse what is no name of a handler. Raises ``TypeError, ValueError``."""
+    """Refuse what is no name for a handler. Raises ``TypeError``, ``ValueError``."""
     if not isinstance(name, str):
         raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ValueError(
-            'a handler is called like "mail.welcome", with at most '
+            'a name is like "mail.welcome", with at most '
             f"{_LONGEST_NAME} letters, digits, _ and - ; not {name[:120]!r}"
         )
     return name

@@ -1,4 +1,4 @@
-"""Jobs: handlers by name, and work for them that an engine keeps until it is done."""
+"""Jobs: handlers by name, and the work that an engine keeps for them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
-from .._call import Call, complete
-from .._scope import current_scope
+from .._calls.call import Call
+from .._calls.invoke import complete
+from .._calls.scope import current_scope
 from ..errors import ResponseStartedError, ScopeClosedError
-from ._engine import Engine, engine_for
 from ._fork_end import no_fork_leaves
 from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
-from ._memory import Captured, Capturing, Eager, InProcess
-from .errors import NotSupported, UnknownHandlerError, UnknownJobError
-
-if TYPE_CHECKING:
-    from flask import Flask
+from ._testing import Captured, Capturing, Eager
+from .engines._engine import Engine, engine_for
+from .engines.memory import InProcess
+from .errors import UnknownHandlerError, UnknownJobError
 
 logger = logging.getLogger("wsgi_defer")
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_DELAY = 366 * 24 * 3600.0  # seconds
 MOST_ATTEMPTS = 1000  # the waits between them are stored with each job
 MOST_LISTED = 100_000  # jobs
+
+
+class FlaskApp(Protocol):
+    """What ``init_app()`` needs of a Flask app."""
+
+    extensions: dict[str, Any]
+
+    def app_context(self) -> AbstractContextManager[Any]:
+        """The context in which handlers run."""
 
 
 class Jobs:
@@ -56,8 +64,8 @@ class Jobs:
         ``redis://``, where it keeps what ``status()`` tells.
 
     Thread-safe. Nothing is opened before the first use, and each process of a
-    pre-fork server opens its own. Raises ``ValueError`` for a URL of no engine,
-    ``ImportError`` if its package is missing, and what the engine's ``check()`` says.
+    pre-fork server opens its own connections. Raises ``ValueError`` for a URL that no
+    engine can use, and ``ImportError`` if the engine's package is missing.
     """
 
     def __init__(
@@ -94,18 +102,19 @@ class Jobs:
     ) -> Callable[[F], F]:
         """Let the decorated function do the jobs of that name.
 
-        It is called with the payload; what it returns is the job's result, if it is
-        JSON. A job may run more than once, when a worker was killed: make the function
+        It is called with the payload. What it returns is the job's result, if it is
+        JSON. A job may run more than once if a worker is killed, so make the function
         harmless to repeat. Coroutine functions run to their end.
 
         :param name: like "mail.welcome": a service, and its action.
-        :param attempts: how often it is tried, all in all, before it has failed.
+        :param attempts: how often the job is tried in all before it has failed.
         :param backoff: seconds before the second attempt; then twice that, and so on.
         :param max_backoff: seconds that no wait between attempts exceeds.
-        :param pass_job: call it with the payload and the ``Job``: its id, and which
-            attempt this is.
+        :param pass_job: call it with the payload and the ``Job``, which has the id and
+            the number of this attempt.
 
-        Raises ``ValueError`` for a name that is taken, and for what makes no sense.
+        Raises ``ValueError`` for a name that is taken, and for options that make no
+        sense.
         """
         check_name(name)
         _check_number("attempts", attempts, 1, MOST_ATTEMPTS)
@@ -120,7 +129,7 @@ class Jobs:
                 raise TypeError(f"handler() decorates functions, not {fn!r}")
             if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
                 raise TypeError(
-                    f"the handler of {name!r} is a generator, of which a call would "
+                    f"the handler of {name!r} is a generator, and a call of it would "
                     "run nothing; let it return what it yields"
                 )
             if name in self._handlers:
@@ -151,7 +160,7 @@ class Jobs:
                 made: Engine = InProcess(self)
             else:
                 made = self._make(self._url, self)
-            # Two threads may both be the first, so no lock that a fork could copy.
+            # Two threads may both be the first. No lock: a fork could copy it.
             engine = self._engines.setdefault(process, made)
             if engine is not made:
                 made.close()
@@ -166,17 +175,17 @@ class Jobs:
         delay: float = 0,
         hold: bool = True,
     ) -> str:
-        """Have a job done, by another process, even if this one dies; return its id.
+        """Have another process do a job, even if this one dies; return the job's id.
 
-        Inside a request, the engine gets it just before the response starts, and only
-        if its status is below 400; if the engine refuses, the client gets a 503. In all
-        other places, ``deferring()`` and commands among them, and with ``hold=False``,
-        it gets it now. Till then, ``status()`` knows nothing of it.
+        Inside a request, the engine gets the job just before the response starts, and
+        only if its status is below 400. If the engine refuses it, the client gets a
+        503. Anywhere else, as in ``deferring()`` and in commands, and with
+        ``hold=False``, the engine gets it now. Until then ``status()`` is ``None``.
 
         :param payload: anything that is JSON, up to ``max_payload`` bytes.
-        :param job_id: names the job: the same id again changes nothing, and its job
-            runs once. At most 64 letters, digits and ``._-``.
-        :param delay: seconds before which it does not run.
+        :param job_id: names the job. The same id again changes nothing: the job runs
+            once. At most 64 letters, digits and ``._-``.
+        :param delay: seconds to wait at least before it runs.
 
         Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError``, ``TypeError``
         and ``NotSupported`` before anything is stored; ``JobsUnavailable`` if the
@@ -191,14 +200,14 @@ class Jobs:
         order = Order(job_id, handler, text, float(delay))
         engine = self.engine
         if delay and not engine.delays:
-            raise NotSupported(engine.title, "delay a job", "Give Jobs() a URL.")
+            engine.refuse("delay")
         held = hold and engine.holds
         if not (held and _hold(Call(engine.enqueue, (order,), {}, sys._getframe(1)))):
             engine.enqueue(order)
         return job_id
 
     def status(self, job_id: str) -> Job | None:
-        """What is known of a job; ``None`` if there is none of that id.
+        """What is known of a job; ``None`` if no job has that id.
 
         Raises ``JobsUnavailable``, and ``NotSupported``.
         """
@@ -208,7 +217,7 @@ class Jobs:
         """The jobs whose last attempt has failed, the latest first.
 
         Raises ``JobsUnavailable``, ``NotSupported``, and ``ValueError`` for a limit
-        that is no number of jobs.
+        that makes no sense.
         """
         return self.engine.failed(_check_number("limit", limit, 0, MOST_LISTED))
 
@@ -230,21 +239,22 @@ class Jobs:
     def clear(self, older_than: float) -> int:
         """Forget the jobs that were done more than ``older_than`` seconds ago.
 
-        Returns how many; with DBOS, 0 while another process clears the queue. Those
-        that have failed stay. The ``status()`` of the others is ``None`` then, and
-        their ids may be used again. Takes longer than other methods if there are many.
+        Returns how many; with DBOS, 0 while another process clears the queue. Failed
+        jobs stay. The ``status()`` of a forgotten job is ``None``, and its id may be
+        used again. Takes longer than other methods if there are many jobs.
 
-        Raises ``JobsUnavailable``, and some may be forgotten; ``NotSupported``, where
-        the engine forgets them by itself; ``ValueError`` for a negative time.
+        Raises ``JobsUnavailable``, possibly after some jobs were forgotten,
+        ``NotSupported`` if the engine forgets them by itself, and ``ValueError`` for a
+        negative time.
         """
         if not 0 <= older_than < math.inf:
             raise ValueError(f"older_than takes seconds, 0 or more, not {older_than}")
         return self.engine.clear(max(time.time() - older_than, 0))
 
-    def init_app(self, app: Flask) -> None:
+    def init_app(self, app: FlaskApp) -> None:
         """Run handlers in the app context of a Flask app, with its teardown.
 
-        It is ``wsgi_defer.flask.Defer(app)`` that holds jobs for the response.
+        This does not hold jobs for the response: ``wsgi_defer.flask.Defer(app)`` does.
         """
         app.extensions["wsgi_defer_jobs"] = self
         self._around = app.app_context
@@ -253,17 +263,18 @@ class Jobs:
     def eager(self) -> Iterator[None]:
         """For tests: inside the block, ``enqueue()`` runs the job and raises its error.
 
-        For all threads of this process. ``delay`` and further attempts are left out.
+        This holds for all threads of the process. There is no ``delay``, and only one
+        attempt.
         """
         with self._use(Eager(self)):
             yield
 
     @contextmanager
     def captured(self) -> Iterator[list[Captured]]:
-        """For tests: inside the block, jobs are put on the list that it gives.
+        """For tests: inside the block, jobs do not run; they are put on its list.
 
-        For all threads of this process. In a request, they come to the list when the
-        response starts, if it is a success.
+        This holds for all threads of the process. In a request, jobs are put on the
+        list when the response starts, if it is a success.
         """
         capturing = Capturing(self)
         with self._use(capturing):
@@ -282,7 +293,7 @@ class Jobs:
     ) -> Any:
         """Run a job's handler here, for its engine; return its result, or None.
 
-        ``payload`` is the text of the order. A failure is logged, and raised.
+        ``payload`` is JSON, as text. A failure is logged and raised.
         """
         try:
             handler = self.find(name)
@@ -310,19 +321,19 @@ class Jobs:
 
 
 def _hold(call: Call) -> bool:
-    """Leave it to the response. False where there is none to come."""
+    """Leave it to the response. False if no response is to come."""
     scope = current_scope()
     while scope is not None and not scope.answers:  # a block of deferring()
-        scope = scope._outer
+        scope = scope.outer
     if scope is None or scope.closed or scope.started:
         return False
-    # Only the engine is needed, and not the app: what its contexts raise at their end
-    # would refuse a job that is stored.
+    # Without the contexts that are around calls: what they raise at their end would
+    # refuse a job that is stored.
     call.bare = True
     try:
         scope.hold(call, "enqueue")
     except (ResponseStartedError, ScopeClosedError):
-        return False  # another thread has started it, at this moment
+        return False  # another thread has just started it
     return True
 
 

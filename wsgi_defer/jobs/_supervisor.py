@@ -1,4 +1,4 @@
-"""Worker processes: started, started again when they die, stopped together."""
+"""Worker processes: started, started again if they die, and stopped together."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from types import FrameType
 
 logger = logging.getLogger("wsgi_defer")
 
-# Seconds: who lives shorter is started again after a pause, longer each time. One whose
-# server does not answer ends after 2 to 4.
+# Seconds. A process that lives shorter is started again after a pause, longer each
+# time. One whose server does not answer ends after 2 to 4.
 SETTLED = 60.0
 LONGEST_PAUSE = 5.0  # seconds
-# One stop may come as two signals: from the service manager to each process, or from
-# a shell that passes it on. Only a later one means impatience.
+# One stop may come as two signals: a service manager signals each process, and a shell
+# passes its signal on. Only a later one means impatience.
 SAME_STOP = 1.0  # seconds
 
 
 class Supervisor:
     """Keeps one process per slot, each running ``command --slot K --supervisor PID``.
 
-    Until SIGTERM or SIGINT, which it passes on as SIGTERM; it then waits for them as
-    long as they take. A second such signal kills them. A slot whose process ends with
-    the status ``HOPELESS`` ends all of them.
+    SIGTERM or SIGINT ends this: it passes the signal on as SIGTERM, and waits for the
+    processes as long as they take. A second such signal kills them. A process that
+    ends with the status ``HOPELESS`` ends all of them.
     """
 
     HOPELESS = os.EX_CONFIG
@@ -36,7 +36,7 @@ class Supervisor:
     def __init__(self, command: Sequence[str], slots: int) -> None:
         self._command = list(command)
         self._slots = [Slot(number) for number in range(slots)]
-        self._orders: list[float] = []  # when signals came that are not yet obeyed
+        self._orders: list[float] = []  # times of the signals that are not yet obeyed
         self._stopped_at: float | None = None
         self._status = 0
 
@@ -56,7 +56,7 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[int]:
-        """A file descriptor that can be read when a signal has come."""
+        """A file descriptor that becomes readable when a signal comes."""
         wake, waker = os.pipe()
         os.set_blocking(waker, False)
         before = {
@@ -99,7 +99,7 @@ class Supervisor:
                 slot.process.send_signal(number)
 
     def _start(self) -> float | None:
-        """Start what is due; return the seconds until the next one is."""
+        """Start what is due; return the seconds until the next process is."""
         idle = [slot for slot in self._slots if slot.process is None]
         for slot in idle:
             if slot.wait() <= 0:
@@ -118,12 +118,12 @@ class Supervisor:
             else:
                 logger.warning(
                     "the worker process of slot %d has ended %s; it is started again "
-                    "in %.1f s", slot.number, told(status), slot.pause,
+                    "in %.1f s", slot.number, in_words(status), slot.pause,
                 )  # fmt: skip
 
 
 class Slot:
-    """The place of one process, and when to start it."""
+    """The number of one worker process, and when to start it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -140,7 +140,7 @@ class Slot:
     def start(self, command: Sequence[str]) -> None:
         """Start its process, in a session of its own.
 
-        Ctrl-C in a terminal then reaches the supervisor only, which passes it on once.
+        So Ctrl-C in a terminal reaches only the supervisor, which passes it on once.
         """
         self._started = time.monotonic()
         more = ["--slot", str(self.number), "--supervisor", str(os.getpid())]
@@ -149,7 +149,7 @@ class Slot:
         )
 
     def reap(self) -> int | None:
-        """The status of its process if it has ended since."""
+        """The status of its process, if that has ended."""
         if self.process is None:
             return None
         status = self.process.poll()
@@ -165,8 +165,8 @@ class Slot:
         return status
 
 
-def told(status: int) -> str:
-    """A status of ``subprocess``, in words."""
+def in_words(status: int) -> str:
+    """How a process ended, by the status that ``subprocess`` has for it."""
     if status >= 0:
         return f"with status {status}"
     try:

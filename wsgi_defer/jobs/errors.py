@@ -1,4 +1,4 @@
-"""What can go wrong with a job before an engine has it, or when it is asked for."""
+"""What can go wrong when a job is enqueued, or asked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from ..errors import DeferError
 
 
 class JobsUnavailable(DeferError):  # noqa: N818 - the name that services use for it
-    """The engine does not answer, so nothing was stored, or can be told.
+    """The engine does not answer.
 
-    Carries ``engine``, its name, and ``doing``, what was tried. The cause says more.
+    Carries ``engine``, its name, and ``doing``, what failed. The cause says more.
     """
 
     def __init__(self, engine: str, doing: str) -> None:
@@ -19,7 +19,7 @@ class JobsUnavailable(DeferError):  # noqa: N818 - the name that services use fo
     def __str__(self) -> str:
         return (
             f"the job engine {self.engine} is not available: {self.doing} failed. Is "
-            "its server running, and does the URL given to Jobs() lead there?"
+            "its server running, and does the URL given to Jobs() lead to it?"
         )
 
 
@@ -42,7 +42,7 @@ class NotSupported(DeferError):  # noqa: N818 - as above
 class UnknownHandlerError(DeferError, LookupError):
     """There is no handler of that name.
 
-    Carries ``name``, and ``known``, the names that there are.
+    Carries ``name``, and ``known``, the names of all handlers.
     """
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
@@ -66,11 +66,11 @@ class UnknownJobError(DeferError, LookupError):
         self.job_id = job_id
 
     def __str__(self) -> str:
-        return f"there is no job {self.job_id!r}; it may have been cleared away"
+        return f"there is no job {self.job_id!r}; it may have been cleared"
 
 
 class JobNotFailedError(DeferError):
-    """Only a job that has failed can be retried. Carries ``job_id`` and ``state``."""
+    """Only failed jobs can be retried. Carries ``job_id`` and ``state``."""
 
     def __init__(self, job_id: str, state: str) -> None:
         super().__init__(job_id, state)
@@ -91,6 +91,6 @@ class PayloadError(DeferError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"the payload of {self.name} {self.why}. Put large or odd things where the "
-            "handler finds them, and hand over their key."
+            f"the payload of {self.name} {self.why}. Store large or odd things where "
+            "the handler finds them, and pass their key."
         )

@@ -1,4 +1,4 @@
-"""Jobs in Flask: the answer 202, and a blueprint that tells how a job is doing."""
+"""Jobs in Flask: the response 202, and a blueprint with the status of jobs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _ENDPOINTS = "wsgi_defer_jobs_status"
 def accepted(job_id: str, *, status_url: str | None = None) -> Response:
     """The response 202, with ``{"job_id": ..., "status_url": ...}`` and a ``Location``.
 
-    ``status_url`` is that of the app's status blueprint, unless another one is given.
+    ``status_url`` is that of the app's status blueprint, unless you give another one.
     Without either, it is null, and there is no ``Location``. Raises ``RuntimeError`` if
-    none is given, and the app has blueprints of several ``Jobs``: an id does not tell
-    which of them it is from.
+    you give none, and the app has blueprints of several ``Jobs``: an id does not tell
+    which of them it belongs to.
     """
     if status_url is None:
         endpoints = current_app.extensions.get(_ENDPOINTS, {})
         if len(endpoints) > 1:
             raise RuntimeError(
                 "this app has status blueprints of several Jobs, "
-                f"{' and '.join(endpoints.values())}; tell accepted() which, as in "
+                f"{' and '.join(endpoints.values())}; tell accepted() which to use: "
                 "status_url=url_for(..., job_id=job_id)"
             )
         for endpoint in endpoints.values():
@@ -49,11 +49,10 @@ def status_blueprint(
 
         app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
 
-    Whoever knows an id sees the job's result: put it behind what you like, as with any
-    blueprint, such as a ``before_request``. Ids that ``enqueue()`` has made cannot be
-    guessed. The text of errors may hold what is nobody's business, so it is left out
-    unless ``show_errors``. 503 says that the engine does not answer, 501 that it has no
-    status to tell.
+    Anybody who knows an id sees the job's result. Guard it as any other blueprint, for
+    example with ``before_request``. Ids that ``enqueue()`` makes cannot be guessed. The
+    text of errors may hold private data, so it is left out unless ``show_errors``. 503
+    says that the engine does not answer, 501 that it keeps no status.
     """
     blueprint = Blueprint(name, __name__)
 
@@ -72,10 +71,10 @@ def status_blueprint(
             return _answer(501, error="the job engine does not know")
         if job is None:
             return _answer(404, error="there is no such job")
-        told = job.to_dict()
+        fields = job.to_dict()
         if not show_errors:
-            del told["error"]
-        return _answer(200, **told)
+            del fields["error"]
+        return _answer(200, **fields)
 
     return blueprint
 

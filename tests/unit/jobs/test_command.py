@@ -1,0 +1,109 @@
+"""The command of jobs: its output helps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from wsgi_defer.jobs.__main__ import main
+
+
+def test_list_is_aligned(here, capsys):
+    """Titles, one line per job, and nothing that a terminal would obey."""
+    assert main(["list", "command_app:jobs"]) == 0
+    titles, done, failed = capsys.readouterr().out.splitlines()
+    assert titles.split() == ["ID", "NAME", "STATE", "ATTEMPTS", "ENQUEUED", "FINISHED"]
+    assert done == ("a1         mail.welcome  done    1         "
+                    "2026-11-22 13:30:00Z  2026-11-22 13:30:00Z")  # fmt: skip
+    assert failed.index("failed") == done.index("done")
+
+
+def test_failed_shows_errors_on_one_line(here, capsys):
+    """Short ones, with their control characters spelt out."""
+    assert main(["failed", "command_app:jobs", "--limit", "1"]) == 0
+    _, failed = capsys.readouterr().out.splitlines()
+    assert r"OSError: \x1b[31m two\nlines xxx" in failed
+    assert failed.endswith("xxx...")
+
+
+def test_json_is_complete(here, capsys):
+    """With times as ISO 8601, for lists and for one job."""
+    assert main(["list", "command_app:jobs", "--json"]) == 0
+    jobs = json.loads(capsys.readouterr().out)
+    assert [job["id"] for job in jobs] == ["a1", "longer-id"]
+    assert main(["show", "command_app:jobs", "a1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == jobs[0]
+    assert jobs[0]["result"] == {"sent": True}
+    assert jobs[0]["due_at"] == "2026-11-22T13:30:00+00:00"
+
+
+def test_show_tells_all(here, capsys):
+    """A line per field."""
+    assert main(["show", "command_app:jobs", "a1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "state        done" in lines
+    assert "error        -" in lines
+    assert 'result       {"sent": true}' in lines
+
+
+def test_retry_continues_after_an_error(here, capsys):
+    """What can be queued again is queued; the status tells that something was not."""
+    ids = ["strange", "a1", "longer-id"]
+    assert main(["retry", "command_app:jobs", *ids]) == 1
+    out, errors = capsys.readouterr()
+    assert out == "longer-id is queued again\n"
+    assert len(errors.splitlines()) == 2
+    assert "there is no job 'strange'" in errors
+    assert "the job 'a1' is done" in errors
+    assert main(["retry", "command_app:jobs", "longer-id"]) == 0
+
+
+def test_clear_tells_how_many(here, capsys):
+    """The days may be fractions."""
+    assert main(["clear", "command_app:jobs", "--days", "1.5"]) == 0
+    assert capsys.readouterr().out == "36 jobs cleared\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["list", "no_such_app:jobs"], "cannot import no_such_app: ModuleNotFoundErr"),
+        (["list", "command_broken:jobs"], "ZeroDivisionError: division by zero, in"),
+        (["list", "command_app:jbos"], "command_app has no jbos"),
+        (["list", "command_app:nothing"], "is no Jobs object, but a NoneType"),
+        (["list", "command_app:down"], "listing the jobs failed"),
+        (["list", "command_app:down"], "(OSError: connection refused)"),
+        (["show", "command_app:jobs", "x"], "there is no job 'x'"),
+        (["clear", "command_app:jobs", "--days", "-1"], "--days takes 0 or more"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
+    """On stderr, with the status 1. It says what went wrong."""
+    (here / "command_broken.py").write_text("1 / 0")
+    assert main(argv) == 1
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert says in errors
+    assert errors.startswith("wsgi_defer.jobs: ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["list"],
+        ["list", "command_app"],
+        ["list", "command_app:jobs", "--limit", "0"],
+        ["clear", "command_app:jobs"],
+        ["worker", "command_app:jobs", "--processes", "none"],
+        ["frobnicate", "command_app:jobs"],
+    ],
+)
+def test_wrong_usage_has_the_status_2(here, capsys, argv):
+    """With argparse's message."""
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err

@@ -1,0 +1,170 @@
+"""Jobs in Flask: 202 with a URL for the status, and the app context in handlers."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Blueprint, Flask, abort, current_app, g
+
+from wsgi_defer.flask import Defer
+from wsgi_defer.jobs import Jobs, JobsUnavailable, NotSupported
+from wsgi_defer.jobs.flask import accepted, status_blueprint
+
+
+@pytest.fixture
+def jobs():
+    return Jobs(None)
+
+
+@pytest.fixture
+def app(jobs):
+    made = Flask(__name__)
+    Defer(made)
+    jobs.init_app(made)
+
+    @jobs.handler("report.build")
+    def build(payload):
+        return {"pages": payload["pages"], "app": current_app.name}
+
+    @jobs.handler("report.fails")
+    def fails(payload):
+        raise ValueError("the password is sesame")
+
+    @made.post("/reports/<name>")
+    def reports(name):
+        return accepted(jobs.enqueue(f"report.{name}", {"pages": 3}))
+
+    @made.post("/fails")
+    def fails_view():
+        jobs.enqueue("report.build", {"pages": 3})
+        abort(409)
+
+    return made
+
+
+def test_accepted_without_the_blueprint(app):
+    """The status view is off by default; then there is no URL to give."""
+    response = app.test_client().post("/reports/build")
+    assert response.status_code == 202
+    assert response.json == {"job_id": response.json["job_id"], "status_url": None}
+    assert "Location" not in response.headers
+
+
+def test_accepted_with_another_url(app):
+    """The app may have its own view for the status."""
+    with app.test_request_context():
+        response = accepted("abc", status_url="/mine/abc")
+    assert response.json == {"job_id": "abc", "status_url": "/mine/abc"}
+    assert response.headers["Location"] == "/mine/abc"
+
+
+def test_from_202_to_the_result(app, jobs):
+    """The Location leads to the job, and its result, made in the app's context.
+
+    I5: accepted is not done. The client has the id, and looks later.
+    """
+    app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+    client = app.test_client()
+    response = client.post("/reports/build")
+    assert response.status_code == 202
+    job_id, url = response.json["job_id"], response.json["status_url"]
+    assert url == f"/jobs/{job_id}"
+    assert response.headers["Location"] == url
+    status = client.get(url)
+    assert status.status_code == 200
+    assert status.headers["Cache-Control"] == "no-store"
+    assert status.json["state"] == "done"
+    assert status.json["result"] == {"pages": 3, "app": app.name}
+    assert status.json["finished_at"].endswith("+00:00")
+
+
+def test_no_job_for_a_failed_request(app, jobs):
+    """abort() in the view, and nothing is kept."""
+    assert app.test_client().post("/fails").status_code == 409
+    assert jobs.recent() == []
+
+
+@pytest.mark.parametrize("job_id", ["0" * 32, "a b", "..", "%00", "x" * 500])
+def test_unknown_jobs_are_404(app, jobs, job_id):
+    """Whatever the path says."""
+    app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+    assert app.test_client().get(f"/jobs/{job_id}").status_code == 404
+
+
+def test_the_text_of_errors_is_not_shown(app, jobs):
+    """Unless the app says so."""
+    app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+    shown = status_blueprint(jobs, "for_staff", show_errors=True)
+    app.register_blueprint(shown, url_prefix="/staff/jobs")
+    client = app.test_client()
+    job_id = client.post("/reports/fails").json["job_id"]
+    status = client.get(f"/jobs/{job_id}")
+    assert status.json["state"] == "failed"
+    assert b"sesame" not in status.data
+    assert b"sesame" in client.get(f"/staff/jobs/{job_id}").data
+
+
+def test_blueprints_of_several_jobs(app, jobs):
+    """accepted() must be told which of them an id belongs to."""
+    app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+    app.register_blueprint(status_blueprint(Jobs(None), "others"), url_prefix="/others")
+    with app.test_request_context():
+        with pytest.raises(RuntimeError, match=r"jobs\.status and others\.status"):
+            accepted("abc")
+        assert accepted("abc", status_url="/jobs/abc").json["status_url"] == "/jobs/abc"
+
+
+def test_a_command_stores_at_once(app, jobs):
+    """Even if the command fails: the job was promised."""
+
+    @app.cli.command("order")
+    def order():
+        seen.append(jobs.status(jobs.enqueue("report.build", {"pages": 3})))
+        raise SystemExit(3)
+
+    seen = []
+    assert app.test_cli_runner().invoke(args=["order"]).exit_code == 3
+    assert [job.state for job in seen] == ["queued"]
+
+
+def test_a_blueprint_inside_another(app, jobs):
+    """What guards the outer one guards it, too."""
+    outer = Blueprint("api", __name__)
+    outer.before_request(lambda: None if app.config.get("OPEN") else ("no", 403))
+    outer.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+    app.register_blueprint(outer, url_prefix="/api")
+    client = app.test_client()
+    url = client.post("/reports/build").json["status_url"]
+    assert url.startswith("/api/jobs/")
+    assert client.get(url).status_code == 403
+    app.config["OPEN"] = True
+    assert client.get(url).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(JobsUnavailable("RQ", "status"), 503), (NotSupported("Celery", "tell"), 501)],
+)
+def test_an_engine_that_cannot_tell(app, jobs, monkeypatch, error, status):
+    """503 if it is down, 501 if it keeps no status."""
+    app.register_blueprint(status_blueprint(jobs), url_prefix="/jobs")
+
+    def fail(job_id):
+        raise error
+
+    monkeypatch.setattr(jobs, "status", fail)
+    assert app.test_client().get("/jobs/abc").status_code == status
+
+
+def test_handlers_have_a_context_with_its_teardown(app, jobs):
+    """Each job has a fresh one, also outside a request, as in a worker."""
+    ended = []
+    app.teardown_appcontext(lambda error: ended.append(g.pop("opened", None)))
+
+    @jobs.handler("opens")
+    def opens(payload):
+        assert "opened" not in g
+        g.opened = payload
+
+    jobs.enqueue("opens", 1)
+    jobs.enqueue("opens", 2)
+    assert ended == [1, 2]

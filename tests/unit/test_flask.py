@@ -1,0 +1,673 @@
+"""The Flask extension: contexts, teardown, commands, the test client."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+from contextlib import contextmanager
+
+import click
+import flask
+import pytest
+from click.testing import CliRunner
+from flask import Flask, current_app, g, request, session, url_for
+from flask.cli import FlaskGroup
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import Mapped, mapped_column
+from werkzeug.test import Client
+
+from wsgi_defer import (
+    DeferMiddleware,
+    NoScopeError,
+    TooManyCallsError,
+    before_response,
+    current_scope,
+    defer,
+    deferring,
+    pool,
+)
+from wsgi_defer.flask import Defer
+from wsgi_defer.pools import AsyncPool, ThreadPool
+
+from ..helpers.waiting import until
+
+
+@pytest.fixture
+def app():
+    app = Flask("shop")
+    app.secret_key = "x"
+    app.testing = True
+    Defer(app)
+    return app
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+def test_init_app(app):
+    """Both forms work, once for each app."""
+    defer_extension = Defer(max_calls=5)
+    other = Flask("other")
+    defer_extension.init_app(other)
+    assert other.extensions["wsgi_defer"] is defer_extension
+    assert other.wsgi_app.options.max_calls == 5
+    with pytest.raises(RuntimeError, match="already set up for the app 'shop'"):
+        Defer(app)
+
+
+def test_everything_of_flask_works_inside_a_call(app, client, ran):
+    """request, session, g, current_app and url_for are as in the view."""
+
+    def call(number):
+        ran.append((request.path, request.args["q"], request.form["f"]))
+        ran.append((session["user"], g.user, g.count, current_app.name))
+        ran.append(url_for("view", number=number))
+        g.count += 1
+        session["user"] = "not saved"
+
+    @app.post("/orders/<int:number>")
+    def view(number):
+        session["user"] = "ada"
+        g.user, g.count = "ada", 1
+        defer(call, number)
+        defer(lambda: ran.append((g.count, request.view_args)))
+        return "ok"
+
+    response = client.post("/orders/7?q=1", data={"f": "2"})
+    assert response.text == "ok"
+    assert ran == [
+        ("/orders/7", "1", "2"),
+        ("ada", "ada", 1, "shop"),
+        "/orders/7",
+        (1, {"number": 7}),
+    ]
+    with client.session_transaction() as saved:
+        assert saved["user"] == "ada"
+
+
+def test_the_client_has_its_response_first(app, ran):
+    """On the wire of WSGI: the calls run when the body is closed, not before."""
+
+    @app.get("/")
+    def view():
+        defer(ran.append, 1)
+        return "ok"
+
+    body = app(
+        {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SERVER_NAME": "x",
+         "SERVER_PORT": "80", "wsgi.url_scheme": "http"},
+        lambda status, headers: None,
+    )  # fmt: skip
+    assert list(body) == [b"ok"]
+    assert ran == []
+    body.close()
+    assert ran == [1]
+
+
+def test_teardown_runs_after_each_call(app, client, ran):
+    """Of the request and of the app context, with the call's exception."""
+
+    @app.teardown_request
+    def teardown_request(error):
+        ran.append(("request", type(error)))
+
+    @app.teardown_appcontext
+    def teardown_appcontext(error):
+        ran.append(("app", type(error)))
+
+    @app.get("/")
+    def view():
+        defer(ran.append, 1)
+        defer(lambda: 1 / 0)
+        return "ok"
+
+    client.get("/")
+    none, zero = type(None), ZeroDivisionError
+    assert ran == [
+        ("request", none), ("app", none),
+        1, ("request", none), ("app", none),
+        ("request", zero), ("app", zero),
+    ]  # fmt: skip
+
+
+def test_what_teardown_closed_is_not_in_g(app, client, ran):
+    """Flask's own pattern for databases, which leaves a closed one behind, works."""
+
+    class Database:
+        open = True
+
+        def close(self):
+            self.open = False
+
+    def get_db():
+        db = getattr(g, "_database", None)
+        if db is None:
+            db = g._database = Database()
+        return db
+
+    @app.teardown_appcontext
+    def close_connection(error):
+        db = getattr(g, "_database", None)
+        if db is not None:
+            db.close()
+
+    @app.get("/")
+    def view():
+        get_db()
+        defer(lambda: ran.append(get_db().open))
+        defer(lambda: ran.append(get_db().open))
+        return "ok"
+
+    client.get("/")
+    assert ran == [True, True]
+
+
+def test_flask_sqlalchemy(app, client, ran):
+    """Each call has a fresh session, which is removed after it."""
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db = SQLAlchemy(app)
+
+    class User(db.Model):  # type: ignore[name-defined]
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    sessions = []
+
+    def call():
+        sessions.append(db.session())
+        ran.append(User.query.count())
+        db.session.add(User())  # not committed, so gone with the session
+
+    @app.get("/")
+    def view():
+        db.session.add(User())
+        db.session.commit()
+        sessions.append(db.session())
+        defer(call)
+        defer(call)
+        return "ok"
+
+    with app.app_context():
+        db.create_all()
+    client.get("/")
+    assert ran == [1, 1]
+    assert len({id(session) for session in sessions}) == 3
+    assert not any(session.in_transaction() for session in sessions)
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_streaming(app, client, ran):
+    """A generator of stream_with_context defers, too."""
+
+    @app.get("/")
+    def view():
+        def generate():
+            yield "-"
+            for number in range(3):
+                defer(lambda number=number: ran.append((number, request.path)))
+                yield str(number)
+
+        return flask.stream_with_context(generate())
+
+    with client.get("/") as response:
+        assert response.text == "-012"
+        assert ran == []
+    assert ran == [(0, "/"), (1, "/"), (2, "/")]
+
+
+def test_send_file(app, client, ran, tmp_path):
+    """A file, which Werkzeug hands to the server without a callback of its own."""
+    path = tmp_path / "file"
+    path.write_bytes(b"file")
+
+    @app.get("/")
+    def view():
+        defer(ran.append, 1)
+        return flask.send_file(path)
+
+    assert client.get("/").data == b"file"
+    assert ran == [1]
+
+
+def test_errors(app, client, ran):
+    """The status after the error handlers decides."""
+    app.testing = False
+
+    @app.get("/<int:status>")
+    def view(status):
+        defer(ran.append, f"{status} plain")
+        defer(ran.append, f"{status} failure").on_failure()
+        if status == 500:
+            raise LookupError
+        flask.abort(status)
+
+    @app.errorhandler(404)
+    def not_found(error):
+        return "found after all", 200
+
+    assert [client.get(f"/{status}").status_code for status in (403, 404, 500)] == [
+        403, 200, 500,
+    ]  # fmt: skip
+    assert ran == ["403 failure", "404 plain", "500 failure"]
+
+
+def test_errors_that_propagate(app, client, ran):
+    """In testing, the client raises; the calls have run by then."""
+
+    @app.get("/")
+    def view():
+        defer(lambda: ran.append(request.path)).always()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        client.get("/")
+    assert ran == ["/"]
+
+
+def test_before_response(app, client, ran):
+    """Held calls have the request context as well, and turn into a 503."""
+
+    @app.get("/")
+    def view():
+        before_response(lambda: ran.append(request.path))
+        before_response(lambda: 1 / int(request.args["n"]))
+        return "ok"
+
+    assert client.get("/?n=1").status_code == 200
+    response = client.get("/?n=0")
+    assert (response.status_code, response.data) == (503, b"Service Unavailable\n")
+    assert ran == ["/", "/"]
+
+
+def test_client_redirects(app, client, ran):
+    """The calls of each response on the way run in turn."""
+
+    @app.get("/")
+    def start():
+        defer(ran.append, "first")
+        return flask.redirect("/end")
+
+    @app.get("/end")
+    def end():
+        ran.append("second begins")
+        defer(ran.append, "second")
+        return "end"
+
+    assert client.get("/", follow_redirects=True).text == "end"
+    assert ran == ["first", "second begins", "second"]
+
+
+def test_client_context(app, client, ran):
+    """A with block of the client still keeps the request context for the test."""
+
+    @app.get("/")
+    def view():
+        g.left = "by the view"
+        defer(lambda: ran.append(g.left))
+        return "ok"
+
+    with client:
+        client.get("/")
+        assert request.path == "/"
+        assert g.left == "by the view"
+    assert ran == ["by the view"]
+
+
+def test_client_without_calls_is_left_alone(app, client):
+    """A response with nothing deferred is not read for the test."""
+    steps = []
+
+    @app.get("/")
+    def view():
+        def generate():
+            steps.append(1)
+            yield "1"
+            steps.append(2)
+            yield "2"
+
+        return generate()
+
+    response = client.get("/")
+    assert steps == [1]
+    assert response.text == "12"
+    assert type(client) is flask.testing.FlaskClient
+    assert client.application is app
+
+
+def test_deferred_where_no_context_is_left(app, client, ran):
+    """By a plain generator, by call_on_close, and around the app: an app context."""
+
+    @app.get("/")
+    def view():
+        def generate():
+            yield "1"
+            defer(lambda: ran.append(current_app.name))
+            yield "2"
+
+        response = flask.Response(generate())
+        response.call_on_close(lambda: defer(lambda: ran.append(current_app.name)))
+        return response
+
+    def between(environ, start_response):
+        defer(lambda: ran.append("between"))
+        return app(environ, start_response)
+
+    client.get("/", buffered=True)
+    Client(DeferMiddleware(between)).get("/", buffered=True)
+    assert ran == ["shop", "shop", "between", "shop", "shop"]
+
+
+def test_a_body_that_raises_in_the_client(app, client, ran):
+    """The calls have run when the client raises."""
+
+    @app.get("/")
+    def view():
+        def generate():
+            yield "1"
+            raise LookupError
+
+        defer(lambda: (time.sleep(0.02), ran.append(1))).always()
+        return flask.Response(generate())
+
+    with pytest.raises(LookupError):
+        client.get("/")
+    assert ran == [1]
+
+
+def test_async_calls(app, client, ran):
+    """A coroutine function has the request, too."""
+
+    async def call():
+        ran.append(request.path)
+
+    @app.get("/")
+    def view():
+        defer(call)
+        return "ok"
+
+    client.get("/")
+    assert ran == ["/"]
+
+
+def test_middleware_around_the_app(app, ran):
+    """Wrapped once more from outside, calls still have their request."""
+
+    @app.get("/")
+    def view():
+        defer(lambda: ran.append(request.path))
+        return "ok"
+
+    @app.teardown_request
+    def teardown(error):
+        ran.append("teardown")
+
+    Client(DeferMiddleware(app)).get("/", buffered=True)
+    assert ran == ["teardown", "/", "teardown"]
+
+
+@pytest.fixture
+def commands(app, ran):
+    """Commands that end in every way."""
+
+    @app.cli.command("greet")
+    @click.option("--fail", is_flag=True)
+    @click.option("--exit", "code", type=int)
+    def greet(fail, code):
+        defer(lambda: ran.append((current_app.name, flask.has_request_context())))
+        defer(ran.append, "failure").on_failure()
+        ran.append("command")
+        if fail:
+            raise click.ClickException("failed")
+        if code is not None:
+            click.get_current_context().exit(code)
+
+    group = flask.cli.AppGroup("user")
+    app.cli.add_command(group)
+
+    @group.command("add")
+    def add():
+        defer(ran.append, "added")
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "expected"),
+    [
+        (["greet"], 0, ["command", ("shop", False)]),
+        (["greet", "--exit", "0"], 0, ["command", ("shop", False)]),
+        (["greet", "--exit", "3"], 3, ["command", "failure"]),
+        (["greet", "--fail"], 1, ["command", "failure"]),
+        (["user", "add"], 0, ["added"]),
+        (["greet", "--help"], 0, []),
+        (["unknown"], 2, []),
+    ],
+)
+def test_commands(commands, ran, args, code, expected):
+    """The calls of a command run when it succeeded."""
+    result = commands.test_cli_runner().invoke(args=args)
+    assert result.exit_code == code, result.output
+    assert ran == expected
+    assert current_scope() is None
+
+
+def test_commands_of_the_flask_program(commands, ran):
+    """The same through `flask`, which finds the app by itself."""
+    group = FlaskGroup(create_app=lambda: commands)
+    result = CliRunner().invoke(group, ["greet"])
+    assert result.exit_code == 0, result.output
+    assert ran == ["command", ("shop", False)]
+
+
+def test_commands_have_contexts_of_their_own(ran):
+    """Each call of a command has an app context with teardown, and the limit counts."""
+    app = Flask("shop")
+    Defer(app, max_calls=2)
+
+    @app.teardown_appcontext
+    def teardown(error):
+        ran.append("teardown")
+
+    @app.cli.command("work")
+    def work():
+        defer(ran.append, 1)
+        defer(ran.append, 2)
+        with pytest.raises(TooManyCallsError):
+            defer(ran.append, 3)
+
+    result = app.test_cli_runner().invoke(args=["work"])
+    assert result.exit_code == 0, result.output
+    assert ran == ["teardown", 1, "teardown", 2, "teardown"]
+
+
+def test_a_command_without_context(app, ran):
+    """Its calls have an app context all the same."""
+
+    @app.cli.command("bare", with_appcontext=False)
+    def bare():
+        defer(lambda: ran.append(current_app.name))
+
+    assert app.test_cli_runner().invoke(args=["bare"]).exit_code == 0
+    assert ran == ["shop"]
+
+
+def test_a_command_inside_another_scope(commands, ran):
+    """A scope that is open already is used."""
+    with deferring():
+        commands.test_cli_runner().invoke(args=["user", "add"])
+        assert ran == []
+    assert ran == ["added"]
+
+
+def test_outside_a_request(app):
+    """An app context alone is no request."""
+    with app.app_context(), pytest.raises(NoScopeError):
+        defer(int)
+    with app.test_request_context(), pytest.raises(NoScopeError):
+        defer(int)
+
+
+# Jobs of pools
+
+POOLS = {"threads": ThreadPool(4, max_wait=20), "io": AsyncPool(4, max_wait=20)}
+
+
+async def in_coroutine(function, *args):
+    """The same, on a loop."""
+    return function(*args)
+
+
+def submit(name, function, *args):
+    """Run a plain function on a pool of either kind."""
+    if name == "io":
+        return pool(name).submit(in_coroutine, function, *args)
+    return pool(name).submit(function, *args)
+
+
+@pytest.fixture
+def torn_down():
+    """What has had its teardown."""
+    return []
+
+
+@pytest.fixture
+def pool_app(torn_down):
+    app = Flask("pools")
+    app.secret_key = "x"
+    app.testing = True
+    Defer(app, pools=POOLS)
+
+    @app.teardown_appcontext
+    def tear_down(error):
+        torn_down.append(g.get("who"))
+
+    return app
+
+
+KINDS = pytest.mark.parametrize("name", ["threads", "io"])
+
+
+@KINDS
+def test_a_job_has_an_app_context_of_its_own(pool_app, torn_down, name):
+    """A copy of g, the request of the view, and a teardown before its result."""
+
+    def job(who):
+        before, g.who = g.who, who
+        return before, request.args["q"], current_app.name
+
+    @pool_app.get("/")
+    def view():
+        g.who, g.thing = "view", open(os.devnull)  # noqa: SIM115
+        with g.thing:
+            assert not submit(name, hasattr, g, "thing").result()
+        assert torn_down.pop() == "view"
+        assert submit(name, job, "job").result() == ("view", "1", "pools")
+        assert torn_down == ["job"]
+        return g.who
+
+    assert pool_app.test_client().get("/?q=1").text == "view"
+    assert torn_down == ["job", "view"]
+
+
+def test_a_job_leaves_the_request_to_its_view(pool_app, ran):
+    """Its end closes no uploaded file, and what the view has changed stays."""
+    pool_app.teardown_request(lambda error: ran.append("teardown_request"))
+
+    @pool_app.post("/<int:number>")
+    def view(number):
+        request.view_args.clear()
+        file = request.files["file"]
+        assert pool("threads").submit(file.read, 2).result() == b"up"
+        assert (request.view_args, ran) == ({}, [])
+        return file.read()
+
+    data = {"file": (io.BytesIO(b"uploaded"), "name")}
+    assert pool_app.test_client().post("/7", data=data).text == "loaded"
+    assert ran == ["teardown_request"]
+
+
+@pytest.fixture
+def database(pool_app, tmp_path):
+    """A database with one table, and its class."""
+    pool_app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/db"
+    db = SQLAlchemy(pool_app)
+
+    class User(db.Model):  # type: ignore[name-defined]
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    with pool_app.app_context():
+        db.create_all()
+        engine = db.engine
+    yield db, User
+    engine.dispose()  # from 3.13 on, SQLite warns of connections that are left open
+
+
+@KINDS
+def test_flask_sqlalchemy_in_jobs(pool_app, database, name):
+    """Each job has a session of its own, which sees nothing of the view's."""
+    db, user = database
+    sessions = []
+
+    def job():
+        sessions.append(db.session())
+        db.session.add(user())  # not committed, so gone with the session
+
+    @pool_app.get("/")
+    def view():
+        sessions.append(db.session())
+        for future in [submit(name, job) for _ in range(3)]:
+            future.result()
+        return str(len(db.session.new))
+
+    assert pool_app.test_client().get("/").text == "0"
+    assert len({id(session) for session in sessions}) == 4
+    assert not db.session.registry.registry
+
+
+def test_flask_sqlalchemy_in_an_abandoned_job(pool_app, database):
+    """What it leaves in its session, nobody finds."""
+    db, user = database
+    released, ended = threading.Event(), threading.Event()
+
+    def job():
+        released.wait(20)
+        db.session.add(user())
+        ended.set()
+
+    @pool_app.get("/")
+    def view():
+        future = pool("threads").submit(job)
+        until(future.running)
+        return "ok"
+
+    assert pool_app.test_client().get("/").text == "ok"
+    released.set()
+    assert ended.wait(20)
+    until(lambda: not db.session.registry.registry)
+
+
+def test_around_a_job_that_fails(ran):
+    """What is around calls is around jobs; its error is the job's."""
+
+    @contextmanager
+    def around():
+        ran.append("begin")
+        try:
+            yield
+        finally:
+            ran.append("end")
+        raise LookupError("of around")
+
+    with deferring(around=around, pools=POOLS):
+        for name in POOLS:
+            with pytest.raises(LookupError, match="of around"):
+                submit(name, ran.append, name).result()
+            with pytest.raises(ZeroDivisionError):
+                submit(name, divmod, 1, 0).result()
+    assert ran == [
+        "begin", "threads", "end", "begin", "end", "begin", "io", "end", "begin", "end",
+    ]  # fmt: skip

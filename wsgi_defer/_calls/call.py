@@ -1,0 +1,439 @@
+"""One call that waits for its moment, and the options on it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextvars import copy_context
+from time import monotonic
+from types import CodeType, FrameType
+from typing import Any, Literal, Protocol, TypeVar
+
+from ..errors import WaitsForItselfError
+from .future import CANCELLED, PENDING, RETURNED, LazyFuture, is_first
+from .invoke import Invocation, complete
+from .outcome import Outcome
+
+C = TypeVar("C", bound="Call")  # typing.Self is 3.11
+_NO_KWARGS: Mapping[str, Any] = {}
+
+
+class Home(Protocol):
+    """The scope of a call, as the call sees it."""
+
+    def add(self, call: DeferredCall, function: str) -> None:
+        """Take a call; raises what ``defer()`` raises."""
+
+    def bring_about(self, call: DeferredCall) -> None:
+        """Run a call that still waits, if this is inside its request."""
+
+
+class Call:
+    """A function with its arguments, held until it is due.
+
+    It remembers the ``contextvars`` context and the line that registered it. The
+    options return the call, so that they chain. Only the thread that registered it
+    may set them.
+    """
+
+    kind = "before_response"  # the function that registers such calls
+    home: Home | None = None
+    before: DeferredCall | None = None  # the call that it follows
+    changed: Callable[[Call], object] | None = None  # told of a new name, and cancel()
+    started_at: float | None = None
+    ended_at: float | None = None
+    withdrawn = False  # the app called cancel()
+    logged = False  # its failure is in the log
+    bare = False  # runs without what is opened around calls
+    _name: str | None = None
+    _error: BaseException | None = None
+    _how = ""
+    _thread = 0  # where it runs
+    _awaited = False  # somebody waits for its result, and gets its error
+
+    def __init__(
+        self,
+        fn: Callable[..., object],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        registered_by: FrameType,
+    ) -> None:
+        self._fn = fn
+        self._args = args
+        self._kwargs = kwargs
+        # One-element lists: the first thread to pop wins. The one may run the call, the
+        # other lets a thread tell how it ended. pop() is atomic, and quicker than a
+        # lock.
+        self._contexts = [copy_context()]
+        self.untold = [True]
+        # Not the frame itself, which would keep the view's locals alive; and not its
+        # line number, which costs more than all the rest and is seldom needed.
+        self._code: CodeType = registered_by.f_code
+        self._instruction: int = registered_by.f_lasti
+        self.queued_at = monotonic()
+
+    @property
+    def name(self) -> str | None:
+        """The name given with ``named()``, if any."""
+        return self._name
+
+    @property
+    def label(self) -> str:
+        """What logs call it: the given name, else the function's. Never arguments."""
+        return self._name or qualified_name(self._fn)
+
+    @property
+    def origin(self) -> str:
+        """The file and line that registered it, as ``file:line``."""
+        line = self._code.co_firstlineno
+        for start, end, number in self._code.co_lines():
+            if start <= self._instruction < end and number is not None:
+                line = number
+        return f"{self._code.co_filename}:{line}"
+
+    @property
+    def pending(self) -> bool:
+        """True until the call has started, or was skipped or cancelled."""
+        return bool(self._contexts)
+
+    @property
+    def waited(self) -> float:
+        """Seconds from its registration to its start, or until now."""
+        started = self.started_at
+        return (monotonic() if started is None else started) - self.queued_at
+
+    @property
+    def ran(self) -> float | None:
+        """Seconds from its start to its end, or until now; None before its start."""
+        if self.started_at is None:
+            return None
+        ended = self.ended_at
+        return (monotonic() if ended is None else ended) - self.started_at
+
+    def named(self: C, name: str) -> C:
+        """Give it a name. Of the pending calls of one name, only the last runs."""
+        self._name = name
+        if self.changed is not None:
+            self.changed(self)
+        return self
+
+    @property
+    def chain(self) -> str:
+        """Its label; of a call that follows others, theirs and its own."""
+        return self.label
+
+    @property
+    def handled(self) -> bool:
+        """True if other code gets its failure, so that the log need not."""
+        return False
+
+    def first_to_fail(self) -> Call:
+        """The call whose error this one passes on; itself, if the error is its own."""
+        first: Call = self
+        while first.before is not None and first.before._error is self._error:
+            first = first.before
+        return first
+
+    def unhandled(self) -> BaseException | None:
+        """What it raised, if nobody has asked for its result."""
+        return None if self._awaited else self._error
+
+    def cancel(self: C) -> C | Literal[False]:
+        """Do not run it. Returns the call, or False if it has started."""
+        if self.take() is None:
+            return False
+        self.withdrawn = True
+        if self.changed is not None:
+            self.changed(self)
+        return self
+
+    def take(self) -> Invocation | None:
+        """What is to be run, for the first thread to ask; None for all others.
+
+        The call lets go of its context and its arguments: a handle that the app keeps
+        must not keep the request alive. So a call that is given up is taken, too.
+        """
+        fn, args, kwargs = self._fn, self._args, self._kwargs
+        try:
+            context = self._contexts.pop()
+        except IndexError:
+            return None
+        self._args, self._kwargs = (), _NO_KWARGS
+        self._thread = threading.get_ident()
+        if self.before is not None:
+            return context, _continue, ([self.before], self._how, fn), kwargs
+        return context, fn, args, kwargs
+
+    def start(self) -> Invocation | None:
+        """As ``take()``, to run it at once. None, too, if it was lost meanwhile."""
+        invocation = self.take()
+        if invocation is None or not self.untold:
+            return None
+        self.started_at = monotonic()
+        return invocation
+
+    def claim_end(
+        self, end: int, value: object = None, error: BaseException | None = None
+    ) -> bool:
+        """Note how it ended. True for the first thread to do so, which then tells the
+        observers, and calls ``publish()``."""
+        if not is_first(self.untold):
+            return False
+        self.ended_at = monotonic()
+        return True
+
+    def publish(self) -> None:
+        """Tell whoever waits for it. Nobody waits for a held call."""
+
+
+class DeferredCall(Call, LazyFuture):
+    """A call that runs after the response, if the response is of the kind it wants.
+
+    By default that is a status below 400 from an app that did not raise. You can change
+    its options until it starts; the last setting wins.
+
+    It is a ``concurrent.futures.Future``, too. If it never runs, because it was
+    cancelled, skipped or lost, the future is cancelled. Its methods as a future are
+    safe from any thread. Only ``result()`` and ``exception()`` run it early; ``wait()``
+    and ``as_completed()`` of ``concurrent.futures`` just wait, so use these in other
+    threads, or after the request.
+    """
+
+    kind = "deferred"
+    limit: float | None = None  # seconds; None if the middleware's holds
+    _predicate: Callable[[Outcome], object] | None = None
+    _followed = False
+
+    def always(self) -> DeferredCall:
+        """Run it whatever became of the response."""
+        return self.when(_always)
+
+    def on_failure(self) -> DeferredCall:
+        """Run it only if the status is 400 or above, or the app raised."""
+        return self.when(_not_ok)
+
+    def when(self, predicate: Callable[[Outcome], object]) -> DeferredCall:
+        """Run it only if ``predicate(outcome)`` is true, asked just before it would.
+
+        A predicate that raises is logged, and the call does not run.
+        """
+        if not callable(predicate):
+            kind = type(predicate).__name__
+            raise TypeError(f"when() takes a function of the Outcome, not {kind}")
+        self._predicate = predicate
+        return self
+
+    def time_limit(self, seconds: float) -> DeferredCall:
+        """End it after ``seconds``, with ``TimeLimitError`` as its failure.
+
+        It can be ended on the main thread of the process, which is where gunicorn's
+        sync worker runs it, and in gunicorn's gevent workers while it waits for
+        something. It cannot be ended inside C code, on other threads, or if the app
+        uses ``SIGALRM`` itself: then the log says that it keeps running. This limit
+        replaces the middleware's; ``math.inf`` means no limit. Until it is reached,
+        gunicorn does not take the worker for stuck, even past gunicorn's ``timeout``.
+        A call that runs early inside a call with a limit is ended with that one.
+        """
+        self.limit = check_seconds("time_limit", seconds)
+        return self
+
+    def wants(self, outcome: Outcome) -> bool:
+        """Tell whether it runs after such a response.
+
+        A call that follows another runs if that one did, unless its options say
+        otherwise.
+        """
+        call: DeferredCall = self
+        while call._predicate is None and call.before is not None:
+            call = call.before
+            if call.done():
+                return not call.cancelled()
+        return outcome.ok if call._predicate is None else bool(call._predicate(outcome))
+
+    def then(self, fn: Callable[[Any], object]) -> DeferredCall:
+        """Defer ``fn(result)`` of this call; returns the new call.
+
+        If this one fails, the new one fails with the same error and ``fn`` is not
+        called. Raises ``TypeError`` if ``fn`` is not callable, and what ``defer()``
+        raises.
+        """
+        return self._follow("then", fn, sys._getframe(1))
+
+    def catch(self, fn: Callable[[Any], object]) -> DeferredCall:
+        """Defer ``fn(error)``, which is called if this call, or one before it, fails.
+
+        The result of the new call is that of ``fn``, or of this call if nothing failed.
+        Raises what ``then()`` raises.
+        """
+        return self._follow("catch", fn, sys._getframe(1))
+
+    def finally_(self, fn: Callable[[], object]) -> DeferredCall:
+        """Defer ``fn()``, which is called whether this call returns or fails.
+
+        The new call ends as this one does, unless ``fn`` raises. Raises what ``then()``
+        raises.
+        """
+        return self._follow("finally_", fn, sys._getframe(1))
+
+    def _follow(
+        self, how: str, fn: Callable[..., object], registered_by: FrameType
+    ) -> DeferredCall:
+        if not callable(fn):
+            raise TypeError(f"{how}() takes a function, not {type(fn).__name__}")
+        if self.home is None:
+            raise RuntimeError(f"{how}() is for calls that defer() has returned")
+        call = DeferredCall(fn, (), _NO_KWARGS, registered_by)
+        call.before, call._how = self, how
+        followed, self._followed = self._followed, True
+        try:
+            self.home.add(call, how)
+        except BaseException:
+            self._followed = followed
+            raise
+        return call
+
+    @property
+    def chain(self) -> str:
+        before = self.before
+        return self.label if before is None else f"{before.chain} -> {self.label}"
+
+    @property
+    def handled(self) -> bool:
+        return self._followed or self._awaited
+
+    def cancel(self) -> DeferredCall | Literal[False]:  # type: ignore[override]
+        """Do not run it. Returns the call, or False if it has started."""
+        if Call.cancel(self):
+            self._settle(CANCELLED)
+            self.publish()
+            return self
+        return self if self.cancelled() else False
+
+    def running(self) -> bool:
+        """True while it runs."""
+        return self.started_at is not None and not self.done()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What it returned; raises what it raised.
+
+        Inside its request, a call that has not started runs now, once, after those that
+        it follows; the outcome of the response does not matter. Elsewhere, this waits
+        for it, for at most ``timeout`` seconds, and then raises
+        ``concurrent.futures.TimeoutError``. Raises ``CancelledError`` if it will never
+        run, and ``WaitsForItselfError`` inside the call itself.
+        """
+        try:
+            self._await(timeout)
+            if self._settled_as == RETURNED:
+                return self._value
+            if self._error is not None:
+                raise self._error
+            raise CancelledError
+        finally:
+            self = None  # type: ignore[assignment]  # frame cycle
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What it raised, or None if it returned; otherwise as ``result()``."""
+        try:
+            self._await(timeout)
+            if self._settled_as == CANCELLED:
+                raise CancelledError
+            return self._error
+        finally:
+            del self  # frame cycle
+
+    def _await(self, timeout: float | None) -> None:
+        if self._settled_as != PENDING:
+            return
+        awaited, self._awaited = self._awaited, True  # so that its error is not logged
+        try:
+            if self.home is not None:
+                self.home.bring_about(self)
+            if self._settled_as == PENDING:
+                if self.running() and self._thread == threading.get_ident():
+                    raise WaitsForItselfError(self.chain)
+                Future.exception(self, timeout)
+        except CancelledError:
+            pass
+        except (FutureTimeout, WaitsForItselfError):
+            self._awaited = awaited
+            raise
+        finally:
+            del self  # frame cycle
+
+    def claim_end(
+        self, end: int, value: object = None, error: BaseException | None = None
+    ) -> bool:
+        first = Call.claim_end(self, end)
+        if first:
+            self._settle(end, value, error)
+        return first
+
+    publish = LazyFuture.publish
+
+    def take_end(self, caught: bool) -> tuple[int, Any, BaseException | None]:
+        """How it ended, its value and its error, for the call that follows it.
+
+        With ``caught``, the follower deals with an error, so that nobody logs it.
+        """
+        if caught and self._error is not None:
+            self.first_to_fail().logged = True
+        return self._settled_as, self._value, self._error
+
+    def __repr__(self) -> str:
+        state = ("pending", "finished", "failed", "cancelled")[self._settled_as]
+        return f"<DeferredCall {self.label}: {state}>"
+
+
+def _continue(box: list[DeferredCall], how: str, fn: Callable[..., object]) -> object:
+    """What runs in place of ``fn`` when a call follows another: that is in ``box``."""
+    before = box.pop()
+    if not before.done():  # another thread runs it
+        wait([before])
+    end, value, error = before.take_end(caught=how == "catch")
+    del before  # frame cycle
+    if end == CANCELLED:
+        raise CancelledError
+    if how == "finally_":
+        complete(fn())
+    elif (how == "catch") == (error is not None):
+        return fn(value if error is None else error)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error
+    return value
+
+
+def check_seconds(option: str, seconds: float) -> float:
+    """Refuse what is no time to wait."""
+    if not seconds > 0:
+        raise ValueError(f"{option} takes seconds, more than 0, not {seconds!r}")
+    return seconds
+
+
+def qualified_name(fn: object) -> str:
+    """Name a callable for people: ``module.function``, never its ``repr()``.
+
+    The ``repr()`` of a partial or a bound method would show arguments.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    try:
+        name, module = fn.__qualname__, fn.__module__  # type: ignore[attr-defined]
+    except Exception:  # an instance with __call__, or a proxy without its object
+        name, module = type(fn).__qualname__, type(fn).__module__
+    return f"{module}.{name}" if module else str(name)
+
+
+def _always(outcome: Outcome) -> bool:
+    return True
+
+
+def _not_ok(outcome: Outcome) -> bool:
+    return not outcome.ok

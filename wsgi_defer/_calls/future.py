@@ -1,0 +1,84 @@
+"""A future that costs next to nothing until somebody wants one."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+PENDING, RETURNED, RAISED, CANCELLED = range(4)
+
+
+class LazyFuture(Future[Any]):
+    """A ``concurrent.futures.Future`` without a lock, until somebody waits for it.
+
+    Nobody ever waits for most deferred calls, and a lock costs more than the rest of
+    one. So what ``Future`` keeps in its instances is made when something first asks
+    for it: a method of ``Future``, or ``concurrent.futures.wait()``.
+    """
+
+    _settled_as = PENDING
+    _value: Any = None
+    _error: BaseException | None = None
+    # [True] while somebody may wait who has not been told of the result.
+    _unpublished: list[bool] = []  # noqa: RUF012  # always empty
+
+    def __init__(self) -> None:
+        """Without ``Future.__init__``, see above."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for names that are not there.
+        if name not in ("_condition", "_state", "_waiters", "_done_callbacks",
+                        "_result", "_exception"):  # fmt: skip
+            kind = type(self).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+        # Without a lock of ours, which the garbage collector might find taken. Each
+        # attribute keeps the value that the first thread gives it. The condition comes
+        # last: whoever sees it may rely on the others.
+        made = vars(Future())
+        made["_unpublished"] = [True]
+        for key in sorted(made, key="_condition".__eq__):
+            self.__dict__.setdefault(key, made[key])
+        self.publish()
+        return self.__dict__[name]
+
+    def done(self) -> bool:
+        """True when it has returned or raised, or will never run."""
+        return self._settled_as != PENDING
+
+    def cancelled(self) -> bool:
+        """True if it will never run: cancelled, skipped or lost."""
+        return self._settled_as == CANCELLED
+
+    def _settle(
+        self, end: int, value: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Note how it ended, if nothing is noted yet. ``publish()`` tells who waits."""
+        if self._settled_as == PENDING:
+            self._value, self._error = value, error
+            # Last: another thread may be making the future at this moment.
+            self._settled_as = end
+
+    def publish(self) -> None:
+        """Tell whoever waits that it has ended; no effect before that.
+
+        The thread that ends it calls this, and so does each that looks at it. Only the
+        first of them publishes.
+        """
+        unpublished = self._unpublished
+        if self._settled_as == PENDING or not (unpublished and is_first(unpublished)):
+            return
+        if self._settled_as == RETURNED:
+            Future.set_result(self, self._value)
+        elif self._settled_as == RAISED:
+            Future.set_exception(self, self._error)
+        else:
+            Future.cancel(self)
+            self.set_running_or_notify_cancel()
+
+
+def is_first(turn: list[bool]) -> bool:
+    """True for the first thread to ask. ``turn`` is ``[True]``; ``pop()`` is atomic."""
+    try:
+        return turn.pop()
+    except IndexError:
+        return False

@@ -1,0 +1,131 @@
+"""Time limits of calls, as far as a call can be ended at all.
+
+Only the main thread of a process can be interrupted, by a signal, and Python runs no
+handler while that is inside C code. No reliable way exists on other threads; ``watch``
+reports what happens there.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from .._runtime import host
+from .._runtime.stop_orders import TimeUp
+from ..errors import TimeLimitError
+from .call import Call
+from .invoke import Invocation, invoke
+from .options import Owner
+from .watch import start_watching, stop_watching
+
+# Seconds, for code that catches even BaseException and keeps running. An odd number, by
+# which our timer is recognized when somebody has replaced its handler.
+AGAIN = 1.000017
+LONGEST = 1e6  # seconds that a timer can surely take
+
+
+def run_watched(
+    invocation: Invocation, call: Call, owner: Owner, limit: float | None
+) -> object:
+    """Run a call that is watched, or limited to ``limit`` seconds, or both.
+
+    Raises and returns what it does, and raises ``TimeLimitError`` if the limit ended
+    it.
+    """
+    if limit == math.inf:
+        limit = None
+    up = TimeUp()
+    watched = start_watching(call, owner, limit)
+    around = owner.options.around
+    try:
+        if limit is None:
+            return invoke(invocation, around)
+        return _run_within(limit, up, partial(invoke, invocation, around))
+    except TimeUp as caught:
+        if caught is not up:
+            raise  # the limit of a call around this one
+        raise _as_error(call, limit, up) from None
+    finally:
+        stop_watching(watched)
+        del call, watched  # frame cycle
+
+
+def _as_error(call: Call, limit: float | None, up: TimeUp) -> TimeLimitError:
+    error = TimeLimitError(call.label, limit or 0).with_traceback(up.__traceback__)
+    up.__traceback__ = None  # frame cycle
+    return error
+
+
+def _run_within(seconds: float, up: TimeUp, run: Callable[[], object]) -> object:
+    values: list[object] = []
+
+    def run_and_keep() -> None:
+        values.append(run())
+
+    if host.current.call_within(seconds, up, run_and_keep):
+        pass
+    elif threading.current_thread() is threading.main_thread() and _alarm_is_free():
+        _Alarm(up).run(seconds, run_and_keep)
+    else:
+        run_and_keep()
+    return values[0]
+
+
+def _alarm_is_free() -> bool:
+    # None: a handler that Python did not install, as in an embedding server.
+    handler = signal.getsignal(signal.SIGALRM)
+    free = handler in (signal.SIG_DFL, signal.SIG_IGN)
+    return free and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+class _Alarm:
+    """The handler of SIGALRM, while one call runs."""
+
+    def __init__(self, up: TimeUp) -> None:
+        self._up = up
+        self._until: float | None = None
+        self._before: Any = signal.SIG_DFL
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self._until is None:  # the call ended at the same moment
+            return
+        left = self._until - monotonic()
+        if left > 0:  # the call set an alarm of its own, without a handler
+            self._arm(left)
+            return
+        raise self._up
+
+    def run(self, seconds: float, run: Callable[[], object]) -> None:
+        """Run it, and raise the ``TimeUp`` inside it after so many seconds."""
+        self._before = signal.signal(signal.SIGALRM, self)
+        if not self._is_installed():  # mod_wsgi, for one, ignores signal.signal()
+            run()
+            return
+        self._until = monotonic() + seconds
+        try:
+            try:
+                self._arm(seconds)
+                run()
+            finally:
+                self._end()
+        finally:  # once more, as the alarm may strike just before the first
+            self._end()
+
+    def _arm(self, seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, LONGEST), AGAIN)
+
+    def _is_installed(self) -> bool:
+        handler: Any = signal.getsignal(signal.SIGALRM)
+        return handler is self
+
+    def _end(self) -> None:
+        self._until = None  # nothing is raised from here on
+        if abs(signal.getitimer(signal.ITIMER_REAL)[1] - AGAIN) < 1e-6:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._is_installed():
+            signal.signal(signal.SIGALRM, self._before)

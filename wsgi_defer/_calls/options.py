@@ -1,0 +1,87 @@
+"""The options that all scopes of one middleware share, and their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ..observers._observers import Observers
+from .call import Call, check_seconds
+from .invoke import Around
+
+MAX_CALLS = 1000
+WhenBusy = Literal["inline", "thread"]
+
+
+class Room(Protocol):
+    """Where the calls of many scopes wait, and which may be full."""
+
+    def admit(self, call: Call, scope: Any) -> None:
+        """Take one more, or raise ``TooManyWaitingError``."""
+
+
+class Options(NamedTuple):
+    """What the scopes of one middleware have in common, see ``DeferMiddleware``."""
+
+    max_calls: int = MAX_CALLS
+    around: Around | None = None
+    inline: bool | None = None
+    when_busy: WhenBusy = "inline"
+    observers: Observers = Observers()
+    time_limit: float | None = None
+    slow_after: float | None = None
+    room: Room | None = None
+    pools: Mapping[str, Any] | None = None  # of kinds of pools, by name
+
+    def checked(self) -> Options:
+        """Refuse what would fail later, at the first call; return the options."""
+        if self.max_calls < 1:
+            raise ValueError(f"max_calls must be at least 1, not {self.max_calls}")
+        if self.around is not None and not callable(self.around):
+            kind = type(self.around).__name__
+            raise TypeError(
+                f"around must return a context manager when called, not {kind}"
+            )
+        check_choice("when_busy", self.when_busy, ("inline", "thread"))
+        if self.time_limit is not None:
+            check_seconds("time_limit", self.time_limit)
+        if self.slow_after is not None:
+            check_seconds("slow_after", self.slow_after)
+        return self
+
+    def completed_by(self, other: Options) -> Options:
+        """Take ``around`` and ``pools`` of the other options where these have none."""
+        options = self
+        if options.around is None and other.around is not None:
+            options = options._replace(around=other.around)
+        if options.pools is None and other.pools is not None:
+            options = options._replace(pools=other.pools)
+        return options
+
+
+DEFAULTS = Options()
+
+
+class Owner(Protocol):
+    """The scope of a call, as those see it who run the call."""
+
+    options: Options
+
+    def conclude(
+        self,
+        call: Call,
+        end: int,
+        value: object = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """The call has returned, or raised: count it, and tell the observers."""
+
+    def lose(self, call: Call, why: str) -> None:
+        """The call did not run to its end."""
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the choices. Raises ``ValueError``."""
+    if value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{option} is {allowed}, not {value!r}")

@@ -1,0 +1,334 @@
+"""A scope: the calls of one request, and what became of each."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Protocol, TypeVar
+
+from .._runtime.stop_orders import is_order_to_stop
+from ..errors import ResponseStartedError, ScopeClosedError, TooManyCallsError
+from .call import Call, DeferredCall
+from .future import CANCELLED
+from .options import DEFAULTS, Options
+from .outcome import Outcome
+from .run import run_now
+
+logger = logging.getLogger("wsgi_defer")
+C = TypeVar("C", bound=Call)
+
+
+class Guest(Protocol):
+    """What lives no longer than its request, such as a task of a pool."""
+
+    def abandon(self, why: str) -> None:
+        """Nobody can await it any more. Raises nothing but an order to stop."""
+
+
+class Scope:
+    """The calls of one request, in order, until they have run.
+
+    ``finished``, ``failed``, ``skipped`` and ``lost`` count what became of them.
+    Skipped are those that did not want the outcome, that were cancelled, or that a
+    later call of the same name replaced. Calls may be added from any thread.
+    """
+
+    # On the class, because every request makes a scope, and few set these.
+    closed = False  # the calls have run; it accepts no more
+    started = False  # the response is on its way
+    answers = False  # a response is to come
+    stopped = False  # an order to stop has ended it
+    registered = 0
+    finished = 0
+    failed = 0
+    skipped = 0
+    lost = 0
+    running: Call | None = None
+    outcome: Outcome | None = None  # how the response ended, when it has
+    outer: Scope | None = None  # around this one, in deferring()
+    # Each with its process. The scope has a dict of its own from the first one on.
+    guests: dict[Guest, int] = {}  # noqa: RUF012
+    _early: list[Call] = ()  # type: ignore[assignment]  # calls run before their turn
+    _process = 0
+
+    def __init__(self, options: Options = DEFAULTS, outer: Scope | None = None) -> None:
+        self.options = options
+        self.held: list[Call] = []
+        self.deferred: list[DeferredCall] = []
+        if outer is not None:
+            self.outer = outer
+
+    @property
+    def request_id(self) -> str:
+        """What logs call the request; empty without one."""
+        return ""
+
+    @property
+    def pending(self) -> tuple[Call, ...]:
+        """The calls that still wait, in order."""
+        return tuple(call for call in (*self.held, *self.deferred) if call.pending)
+
+    def complete_options(self, options: Options) -> None:
+        """Fill gaps in its options with those of a middleware inside of it."""
+        self.options = self.options.completed_by(options)
+
+    def hold(self, call: Call, function: str) -> None:
+        """Add a call that runs before the response; raises as ``before_response()``."""
+        self.append(call, self.held, function)
+
+    def add(self, call: DeferredCall, function: str) -> None:
+        """Add a call that ``function`` defers; raises as ``defer()``."""
+        self.append(call, self.deferred, function)
+
+    def append(self, call: C, calls: list[C], function: str) -> None:
+        """Add a call to one of the two lists of this scope."""
+        options = self.options
+        if self.registered >= options.max_calls:
+            raise TooManyCallsError(options.max_calls)
+        if options.room is not None and calls is self.deferred:
+            options.room.admit(call, self)
+        if not self.registered:
+            self._process = os.getpid()
+        # The order matters to other threads: the one that ends the scope sets the flag,
+        # and then looks for calls once more. Either it has seen this call, or the call
+        # is still here. The same goes for the start of the response.
+        self.registered += 1
+        try:
+            if options.observers.queued:
+                options.observers.tell(options.observers.queued, call, self)
+            call.home = self
+            calls.append(call)
+        except BaseException as error:  # an order to stop
+            self.lose(call, f"{function}() was interrupted by {type(error).__name__}")
+            raise
+        late = self.closed or (self.started and calls is self.held)
+        if late and call in calls:
+            calls.remove(call)
+            self.registered -= 1
+            self._tell_skipped(call, "it came too late")
+            raise ScopeClosedError(function) if self.closed else ResponseStartedError
+
+    def add_guest(self, guest: Guest, function: str) -> None:
+        """Abandon it when this scope has closed. Raises ``ScopeClosedError``."""
+        self.__dict__.setdefault("guests", {})[guest] = os.getpid()
+        if self.closed:  # in this order, as in append()
+            self.remove_guest(guest)
+            raise ScopeClosedError(function)
+
+    def remove_guest(self, guest: Guest) -> None:
+        """It has ended by itself."""
+        self.guests.pop(guest, None)
+
+    def abandon_guests(self) -> None:
+        """The scope has closed: abandon its guests, the last one first."""
+        while self.guests:
+            try:  # others may leave by themselves meanwhile
+                guest, process = self.guests.popitem()
+            except KeyError:
+                return
+            if process == os.getpid():  # otherwise the parent does it
+                guest.abandon("the request has ended")
+
+    def bring_about(self, call: DeferredCall) -> None:
+        """Run a call that still waits, after those that it follows, now.
+
+        No effect outside its request, or on calls that have started.
+        """
+        current = get_current()
+        while current is not self:
+            if current is None:
+                return
+            current = current.outer
+        if self._process != os.getpid():  # the parent runs it
+            return
+        chain = [call]
+        del call  # frame cycle
+        while (before := chain[-1].before) is not None and not before.done():
+            chain.append(before)
+        while chain:
+            self._run_early(chain.pop())
+
+    def _run_early(self, call: DeferredCall) -> None:
+        early: list[Call] = self.__dict__.setdefault("_early", [])
+        early.append(call)  # first, so that it is always on one of the lists
+        try:
+            try:
+                place = self.deferred.index(call)
+                self.deferred.remove(call)  # atomic: one thread gets it
+            except (ValueError, AttributeError):
+                return
+            for other in self.deferred[:place]:
+                if call.name is not None and other.name == call.name:
+                    other.cancel()
+            if not call.pending:
+                self.skip(call, "it was cancelled")
+            elif call.before is not None and call.before.cancelled():
+                self.skip(call, "the call that it follows did not run")
+            else:
+                run_now(call, self)
+        except BaseException as error:
+            self.lose(call, f"interrupted by {type(error).__name__}")
+            raise
+        finally:
+            early.remove(call)
+            del call  # frame cycle
+
+    def under_way(self) -> list[Call]:
+        """The calls that are running, in any thread."""
+        running = [] if self.running is None else [self.running]
+        return [*running, *self._early]
+
+    def __del__(self) -> None:
+        # The last safety net: a server that drops the response leads here. A child
+        # process has copies of its parent's calls, which it must not run.
+        if self.registered and not self.closed and self._process == os.getpid():
+            self.dropped()
+
+    def dropped(self) -> None:
+        """Nobody is left to run the calls."""
+        self.lose_rest("its scope was dropped")
+
+    def note_outcome(self, outcome: Outcome) -> None:
+        """The response has ended like this, and the calls are about to run."""
+        self.outcome = outcome
+
+    def note_started(self) -> None:
+        """The response is on its way: nothing can be held for it any more."""
+        self.started = True
+
+    def note_order(self, error: BaseException) -> None:
+        """Note whether that error, which ended the view, was an order to stop."""
+        self.stopped = is_order_to_stop(error)
+
+    def shut(self) -> bool:
+        """Accept no more calls. False if some are left, added at this moment."""
+        self.closed = True
+        return not self.deferred
+
+    def conclude(
+        self,
+        call: Call,
+        end: int,
+        value: object = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """The call has returned, or raised: count it, and tell the observers.
+
+        No effect if another thread has told its end.
+        """
+        if call.claim_end(end, value, error):
+            heard = self.options.observers
+            if error is not None:
+                self.failed += 1
+                heard.tell(heard.failed, call, self, error)
+            else:
+                self.finished += 1
+                if heard.finished:
+                    heard.tell(heard.finished, call, self)
+            try:
+                call.publish()
+            except BaseException as raised:  # by a callback of the app's
+                if is_order_to_stop(raised):
+                    raise
+                logger.exception(
+                    "a callback of the deferred call %s failed", call.label
+                )
+        if self.running is call:
+            self.running = None
+
+    def skip(self, call: Call, why: str) -> None:
+        """Do not run it, as intended. No effect if its end was told."""
+        if self._tell_skipped(call, why):
+            self.skipped += 1
+
+    def _tell_skipped(self, call: Call, why: str) -> bool:
+        call.take()
+        if not call.claim_end(CANCELLED):
+            return False
+        heard = self.options.observers
+        heard.tell(heard.skipped, call, self, why)
+        call.publish()
+        return True
+
+    def lose(self, call: Call, why: str) -> None:
+        """It does not run, or not to its end, which an operator should know.
+
+        No effect if its end was told.
+        """
+        call.take()
+        if call.claim_end(CANCELLED):
+            self.lost += 1
+            heard = self.options.observers
+            heard.tell(heard.lost, call, self, why)
+            call.publish()
+
+    def lose_rest(self, why: str) -> None:
+        """Lose all calls that wait."""
+        held: list[Call] = self.held
+        for calls in (held, self.deferred):
+            for call in calls.copy():
+                # The thread that takes it off the list tells its end: this one, or one
+                # that has just started it.
+                with suppress(ValueError):
+                    calls.remove(call)  # type: ignore[arg-type]
+                    if call.withdrawn:
+                        self.skip(call, "it was cancelled")
+                    else:
+                        self.lose(call, why)
+
+    def drop(self, call: Call, why: str) -> None:
+        """Lose a deferred call, unless it has started."""
+        with suppress(ValueError):  # as in lose_rest()
+            self.deferred.remove(call)  # type: ignore[arg-type]
+            self.lose(call, why)
+
+    def forget(self, name: str) -> None:
+        """Cancel every call of that name that has not started."""
+        for call in self.pending:
+            if call.name == name:
+                call.cancel()
+
+    def take_held(self) -> Call | None:
+        """The next call to run before the response; None when there is none."""
+        return self._next_of(self.held)
+
+    def take(self) -> DeferredCall | None:
+        """The next call to run after the response; None when there is none."""
+        return self._next_of(self.deferred)
+
+    def _next_of(self, calls: list[C]) -> C | None:
+        while calls:
+            try:
+                # Always on one of the two: an order to stop may come at any line.
+                self.running = call = calls[0]
+                calls.remove(call)
+            except (IndexError, ValueError):  # another thread took it, _run_early()
+                continue
+            if not call.pending:
+                self.skip(call, "it was cancelled")
+            elif call.name is not None and _is_replaced(call, calls):
+                self.skip(call, "a later call has its name")
+            else:
+                return call
+        self.running = None
+        return None
+
+
+def _is_replaced(call: Call, later: Sequence[Call]) -> bool:
+    # A copy, because another thread may add to it.
+    return any(other.name == call.name and other.pending for other in list(later))
+
+
+_current: ContextVar[Scope | None] = ContextVar("wsgi_defer.scope", default=None)
+# Bound once: to look them up on the variable costs as much again, at every step.
+get_current = _current.get
+enter = _current.set
+leave = _current.reset
+
+
+def current_scope() -> Scope | None:
+    """The scope of the request being handled here; None outside a request."""
+    return get_current()

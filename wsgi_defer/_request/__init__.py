@@ -1,0 +1,1 @@
+"""One request: where its scope opens, and the bodies by whose end its calls run."""

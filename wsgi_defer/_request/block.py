@@ -1,0 +1,77 @@
+"""``deferring()``: a scope where there is no request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from .._calls.drain import discard_held, drain, run_held
+from .._calls.invoke import Around
+from .._calls.options import MAX_CALLS, Options
+from .._calls.outcome import Outcome
+from .._calls.scope import Scope, enter, get_current, leave
+from .._runtime.stop_orders import is_order_to_stop
+from ..observers._observer import Observer
+from ..observers._observers import Observers
+from ..pools._kinds import Pools, checked_pools
+
+
+@contextmanager
+def deferring(
+    *,
+    max_calls: int = MAX_CALLS,
+    around: Around | None = None,
+    observers: Iterable[Observer] = (),
+    time_limit: float | None = None,
+    slow_after: float | None = None,
+    pools: Pools | None = None,
+) -> Iterator[Scope]:
+    """Open a scope where there is no request: in a command, a queue task, a test.
+
+    Its calls run when the block ends. If the block raised an exception, they run before
+    that goes up, and the outcome is a failure, except for ``SystemExit`` with code 0.
+    Calls of ``before_response()`` run first; if one raises, so does the block. The
+    arguments are those of ``DeferMiddleware``. Inside a request, ``pools`` are those of
+    the request by default.
+    """
+    outer = get_current()
+    options = Options(
+        max_calls=max_calls,
+        around=around,
+        time_limit=time_limit,
+        slow_after=slow_after,
+        pools=None if pools is None else checked_pools(pools),
+    ).checked()
+    if observers := tuple(observers):
+        options = options._replace(observers=Observers(observers))
+    if pools is None and outer is not None:
+        options = options._replace(pools=outer.options.pools)
+    scope = Scope(options, outer)
+    token = enter(scope)
+    error: BaseException | None = None
+    try:
+        yield scope
+    except BaseException as raised:
+        succeeded = isinstance(raised, SystemExit) and not raised.code
+        if not succeeded or is_order_to_stop(raised):
+            error = raised
+        raise
+    finally:
+        leave(token)
+        _end_block(scope, error)
+        del error  # frame cycle
+
+
+def _end_block(scope: Scope, error: BaseException | None) -> None:
+    refusal: BaseException | None = None
+    if error is None:
+        try:
+            error = refusal = run_held(scope)
+        except BaseException as raised:
+            error = refusal = raised
+    if error is not None:
+        scope.note_order(error)
+    discard_held(scope, "the block raised")
+    drain(scope, Outcome(status=None, error=error))
+    if refusal is not None:
+        raise refusal

@@ -1,0 +1,125 @@
+"""The WSGI middleware: where a request's scope opens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from types import GeneratorType
+from typing import TYPE_CHECKING
+
+from .._calls.invoke import Around
+from .._calls.options import MAX_CALLS, Options, WhenBusy
+from .._calls.scope import enter, get_current, leave
+from .._calls.waiting_room import WhenFull, waiting_room
+from .._servers.detect import prepare_process, prepare_request
+from ..observers._observer import Observer
+from ..observers._observers import Observers
+from ..pools._kinds import Pools, checked_pools
+from .exchange import Exchange
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+SCOPE_KEY = "wsgi_defer.scope"
+
+
+class DeferMiddleware:
+    """Give every request of ``app`` a scope, and run its calls after the response.
+
+    Make it the outermost middleware: what is outside of it ends before the calls start.
+    If an app is wrapped twice, the outer one does the work. With nothing deferred, the
+    response passes through as it is. The scope is ``environ["wsgi_defer.scope"]``.
+
+    ::
+
+        application = DeferMiddleware(app)
+
+    :param app: the WSGI app.
+    :param max_calls: how many calls one request may register; the next one raises
+        ``TooManyCallsError``.
+    :param around: a function that returns a context manager. Each call runs inside one
+        of its own: for what a call needs fresh, such as a database session. An error in
+        it is a failure of the call. Tasks of a ``ThreadPool`` or ``AsyncPool`` run
+        inside one, too.
+    :param inline: True runs the calls in the thread that served the request, False on
+        the background thread. By default the server decides: inline, unless a client
+        would have to wait for them.
+    :param when_busy: "thread" checks before each call whether a client waits for this
+        process, and then leaves the rest to the background thread; the app must be
+        thread-safe. "inline" finishes them first. It needs gunicorn, with the hooks of
+        ``wsgi_defer.gunicorn`` or its worker classes.
+    :param observers: each hears of every call, besides the log; see ``Observer``.
+    :param time_limit: seconds for each deferred call that has no limit of its own; see
+        ``DeferredCall.time_limit()`` for where a call can be ended.
+    :param slow_after: seconds after which the stack of a running call is logged, once.
+        Under gevent, only of a call that waits for something, not of one that computes.
+    :param max_waiting: how many deferred calls may wait in this process, of all
+        requests to this middleware.
+    :param when_full: what happens to a call over that. "raise" raises
+        ``TooManyWaitingError``; "drop" drops the oldest call, which is then lost.
+    :param pools: those of ``pool(name)``, by their names; see ``wsgi_defer.pools``.
+        ``default`` is ``ThreadPool(8, max_wait=30)`` unless it is among them.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        max_calls: int = MAX_CALLS,
+        around: Around | None = None,
+        inline: bool | None = None,
+        when_busy: WhenBusy = "inline",
+        observers: Iterable[Observer] = (),
+        time_limit: float | None = None,
+        slow_after: float | None = None,
+        max_waiting: int | None = None,
+        when_full: WhenFull = "raise",
+        pools: Pools | None = None,
+    ) -> None:
+        if not callable(app):
+            raise TypeError(
+                "DeferMiddleware takes a WSGI app, a function of environ and "
+                f"start_response, not {type(app).__name__}"
+            )
+        room = waiting_room(max_waiting, when_full)
+        self.app = app
+        self.options = Options(
+            max_calls=max_calls,
+            around=around,
+            inline=inline,
+            when_busy=when_busy,
+            observers=Observers(observers if room is None else [room, *observers]),
+            time_limit=time_limit,
+            slow_after=slow_after,
+            room=room,
+            pools=None if pools is None else checked_pools(pools),
+        ).checked()
+        prepare_process()
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        if SCOPE_KEY in environ:
+            outer = get_current()
+            if outer is not None and outer is environ[SCOPE_KEY] and not outer.closed:
+                # Wrapped twice, or part of a larger request: the outer one runs them.
+                outer.complete_options(self.options)
+                return self.app(environ, start_response)
+        exchange = Exchange(self.options, environ, start_response)
+        environ[SCOPE_KEY] = exchange
+        if "_bjoern" in sys.modules:  # a call would cost all other servers
+            prepare_request(environ)
+        token = enter(exchange)
+        try:
+            body = self.app(environ, exchange.start_response)
+            if not exchange.registered:
+                if isinstance(body, (list, tuple)) and exchange.end_unused():
+                    return body
+                if type(body) is GeneratorType:
+                    return exchange.stream(body)
+            return exchange.answer(body)
+        except BaseException as error:
+            exchange.abort(error)
+            raise
+        finally:
+            leave(token)

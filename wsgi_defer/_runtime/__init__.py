@@ -1,0 +1,1 @@
+"""What is around the calls in their process: server, orders to stop, forks, parent."""

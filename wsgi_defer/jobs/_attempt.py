@@ -1,0 +1,75 @@
+"""One attempt of a job, as a worker runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ._job import Order, describe
+from .engines._engine import Served
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a worker is given to run."""
+
+    job_id: str
+    name: str
+    payload: str  # JSON
+    # All seconds between the attempts. They are stored with the job: its worker may
+    # not know the handler yet.
+    waits: Sequence[float]
+    number: int = 1  # 1, 2 and so on; a retry by hand starts again at 1
+    error: str | None = None  # of the attempt before, if the engine keeps it here
+
+    @classmethod
+    def first(cls, order: Order) -> Attempt:
+        """The first attempt of a new job."""
+        return cls(order.id, order.name, order.payload, order.handler.waits)
+
+    @property
+    def last(self) -> bool:
+        return self.number > len(self.waits)
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds from its failure to the next attempt; None if it is the last."""
+        return None if self.last else self.waits[self.number - 1]
+
+    def next(self, error: str | None = None) -> Attempt:
+        """The attempt after it has failed with that error."""
+        return replace(self, number=self.number + 1, error=error)
+
+    def again(self) -> Attempt:
+        """The first attempt, as if the job were new."""
+        return replace(self, number=1, error=None)
+
+    def run(self, jobs: Served, but: tuple[type[BaseException], ...] = ()) -> Any:
+        """Run the handler; return its result.
+
+        Raises ``AttemptFailed`` in place of all exceptions ``but`` those.
+        """
+        try:
+            return jobs.run(
+                self.name, self.payload, self.job_id, self.number, last=self.last
+            )
+        except BaseException as error:
+            if isinstance(error, but):
+                raise
+            raise AttemptFailed(describe(error), self.wait) from None
+
+
+class AttemptFailed(Exception):  # noqa: N818 - its text is that of the real error
+    """An attempt has failed.
+
+    Raised in place of the handler's exception, which may be long or secret. Carries
+    ``error``, what ``Job.error`` says, and ``wait``, the seconds until the next
+    attempt, None after the last.
+    """
+
+    def __init__(self, error: str, wait: float | None) -> None:
+        # RQ stores the text as UTF-8, which the handler's may not be.
+        super().__init__(ascii(error))
+        self.error = error
+        self.wait = wait

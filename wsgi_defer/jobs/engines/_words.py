@@ -1,0 +1,36 @@
+"""What all engines say in the same words: in errors, in logs and about jobs."""
+
+from __future__ import annotations
+
+from .._job import MOST_CRASHES
+
+# What NotSupported says an engine cannot do, by the name of the method.
+CANNOT = {
+    "delay": "delay a job",
+    "status": "tell a job's status",
+    "failed": "list jobs",
+    "recent": "list jobs",
+    "retry": "queue a failed job again",
+    "clear": "clear done jobs",
+    "work": "have workers",
+}
+
+# What JobsUnavailable says has failed.
+READING = "reading a job's status"
+LISTING = "listing the jobs"
+LISTING_FAILED = "listing the failed jobs"
+RETRYING = "queueing a job again"
+CLEARING = "clearing done jobs"
+STARTING = "starting a worker"
+STORING_OUTCOME = "storing a job's outcome"
+RESCUING = "queueing the jobs of a dead worker again"
+
+
+def storing(name: str) -> str:
+    """The same, for a job of that name."""
+    return f"storing a job for {name}"
+
+
+def died(times: int = MOST_CRASHES + 1) -> str:
+    """The error of a job that is not started again after that many deaths."""
+    return f"its worker died, or was killed, {times} times"

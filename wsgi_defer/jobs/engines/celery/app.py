@@ -1,0 +1,62 @@
+"""The Celery app, configured so that no job is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Exchange, Queue
+
+from .._engine import Served
+
+TASK = "wsgi_defer.job"
+STATUS_KEPT = 7 * 24 * 3600  # seconds that a result backend keeps a job's status
+
+
+def make_app(url: str, jobs: Served, timeout: float | None) -> Celery:
+    """A Celery app with one queue; ``timeout`` is for clients."""
+    app = Celery("wsgi_defer", broker=url, backend=jobs.results, set_as_current=False)
+    # Dots have a meaning in a routing key. And "#.b", which delayed jobs are routed by,
+    # would also match those of the queue "a.b".
+    key = jobs.queue.replace(".", "/")
+    exchange = Exchange(jobs.queue, type="topic")  # delays cannot use a direct one
+    kind = {"x-queue-type": "quorum"}
+    # Without confirmations, nobody notices a lost job.
+    options: dict[str, Any] = {"confirm_publish": True}
+    if timeout:
+        options |= {"max_retries": 0, "read_timeout": timeout, "write_timeout": timeout}
+    app.conf.update(
+        task_queues=[Queue(jobs.queue, exchange, key, queue_arguments=kind)],
+        task_default_queue=jobs.queue,
+        task_default_exchange=jobs.queue,
+        task_default_exchange_type="topic",
+        task_default_routing_key=key,
+        task_create_missing_queues=False,
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        result_accept_content=["json"],
+        result_expires=STATUS_KEPT,
+        task_ignore_result=True,  # we write what is kept
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        # A delayed job waits at the broker, in queues of Celery's. In the worker it
+        # would be unacknowledged, which RabbitMQ ends after 30 minutes.
+        broker_native_delayed_delivery_queue_type="quorum",
+        broker_transport_options=options,
+        broker_connection_timeout=timeout or 4,
+        broker_connection_retry_on_startup=True,
+        # Its signal is the one that a service manager sends to all processes.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        redis_socket_timeout=timeout or 10,
+        redis_socket_connect_timeout=timeout or 10,
+        redis_retry_on_timeout=False,
+        result_backend_transport_options={
+            "retry_policy": {"max_retries": 0, "timeout": timeout or 10}
+        },
+    )
+    return app

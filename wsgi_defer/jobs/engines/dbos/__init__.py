@@ -1,0 +1,1 @@
+"""Jobs in a SQLite file or in Postgres, by DBOS."""

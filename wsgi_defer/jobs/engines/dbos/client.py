@@ -1,0 +1,233 @@
+"""Jobs in SQLite, without a server, or in Postgres: DBOS keeps and runs them.
+
+Each attempt of a job is a DBOS workflow of its own, ``queue:job:place``. After a
+failure, the next attempt is enqueued with a delay, under the id that follows. So no
+worker waits, as one would with DBOS's retries of steps. And a worker that is killed
+after it has enqueued the next attempt does not enqueue it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TypeVar
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, EnqueueOptions
+
+from ..._attempt import Attempt
+from ..._job import Job, Order
+from ...errors import JobNotFailedError, UnknownJobError
+from .. import _words
+from .._engine import Engine, Served
+from . import database
+from .database import Busy, connect, is_sqlite, owner
+from .forks import forks
+from .serializer import Json
+from .slots import MOST, FileSlots, PostgresSlots, Slots
+from .sqlite_file import check_file, check_sqlite, make_ready
+from .tables import FIRST, NEXT, Attempts, Serial, arguments
+from .worker import Worker
+
+T = TypeVar("T")
+
+CLEARING = MOST  # a slot that no worker takes
+
+
+class Dbos(Engine):
+    """A client of one queue of DBOS."""
+
+    outages = (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, OSError)
+
+    def __init__(self, url: str, jobs: Served) -> None:
+        self.jobs = jobs
+        self.queue = jobs.queue
+        self.owner = owner(jobs.queue)
+        self.serial = Serial(jobs.queue)
+        self._url = database.database(url)
+        self.url = self._url.render_as_string(hide_password=False)
+        self._path = self._url.database if is_sqlite(self._url) else None
+        self.title = "DBOS on SQLite" if self._path else "DBOS on Postgres"
+        self._opening = threading.Lock()
+        self._opened: tuple[DBOSClient, Attempts] | None = None
+
+    @staticmethod
+    def check(url: str) -> str:
+        """Refuse what cannot work. Raises ``ValueError``; opens nothing.
+
+        Returns the URL with the real path, as a daemon changes its directory.
+        """
+        found = database.database(url)
+        if not is_sqlite(found):
+            return url
+        check_sqlite()
+        check_file(found.database or "")
+        return found.render_as_string()
+
+    def enqueue(self, order: Order) -> None:
+        self.put(Attempt.first(order), 1, order.delay)
+
+    def put(self, attempt: Attempt, place: int, delay: float) -> None:
+        """Store an attempt at that place in its job. One that is there stays."""
+        options: EnqueueOptions = {
+            "workflow_name": FIRST if place == 1 else NEXT,
+            "workflow_id": self.serial.id(attempt.job_id, place),
+            "queue_name": self.queue,
+            # Not the application's: DBOS recovers only jobs of the same version.
+            "app_version": self.owner,
+        }
+        if delay:
+            options["delay_seconds"] = delay
+        self._ask(
+            _words.storing(attempt.name),
+            lambda dbos, _: dbos.enqueue(options, *arguments(attempt)),
+        )
+
+    def status(self, job_id: str) -> Job | None:
+        found = self._ask(_words.READING, lambda _, rows: rows.jobs([job_id]))
+        return found[0] if found else None
+
+    def failed(self, limit: int) -> list[Job]:
+        return self._ask(_words.LISTING_FAILED, lambda _, rows: rows.failed(limit))
+
+    def recent(self, limit: int) -> list[Job]:
+        return self._ask(_words.LISTING, lambda _, rows: rows.recent(limit))
+
+    def retry(self, job_id: str) -> None:
+        last = self._ask(_words.RETRYING, lambda _, rows: rows.last(job_id))
+        if last is None:
+            raise UnknownJobError(job_id)
+        place, state, attempt = last
+        if state != "failed":
+            raise JobNotFailedError(job_id, state)
+        # Two retries of one failure find the same place, however late they store.
+        self.put(attempt.again(), place + 1, 0)
+
+    def clear(self, before: float) -> int:
+        with self.reaching(_words.CLEARING):
+            slots = self.slots()
+            try:
+                # Of two, one could delete a new job, whose id the other has set free.
+                if not slots.take(CLEARING):
+                    return 0
+                cleared = 0
+                after: str | None = ""
+                while after is not None:
+                    # A few at a time: meanwhile, SQLite lets nobody else write.
+                    some = partial(clear, before, after)
+                    count, after = self._ask(_words.CLEARING, some)
+                    cleared += count
+                return cleared
+            finally:
+                slots.close()
+
+    def follows(self, job_id: str, place: int) -> bool:
+        """Whether an attempt is already followed by another."""
+        following = self.serial.id(job_id, place + 1)
+        return self._ask(_words.READING, lambda _, rows: rows.exists(following))
+
+    def busy_slots(self) -> set[str]:
+        """The executor ids of workers that run jobs, or died while they did."""
+        return self._ask("looking for dead workers", lambda _, rows: rows.slots())
+
+    def running(self, slot: str) -> set[str]:
+        """The ids of workflows that run under that id, as the database has it."""
+        return self._ask("looking for lost jobs", lambda _, rows: rows.running(slot))
+
+    def register_queue(self, polling: float) -> None:
+        """Tell DBOS about the queue: each worker runs one job at a time."""
+        self._ask(
+            "registering the queue",
+            lambda dbos, _: dbos.register_queue(
+                self.queue, worker_concurrency=1, polling_interval_sec=polling
+            ),
+        )
+
+    def _ask(self, doing: str, call: Callable[[DBOSClient, Attempts], T]) -> T:
+        deadline = time.monotonic() + database.PATIENCE
+        with self.reaching(doing), self._using():
+            while True:
+                try:
+                    return call(*self._open())
+                except Busy:
+                    if time.monotonic() >= deadline:
+                        raise
+
+    def _using(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._path is None else forks.using(database.PATIENCE)
+
+    def slots(self) -> Slots:
+        """The locks of the workers of this queue."""
+        with self.reaching("locking a worker's slot"):
+            if self._path is not None:
+                return FileSlots(f"{self._path}.{self.queue}.slot")
+            return PostgresSlots(connect(self._url), self.queue)
+
+    def work(self, slot: int, processes: int) -> None:
+        Worker(self, slot).run()
+
+    def close(self) -> None:
+        if self._opened is not None:
+            client, attempts = self._opened
+            self._opened = None
+            client.destroy()
+            attempts.engine.dispose()
+
+    def _open(self) -> tuple[DBOSClient, Attempts]:
+        if self._opened is not None:
+            return self._opened
+        patience = database.PATIENCE
+        started = time.monotonic()
+        got = self._opening.acquire(timeout=patience)
+        try:
+            if self._opened is None:
+                if not got or time.monotonic() - started > patience / 2:
+                    raise TimeoutError("another thread waits for it, too")
+                self._opened = self._made()
+            return self._opened
+        finally:
+            if got:
+                self._opening.release()
+
+    def _made(self) -> tuple[DBOSClient, Attempts]:
+        if self._path is not None:
+            make_ready(self._path, database.PATIENCE)
+        engine = connect(self._url)
+        try:
+            with engine.connect():  # DBOS would wait longer for it
+                pass
+            # The first process creates the tables; DBOS lets the others wait.
+            DBOS.migrate(self.url)
+            client = DBOSClient(
+                system_database_engine=engine,
+                serializer=Json(),
+                application_name=self.owner,
+                lazy=True,
+                retry_connection_errors=False,
+            )
+        except BaseException:
+            engine.dispose()
+            raise
+        return client, Attempts(engine, self.serial, self.owner)
+
+
+def clear(
+    before: float, after: str, dbos: DBOSClient, rows: Attempts
+) -> tuple[int, str | None]:
+    """Forget some done jobs; return how many, and where to continue, as ``done()``."""
+    of_jobs, end = rows.done(before, after)
+    if of_jobs:
+        dbos.delete_workflows([id_ for ids in of_jobs for id_ in ids])
+    return len(of_jobs), end
+
+
+# A client logs its connections at INFO, in processes that are not DBOS's.
+if logging.getLogger("dbos").level == logging.NOTSET:
+    logging.getLogger("dbos").setLevel(logging.WARNING)
+
+ENGINE = Dbos

@@ -1,0 +1,98 @@
+"""The file of a SQLite database: checks whether it can hold jobs, and creates it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import sys
+import time
+
+# The write-ahead log needs memory that all its processes share, and locks that work:
+# https://www.sqlite.org/wal.html, https://www.sqlite.org/faq.html#q5
+ELSEWHERE = re.compile(
+    r"(nfs\d?|cifs|smb\w*|9p|afs|ceph|lustre|beegfs|glusterfs|vboxsf|prl_fs|davfs"
+    r"|fuse\.(sshfs|s3fs|gcsfuse|rclone|glusterfs|davfs2?|vmhgfs-fuse|ceph\w*"
+    r"|grpcfuse|osxfs))"
+)
+MOUNTS = "/proc/self/mountinfo"
+# The first version with unixepoch('subsec'), which DBOS 3.4 uses from Python 3.12 on.
+SUBSECONDS = (3, 42)
+
+
+def check_sqlite() -> None:
+    """Refuse a SQLite that DBOS cannot use. Raises ``ValueError``."""
+    if sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < SUBSECONDS:
+        raise ValueError(
+            "sqlite:// needs SQLite 3.42 or later with Python 3.12 and later, and this "
+            f"Python has SQLite {sqlite3.sqlite_version}. Use Python 3.11, a Python "
+            "with a newer SQLite, or the URL of a server, such as redis://"
+        )
+
+
+def check_file(path: str) -> None:
+    """Refuse a file that cannot hold jobs. Raises ``ValueError``."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise ValueError(f"there is no directory {folder} for the jobs; make it")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no file, so it cannot hold jobs")
+    # SQLite makes files beside it, for its log and its locks.
+    for place in (folder, path):
+        if os.path.exists(place) and not os.access(place, os.W_OK):
+            raise ValueError(f"{place} cannot be written by this user")
+    kind = file_system(folder)
+    if kind is not None and ELSEWHERE.fullmatch(kind):
+        raise ValueError(
+            f"{folder} is on a network file system ({kind}), where SQLite's locks do "
+            "not work. Put the file on a local disk, or use the URL of a server"
+        )
+
+
+def file_system(folder: str) -> str | None:
+    """The type of that directory's file system; None if the system does not tell."""
+    folder = os.path.realpath(folder)
+    kind, longest = None, -1
+    try:
+        with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                # 36 35 98:0 /root /mount/point options shared:1 - ext4 /dev/sda1 rw
+                before, _, after = line.partition(" - ")
+                point = unescape(before.split(" ")[4])
+                inside = f"{folder}/".startswith(point.rstrip("/") + "/")
+                if inside and len(point) >= longest:  # a later one hides an earlier
+                    kind, longest = after.split(" ")[0], len(point)
+    except (OSError, IndexError):
+        return None
+    return kind
+
+
+def unescape(point: str) -> str:
+    """The path of a mount point: spaces are written as \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
+
+
+def make_ready(path: str, patience: float) -> None:
+    """Create the file, with a write-ahead log, and check that it can be written.
+
+    With this log, readers and one writer do not wait for each other. It is a property
+    of the file, and must be set before DBOS opens it: afterwards "database is locked".
+    Raises ``sqlite3.Error`` after ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    try:
+        while True:
+            # Two processes may do so at the same time. SQLite does not wait here.
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+    finally:
+        connection.close()

@@ -1,0 +1,285 @@
+"""The attempts of jobs in DBOS's tables.
+
+Read with our own SQL, and by primary key. DBOS's client would unpickle anything that
+claims to be a pickle, and would search the whole table for a prefix of ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..._attempt import Attempt
+from ..._job import Job, State, utc
+from .. import _words
+
+FIRST = "wsgi_defer.job"  # the DBOS workflow of each job's first attempt
+NEXT = "wsgi_defer.attempt"  # and of all others
+STATES: dict[str, State] = {
+    "ENQUEUED": "queued",
+    "DELAYED": "scheduled",
+    "PENDING": "running",
+    "SUCCESS": "done",
+    "ERROR": "failed",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+    "CANCELLED": "failed",  # with a tool of DBOS
+}
+FAILED = [status for status, state in STATES.items() if state == "failed"]
+ERRORS = {
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": _words.died(),
+    "CANCELLED": "it was cancelled",
+}
+SPAN = 8  # places that are looked up at a time
+AT_ONCE = 400  # ids in one query; SQLite before 3.32 allows 999
+
+
+def arguments(attempt: Attempt) -> tuple[Any, ...]:
+    """The arguments of an attempt's workflow, as they are stored."""
+    return attempt.number, attempt.name, attempt.waits, attempt.error, attempt.payload
+
+
+def from_arguments(
+    job_id: str,
+    number: int,
+    name: str,
+    waits: list[float],
+    error: str | None,
+    payload: str,
+) -> Attempt:
+    """The attempt that has these arguments."""
+    return Attempt(job_id, name, payload, waits, number, error)
+
+
+class Serial:
+    """Makes a workflow's id of a job's id, and the place of an attempt in the job."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+
+    def id(self, job_id: str, place: int) -> str:
+        """The workflow's id. None of the three parts can contain a colon."""
+        return f"{self._queue}:{job_id}:{place}"
+
+    def split(self, workflow_id: str) -> tuple[str, int]:
+        _, job_id, place = workflow_id.split(":")
+        return job_id, int(place)
+
+
+def columns(*names: str) -> list[sa.ColumnClause[Any]]:
+    return [sa.column(name) for name in names]
+
+
+class Attempts:
+    """Reads the attempts of one queue's jobs."""
+
+    def __init__(self, engine: sa.Engine, serial: Serial, owner: str) -> None:
+        self.engine = engine
+        self._serial = serial
+        self._owner = owner
+        schema = None if engine.dialect.name == "sqlite" else "dbos"
+        self._status = sa.table(
+            "workflow_status",
+            *columns("workflow_uuid", "name", "status", "created_at", "completed_at",
+                     "started_at_epoch_ms", "delay_until_epoch_ms", "executor_id",
+                     "application_name"),
+            schema=schema,
+        )  # fmt: skip
+        self._input = sa.table(
+            "workflow_input", *columns("workflow_uuid", "inputs"), schema=schema
+        )
+        self._output = sa.table(
+            "workflow_output",
+            *columns("workflow_uuid", "output", "error"),
+            schema=schema,
+        )
+
+    def _ask(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self.engine.connect() as connection:
+            return connection.execute(query).all()
+
+    def _by_id(self, table: sa.TableClause, ids: Iterable[str]) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        wanted = list(ids)
+        for start in range(0, len(wanted), AT_ONCE):
+            chosen = table.c.workflow_uuid.in_(wanted[start : start + AT_ONCE])
+            for row in self._ask(sa.select(*table.c).where(chosen)):
+                rows[row.workflow_uuid] = row
+        return rows
+
+    def exists(self, workflow_id: str) -> bool:
+        return bool(self._by_id(self._status, [workflow_id]))
+
+    def of(self, job_ids: Sequence[str]) -> dict[str, list[sa.Row[Any]]]:
+        """All attempts of those jobs, in order. Unknown jobs are left out."""
+        found: dict[str, list[sa.Row[Any]]] = {job_id: [] for job_id in job_ids}
+        first, wanted = 1, list(found)
+        while wanted:
+            places = range(first, first + SPAN)
+            id_of = self._serial.id
+            rows = self._by_id(
+                self._status, [id_of(job, place) for job in wanted for place in places]
+            )
+            for job in wanted:
+                ids = [id_of(job, place) for place in places]
+                found[job] += [rows[id_] for id_ in ids if id_ in rows]
+            first += SPAN
+            wanted = [job for job in wanted if len(found[job]) == first - 1]
+        return {job: rows for job, rows in found.items() if rows}
+
+    def done(self, before: float, after: str) -> tuple[list[list[str]], str | None]:
+        """Some jobs after that id that were done before then, as their attempts' ids.
+
+        And the id where to continue, None at the end.
+        """
+        table = self._status
+        moment = int(before * 1000)
+        query = (
+            sa.select(table.c.workflow_uuid)
+            .where(table.c.name == FIRST, table.c.application_name == self._owner,
+                   table.c.created_at < moment, table.c.workflow_uuid > after)
+            .order_by(table.c.workflow_uuid)
+            .limit(AT_ONCE // SPAN)
+        )  # fmt: skip
+        first = [row.workflow_uuid for row in self._ask(query)]
+        attempts = self.of([self._serial.split(id_)[0] for id_ in first]).values()
+        done = [
+            [row.workflow_uuid for row in rows]
+            for rows in attempts
+            if STATES.get(rows[-1].status) == "done"
+            and (rows[-1].completed_at or moment) < moment
+        ]
+        return done, first[-1] if first else None
+
+    def last(self, job_id: str) -> tuple[int, State, Attempt] | None:
+        """The place and the state of the last attempt, as of one read, and the attempt.
+
+        Raises as ``parse()``.
+        """
+        rows = self.of([job_id]).get(job_id)
+        if rows is None:
+            return None
+        id_ = rows[-1].workflow_uuid
+        attempt = parse(job_id, self._by_id(self._input, [id_])[id_].inputs)
+        return len(rows), STATES.get(rows[-1].status, "failed"), attempt
+
+    def jobs(self, job_ids: Sequence[str]) -> list[Job]:
+        """What is known of them, in that order."""
+        attempts = self.of(job_ids)
+        last = [rows[-1].workflow_uuid for rows in attempts.values()]
+        inputs = self._by_id(self._input, last)
+        outputs = self._by_id(self._output, last)
+        return [
+            self._job(
+                job_id, rows, inputs.get(rows[-1].workflow_uuid),
+                outputs.get(rows[-1].workflow_uuid),
+            )
+            for job_id, rows in attempts.items()
+        ]  # fmt: skip
+
+    def _job(
+        self, job_id: str, rows: Sequence[sa.Row[Any]], given: Any, gave: Any
+    ) -> Job:
+        row = rows[-1]
+        state = STATES.get(row.status, "failed")
+        try:
+            attempt = parse(job_id, given.inputs)
+            result = json.loads(gave.output) if state == "done" else None
+            error = None if state == "done" else attempt.error
+            if state == "failed":
+                error = ERRORS.get(row.status) or json.loads(gave.error)["error"]
+        except (AttributeError, ValueError, TypeError, KeyError) as problem:
+            # Somebody else has written to the database.
+            attempt, result = Attempt(job_id, "?", "null", []), None
+            error = f"it cannot be read ({type(problem).__name__})"
+        has_started = state in ("running", "done", "failed")
+        started = [row.started_at_epoch_ms for row in rows if row.started_at_epoch_ms]
+        due = row.delay_until_epoch_ms if state == "scheduled" else None
+        return Job(
+            job_id,
+            attempt.name,
+            state,
+            attempt.number if has_started else attempt.number - 1,
+            error,
+            enqueued_at=time(rows[0].created_at),
+            due_at=time(due),
+            started_at=time(started[-1] if started else None),
+            finished_at=time(row.completed_at if state in ("done", "failed") else None),
+            result=result,
+        )
+
+    def recent(self, limit: int) -> list[Job]:
+        """The latest jobs, the latest first."""
+        table = self._status
+        query = sa.select(table.c.workflow_uuid).where(
+            table.c.name == FIRST, table.c.application_name == self._owner
+        )
+        latest = [table.c.created_at.desc(), *self._order("workflow_status")]
+        rows = self._ask(query.order_by(*latest).limit(limit))
+        return self.jobs([self._serial.split(row.workflow_uuid)[0] for row in rows])
+
+    def failed(self, limit: int) -> list[Job]:
+        """The jobs that failed last, the latest first."""
+        table = self._status
+        output = self._output
+        query = (
+            sa.select(table.c.workflow_uuid)
+            .outerjoin(output, output.c.workflow_uuid == table.c.workflow_uuid)
+            .where(table.c.status.in_(FAILED), table.c.application_name == self._owner)
+            .order_by(table.c.completed_at.desc(), *self._order("workflow_output"))
+        )
+        found: list[Job] = []
+        start = 0
+        while len(found) < limit:
+            rows = self._ask(query.limit(limit).offset(start))
+            ids = [row.workflow_uuid for row in rows]
+            # Jobs that were queued again by hand have another attempt after it.
+            places = {id_: self._serial.split(id_) for id_ in ids}
+            after = {id_: self._serial.id(job, place + 1)
+                     for id_, (job, place) in places.items()}  # fmt: skip
+            again = self._by_id(self._status, after.values())
+            found += self.jobs(
+                [places[id_][0] for id_ in ids if after[id_] not in again]
+            )
+            if len(rows) < limit:
+                break
+            start += limit
+        return found[:limit]
+
+    def _order(self, table: str) -> list[Any]:
+        """The order of rows that have the same time, the latest first.
+
+        With Python before 3.12, DBOS's times in SQLite are whole seconds.
+        """
+        if self.engine.dialect.name == "sqlite":
+            return [sa.literal_column(f"{table}.rowid").desc()]
+        return [self._status.c.workflow_uuid]
+
+    def running(self, slot: str) -> set[str]:
+        """The ids of the attempts that run, or ran, under that executor id."""
+        table = self._status
+        query = sa.select(table.c.workflow_uuid).where(
+            table.c.status == "PENDING", table.c.application_name == self._owner,
+            table.c.executor_id == slot,
+        )  # fmt: skip
+        return {row.workflow_uuid for row in self._ask(query)}
+
+    def slots(self) -> set[str]:
+        """The executor ids under which jobs run, or ran."""
+        table = self._status
+        query = sa.select(table.c.executor_id).distinct().where(
+            table.c.status == "PENDING", table.c.application_name == self._owner
+        )  # fmt: skip
+        return {row.executor_id for row in self._ask(query)}
+
+
+def parse(job_id: str, inputs: str) -> Attempt:
+    """An attempt as stored. Raises ``ValueError``, ``TypeError`` and ``KeyError``."""
+    return from_arguments(job_id, *json.loads(inputs)["args"])
+
+
+def time(milliseconds: int | None) -> datetime | None:
+    return utc(None if milliseconds is None else milliseconds / 1000)

@@ -1,0 +1,112 @@
+"""The engine of ``Jobs(None)``: jobs run in this process, and are not stored."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from ..._calls.call import DeferredCall
+from ..._calls.scope import current_scope
+from ..._runtime.stop_orders import is_order_to_stop
+from .._job import Job, Order, describe, utc
+from ..errors import JobNotFailedError, UnknownJobError
+from ._engine import Engine, Served
+
+logger = logging.getLogger("wsgi_defer")
+REMEMBERED = 1000  # jobs
+GIVE_A_URL = "Give Jobs() a URL."
+
+
+class InProcess(Engine):
+    """Each job runs here, after the response, at most once.
+
+    It is tried once, and is lost if the process ends.
+    """
+
+    title = "Jobs(None)"
+    delays = False
+    hints: ClassVar[Mapping[str, str]] = {
+        "delay": GIVE_A_URL,
+        "work": GIVE_A_URL,
+        "clear": f"It only remembers the latest {REMEMBERED}.",
+    }
+
+    def __init__(self, jobs: Served) -> None:
+        self.jobs = jobs
+        self.known: OrderedDict[str, tuple[Job, Order]] = OrderedDict()
+        self._warned = False
+
+    def enqueue(self, order: Order) -> None:
+        """Run it after the response; at once if there is no request."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "Jobs(None) has no engine: jobs run in this process, after the response"
+                ", and are lost if it ends. Give it a URL, such as sqlite:///jobs.db."
+            )
+        if order.id in self.known:
+            return
+        self._queue(order)
+
+    def _queue(self, order: Order) -> None:
+        job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()))
+        self.remember(job, order)
+        scope = current_scope()
+        while scope is not None and scope.closed:  # a block of deferring() that is over
+            scope = scope.outer
+        if scope is None:
+            self._run(job, order)
+            return
+        call = DeferredCall(self._run, (job, order), {}, sys._getframe())
+        try:
+            # It was promised, whatever comes of the request.
+            scope.add(call.always(), "enqueue")
+        except BaseException:
+            del self.known[order.id]
+            raise
+
+    def remember(self, job: Job, order: Order) -> None:
+        """Keep what is known of a job; forget the oldest one if there are too many."""
+        self.known[job.id] = job, order
+        while len(self.known) > REMEMBERED:
+            self.known.popitem(last=False)
+
+    def _run(self, job: Job, order: Order) -> None:
+        now = utc(time.time())
+        job = replace(job, state="running", attempts=1, started_at=now)
+        self.remember(job, order)
+        try:
+            result = self.jobs.run(order.name, order.payload, order.id, 1, last=True)
+        except (Exception, SystemExit) as error:
+            if is_order_to_stop(error):
+                raise
+            job = replace(job, state="failed", error=describe(error))
+        else:
+            job = replace(job, state="done", result=result)
+        self.remember(replace(job, finished_at=utc(time.time())), order)
+
+    def status(self, job_id: str) -> Job | None:
+        known = self.known.get(job_id)
+        return None if known is None else known[0]
+
+    def failed(self, limit: int) -> list[Job]:
+        return [job for job in self.recent(REMEMBERED) if job.state == "failed"][:limit]
+
+    def recent(self, limit: int) -> list[Job]:
+        return [job for job, _ in reversed(self.known.values())][:limit]
+
+    def retry(self, job_id: str) -> None:
+        known = self.known.get(job_id)
+        if known is None:
+            raise UnknownJobError(job_id)
+        if known[0].state != "failed":
+            raise JobNotFailedError(job_id, known[0].state)
+        self._queue(known[1])
+
+    def close(self) -> None:
+        """There is nothing to close."""

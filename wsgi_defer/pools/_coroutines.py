@@ -1,0 +1,176 @@
+"""A pool of coroutines, on the one event loop thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from inspect import iscoroutinefunction
+from time import monotonic, sleep
+from typing import Any
+
+from .._calls.call import qualified_name
+from .._calls.invoke import Around
+from .._calls.scope import Scope
+from .._runtime.per_process import PerProcess
+from ..errors import PoolClosedError
+from ._deadlines import Queue, deadlines
+from ._task import Task, abandon_all
+
+logger = logging.getLogger("wsgi_defer")
+END_WAIT = 0.1  # seconds for coroutines to end when the process exits
+END_POLL = 0.005  # seconds between two looks whether they have ended
+
+
+class Loop:
+    """An event loop in a daemon thread, which starts when it is first used."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call it soon, in the loop."""
+        loop = self._loop or self._start()
+        loop.call_soon_threadsafe(function, *args)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is its thread."""
+        return threading.current_thread() is self._thread
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=self._work, args=(loop,), name="wsgi_defer-loop", daemon=True
+                )
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            return self._loop
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            try:
+                loop.run_forever()
+            except BaseException:  # SystemExit in a coroutine stops a loop
+                logger.debug("the loop was stopped; it keeps running", exc_info=True)
+
+
+_loop = PerProcess(Loop)
+
+
+class Coroutines:
+    """Only ``submit()``, ``stop()``, ``close()`` may run outside the loop's thread."""
+
+    stops_running = True
+
+    def __init__(self, size: int, max_wait: float) -> None:
+        self.size = size
+        self.max_wait = max_wait
+        self.tasks: Queue = OrderedDict()  # that have not ended, oldest first
+        self._deadlines = deadlines()
+        self._deadlines.watch(self.tasks)
+        self._loop = _loop()
+        self._waiting: OrderedDict[Task, None] = OrderedDict()
+        self._coroutines: dict[Task, asyncio.Task[Any]] = {}
+        self.closed = False
+
+    def submit(
+        self,
+        pool: str,
+        scope: Scope,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Task:
+        """Raises ``TypeError`` for what is no coroutine function, too."""
+        if not (iscoroutinefunction(fn) or iscoroutinefunction(type(fn).__call__)):
+            raise TypeError(
+                f"{qualified_name(fn)} is no coroutine function; the pool {pool!r} "
+                "runs these only. A ThreadPool runs plain functions; if it calls a "
+                "coroutine function, wrap it: async def f(): return await g()"
+            )
+        task = Task(self, pool, scope, fn, args, kwargs)
+        task.enter()
+        try:
+            if self.closed:  # as in Threads
+                raise PoolClosedError(pool)
+            if task.deadline < self._deadlines.next_look:
+                self._deadlines.wake()
+            self._loop.call(self._admit, task)
+        except BaseException:
+            task.cancel()
+            raise
+        return task
+
+    def _admit(self, task: Task) -> None:
+        self._waiting[task] = None
+        self._start_next()
+
+    def _start_next(self) -> None:
+        while self._waiting and len(self._coroutines) < self.size:
+            task, _ = self._waiting.popitem(last=False)
+            if (work := task.begin()) is not None:
+                # create_task(context=...) is 3.11: this copies the copy.
+                work[0].run(self._start, task, *work[1:])
+
+    def _start(
+        self, task: Task, fn: Callable[..., Any], args: Any, kwargs: Any
+    ) -> None:
+        try:
+            running = asyncio.get_running_loop().create_task(fn(*args, **kwargs))
+        except Exception as error:  # wrong arguments, for one
+            task.fail(error)
+            return
+        self._coroutines[task] = running
+        running.add_done_callback(lambda running: self._end(task, running))
+
+    @staticmethod
+    async def inside(
+        around: Around, fn: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run it inside of what the scope has around its calls."""
+        with around():
+            return await fn(*args, **kwargs)
+
+    def _end(self, task: Task, running: asyncio.Task[Any]) -> None:
+        del self._coroutines[task]
+        if running.cancelled():
+            task.cancel()  # if the coroutine has raised CancelledError by itself
+        elif (error := running.exception()) is not None:
+            task.fail(error)
+        else:
+            task.succeed(running.result())
+        self._start_next()
+
+    def stop(self, task: Task) -> None:
+        """Cancel its coroutine."""
+        self._loop.call(self._stop, task)
+
+    def _stop(self, task: Task) -> None:
+        if (running := self._coroutines.get(task)) is not None:
+            running.cancel()
+        else:
+            self._waiting.pop(task, None)
+
+    def close(self) -> None:
+        """Abandon all tasks."""
+        self.closed = True
+        abandon_all(self.tasks)
+        self._deadlines.unwatch(self.tasks)
+        # Time for what coroutines do when they are cancelled, if that is short.
+        until = monotonic() + END_WAIT
+        while self._coroutines and monotonic() < until and not self._loop.is_here:
+            sleep(END_POLL)
+
+    def forget(self) -> None:
+        """In a child process: all this is the parent's."""
