@@ -1,29 +1,25 @@
-# Each target sets itself up: Python and make are all it takes.
-#
-#   make demo      watch a real gunicorn answer first and work afterwards
-#   make serve     the same app, for your own requests, on http://127.0.0.1:8000
-#   make test      all tests, with this Python; needs no service
-#   make unit      the unit tests alone, in seconds, and their coverage
-#   make system    those with processes, forks and signals
-#   make test-all  all tests but the tables, with each other Python from 3.10 on that is here
-#   make lint      ruff and mypy --strict
-#   make bench     what it costs, beside what it is compared with
-#   make services  the servers that the tests use if they are there (Debian, root)
-#   make wire      the table: what the client sees on each server
-#   make life      the table: what becomes of calls when gunicorn's workers end
-#   make soak      many requests while workers are killed: the calls are counted
-#   make kills     many jobs while all their workers are killed: the jobs are counted
+# Each target sets itself up: Python and make are all it takes. "make help" lists them.
 
 PYTHON ?= python3
 BIN = .venv/bin
 GUNICORNS = 20.1.0 21.2.0 22.0.0 23.0.0 25.3.0
 DEBS = nginx apache2-bin libapache2-mod-wsgi-py3 libev-dev curl \
   redis-server rabbitmq-server postgresql
+# Those that are here, the oldest first, as 3.10=/usr/bin/python3.10.
+PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 python3.14 \
+  python3.15 $(wildcard $(HOME)/.pyenv/versions/3.1*/bin/python); do $$python -c \
+  'import sys; print("%d.%d=%s" % (*sys.version_info[:2], sys.executable))' 2>/dev/null; \
+  done | sort --version-sort --field-separator== --key=1,1 --unique)
 
 comma := ,
 space := $(subst ,, )
-.PHONY: demo serve unit system test test-all test-with lint bench services wire life soak kills clean
-.DEFAULT_GOAL := demo
+.PHONY: help demo serve unit system test test-wire test-life test-engines \
+  test-all test-newest test-with oldest lint bench services wire life soak kills clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | \
+	  expand -t 20
 
 .venv/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed; try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
@@ -31,47 +27,51 @@ space := $(subst ,, )
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint,engines]'
 	@touch $@
 
-demo: .venv/installed
+demo: .venv/installed  ## watch a real gunicorn answer first and work afterwards
 	$(BIN)/python examples/demo.py
 	$(BIN)/python examples/demo_jobs.py
 
-serve: .venv/installed
+serve: .venv/installed  ## the same app, for your own requests, on http://127.0.0.1:8000
 	$(BIN)/gunicorn
 
-test: unit system .venv/installed
-	$(BIN)/python -m pytest tests/wire tests/life tests/engines
+# Three at a time: they wait more than they compute. Each prints its output at its end.
+test: unit system  ## all tests, with this Python; those of servers that are not here skip
+	@$(MAKE) --no-print-directory -j3 --output-sync=target \
+	  test-wire test-life test-engines
 
 # Every branch of the heart has a unit test, but for one of pools that needs a process;
 # what only a fork or an exit reaches, not all.
-HEART = _async_pool _call _deadlines _drain _future _gather _host _job _limit _middleware \
-  _observer _outcome _per_process _pool_kinds _response _room _scope _thread_pool _transport \
-  _watch ledger
-files = $(subst $(space),$(comma),$(1:%=wsgi_defer/%.py))
+HEART = $(filter-out %/coroutine.py,$(wildcard $(addprefix wsgi_defer/,\
+  _calls/*.py _request/*.py _servers/*.py observers/*.py ledger.py \
+  _runtime/host.py _runtime/stop_orders.py _runtime/per_process.py \
+  $(addprefix pools/_,coroutines.py deadlines.py gather.py kinds.py task.py threads.py))))
 
 # Compiled tests are kept, whatever the environment says: it takes longer than to run them.
 unit: export PYTHONDONTWRITEBYTECODE =
-unit: .venv/installed
-	$(BIN)/python -m pytest --ignore tests/system --ignore tests/wire --ignore tests/life \
-	  --ignore tests/engines --cov --cov-report=
+unit: .venv/installed  ## the unit tests alone, in seconds, and their coverage
+	$(BIN)/python -m pytest tests/unit --cov --cov-report=
 	@$(BIN)/coverage report
-	@$(BIN)/coverage report --fail-under 100 --include "$(call files,$(HEART))" >/dev/null
+	@$(BIN)/coverage report --fail-under 100 --include "$(subst $(space),$(comma),$(HEART))" >/dev/null
 
-# Without their coverage. It takes a lock at each call of ours, and what ends a call there,
-# or forks, leaves that lock taken for ever.
-system: .venv/installed
-	$(BIN)/python -m pytest tests/system
+# Without coverage. It takes a lock at each call of ours, and what ends a call there, or
+# forks, leaves that lock taken for ever.
+system: .venv/installed  ## those with processes, forks and signals, and the examples
+	$(BIN)/python -m pytest tests/system tests/examples
 
-lint: .venv/installed
+test-wire test-life test-engines: test-%: .venv/installed
+	$(BIN)/python -m pytest tests/$*
+
+lint: .venv/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed
+bench: .venv/installed  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/jobs.py
 
 # gunicorn 20.1 imports pkg_resources, which setuptools had up to 80.
-services: .venv/installed .venv/wire
+services: .venv/installed .venv/wire  ## the servers that the tests use (Debian, root)
 	@for version in $(GUNICORNS); do \
 	  test -f .gunicorns/$$version/installed || { $(BIN)/python -m pip install --quiet \
 	    --disable-pip-version-check --upgrade --target .gunicorns/$$version \
@@ -97,46 +97,61 @@ services: .venv/installed .venv/wire
 	@touch $@
 
 # Patterns of set-ups, and more: make wire WIRE="'gunicorn*' --markdown table.md"
-wire: .venv/installed
+wire: .venv/installed  ## the table: what the client sees on each server
 	$(BIN)/python -m tests.wire.table $(WIRE)
 
 # Patterns of rows, and more: make life LIFE="'27-*' --event SIGKILL"
-life: .venv/installed
+life: .venv/installed  ## the table: what becomes of calls when gunicorn's workers end
 	$(BIN)/python -m tests.life.table $(LIFE)
 
 # A row of that table, and more: make soak SOAK="27-sync --requests 20000"
-soak: .venv/installed
+soak: .venv/installed  ## many requests while workers are killed: the calls are counted
 	$(BIN)/python -m tests.life.soak $(SOAK)
 
 # Engines, and more: make kills KILLS="rq celery --jobs 1000"
-kills: .venv/installed
+kills: .venv/installed  ## many jobs while all their workers are killed: the jobs are counted
 	$(BIN)/python -m tests.engines.kills $(KILLS)
 
 # "make test" has run them with the Python of .venv. The others run at the same time, as
-# tests wait more than they compute.
-test-all: .venv/installed
-	@done=" $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') "; \
-	for python in python3.10 python3.11 python3.12 python3.13 python3.14 \
-	    $(wildcard $(HOME)/.pyenv/versions/3.1*/bin/python); do \
-	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' \
-	    2>/dev/null) || continue; \
-	  case "$$done" in *" $$version "*) continue;; esac; done="$$done $$version "; \
-	  test -f .venv-$$version/installed || { $$python -m venv .venv-$$version && \
-	    .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check \
-	      --editable '.[test]' && touch .venv-$$version/installed; } || exit 1; \
-	  $(MAKE) --no-print-directory test-with VERSION=$$version & running="$$running $$!"; \
+# tests wait more than they compute: the newest with the servers, too, the others the unit
+# and system tests.
+test-all: .venv/installed  ## the tests with each other Python from 3.10 on that is here
+	@done="$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
+	pythons="$(PYTHONS)"; newest="$${pythons##* }"; newest="$${newest%%=*}"; \
+	for each in $$pythons; do \
+	  test "$${each%%=*}" = "$$done" || $(MAKE) --no-print-directory \
+	    .venv-$${each%%=*}/installed FROM="$${each#*=}" || exit 1; \
+	done; \
+	for each in $$pythons; do \
+	  version="$${each%%=*}"; tests="tests/unit tests/system"; \
+	  test "$$version" = "$$done" && continue; \
+	  test "$$version" = "$$newest" && tests="$$tests tests/wire tests/life"; \
+	  $(MAKE) --no-print-directory test-with VENV=.venv-$$version TESTS="$$tests" & \
+	  running="$$running $$!"; \
 	done; \
 	for each in $$running; do wait $$each || failed=yes; done; test -z "$$failed"
 
-# Not the tables, and not what is the same with each Python.
-test-with:
-	@.venv-$(VERSION)/bin/python -m pytest --quiet -p no:cacheprovider \
-	  --ignore tests/wire/test_table.py --ignore tests/wire/test_stress.py \
-	  --ignore tests/wire/test_examples.py --ignore tests/life/test_table.py \
-	  --ignore tests/life/test_soak.py --ignore tests/life/test_limits.py \
-	  --ignore tests/life/test_pools.py --ignore tests/engines \
-	  >.venv-$(VERSION)/output 2>&1; status=$$?; \
-	echo "Python $(VERSION)"; cat .venv-$(VERSION)/output; exit $$status
+test-newest:  ## unit and system tests with Python 3.14 and 3.15, if they are here
+	@for each in $(filter 3.14=% 3.15=%,$(PYTHONS)); do \
+	  $(MAKE) --no-print-directory .venv-$${each%%=*}/installed FROM="$${each#*=}" && \
+	  $(MAKE) --no-print-directory test-with VENV=.venv-$${each%%=*} \
+	    TESTS="tests/unit tests/system" || exit 1; \
+	done
 
-clean:
+.venv-%/installed: setup.cfg pyproject.toml
+	$(FROM) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[test,wire]'
+	@touch $@
+
+oldest:
+	@echo $(PYTHONS) | sed 's/ .*//; s/.*=//'
+
+# It prints all at the end.
+test-with:
+	@$(VENV)/bin/python -m pytest --quiet -p no:cacheprovider $(TESTS) \
+	  >$(VENV)/output 2>&1; status=$$?; \
+	echo "$(VENV)"; cat $(VENV)/output; exit $$status
+
+clean:  ## remove what all this has made
 	rm -rf .venv .venv-* .gunicorns *.egg-info .coverage* .*_cache .hypothesis
