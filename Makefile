@@ -13,8 +13,7 @@ PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 pyth
 
 comma := ,
 space := $(subst ,, )
-.PHONY: help demo serve unit system test test-wire test-life test-engines \
-  test-all test-newest test-with oldest lint bench services wire life soak kills clean
+.PHONY: help demo serve unit system test test-all test-newest test-with lint bench services wire life soak kills clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,10 +33,10 @@ demo: .venv/installed  ## watch a real gunicorn answer first and work afterwards
 serve: .venv/installed  ## the same app, for your own requests, on http://127.0.0.1:8000
 	$(BIN)/gunicorn
 
-# Three at a time: they wait more than they compute. Each prints its output at its end.
+# One after the other: the wire table alone keeps two cores busy, and on a machine that is
+# busier than that, servers run into time-outs of their own.
 test: unit system  ## all tests, with this Python; those of servers that are not here skip
-	@$(MAKE) --no-print-directory -j3 --output-sync=target \
-	  test-wire test-life test-engines
+	$(BIN)/python -m pytest tests/wire tests/life tests/engines
 
 # Every branch of the heart has a unit test, but for one of pools that needs a process;
 # what only a fork or an exit reaches, not all.
@@ -57,9 +56,6 @@ unit: .venv/installed  ## the unit tests alone, in seconds, and their coverage
 # forks, leaves that lock taken for ever.
 system: .venv/installed  ## those with processes, forks and signals, and the examples
 	$(BIN)/python -m pytest tests/system tests/examples
-
-test-wire test-life test-engines: test-%: .venv/installed
-	$(BIN)/python -m pytest tests/$*
 
 lint: .venv/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -113,20 +109,16 @@ kills: .venv/installed  ## many jobs while all their workers are killed: the job
 	$(BIN)/python -m tests.engines.kills $(KILLS)
 
 # "make test" has run them with the Python of .venv. The others run at the same time, as
-# tests wait more than they compute: the newest with the servers, too, the others the unit
-# and system tests.
-test-all: .venv/installed  ## the tests with each other Python from 3.10 on that is here
+# tests wait more than they compute.
+test-all: .venv/installed  ## unit and system tests with each other Python that is here
 	@done="$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
-	pythons="$(PYTHONS)"; newest="$${pythons##* }"; newest="$${newest%%=*}"; \
-	for each in $$pythons; do \
+	for each in $(PYTHONS); do \
 	  test "$${each%%=*}" = "$$done" || $(MAKE) --no-print-directory \
 	    .venv-$${each%%=*}/installed FROM="$${each#*=}" || exit 1; \
 	done; \
-	for each in $$pythons; do \
-	  version="$${each%%=*}"; tests="tests/unit tests/system"; \
-	  test "$$version" = "$$done" && continue; \
-	  test "$$version" = "$$newest" && tests="$$tests tests/wire tests/life"; \
-	  $(MAKE) --no-print-directory test-with VENV=.venv-$$version TESTS="$$tests" & \
+	for each in $(PYTHONS); do \
+	  test "$${each%%=*}" = "$$done" && continue; \
+	  $(MAKE) --no-print-directory test-with VENV=.venv-$${each%%=*} & \
 	  running="$$running $$!"; \
 	done; \
 	for each in $$running; do wait $$each || failed=yes; done; test -z "$$failed"
@@ -134,22 +126,18 @@ test-all: .venv/installed  ## the tests with each other Python from 3.10 on that
 test-newest:  ## unit and system tests with Python 3.14 and 3.15, if they are here
 	@for each in $(filter 3.14=% 3.15=%,$(PYTHONS)); do \
 	  $(MAKE) --no-print-directory .venv-$${each%%=*}/installed FROM="$${each#*=}" && \
-	  $(MAKE) --no-print-directory test-with VENV=.venv-$${each%%=*} \
-	    TESTS="tests/unit tests/system" || exit 1; \
+	  $(MAKE) --no-print-directory test-with VENV=.venv-$${each%%=*} || exit 1; \
 	done
 
 .venv-%/installed: setup.cfg pyproject.toml
 	$(FROM) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --editable '.[test,wire]'
+	  --editable '.[test]'
 	@touch $@
-
-oldest:
-	@echo $(PYTHONS) | sed 's/ .*//; s/.*=//'
 
 # It prints all at the end.
 test-with:
-	@$(VENV)/bin/python -m pytest --quiet -p no:cacheprovider $(TESTS) \
+	@$(VENV)/bin/python -m pytest --quiet -p no:cacheprovider tests/unit tests/system \
 	  >$(VENV)/output 2>&1; status=$$?; \
 	echo "$(VENV)"; cat $(VENV)/output; exit $$status
 
