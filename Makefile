@@ -13,7 +13,8 @@ PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 pyth
 
 comma := ,
 space := $(subst ,, )
-.PHONY: help demo serve unit system test test-all test-newest test-with lint bench services wire life soak kills clean
+.PHONY: help demo serve unit system test test-all test-newest test-with lint bench \
+  services wire life soak kills clean
 .DEFAULT_GOAL := help
 
 help:  ## this list

@@ -3,8 +3,8 @@
 The first scope that it is given starts it, and a child process starts its own. Scopes
 are drained one after the other, oldest first. When the process exits in an orderly way,
 what waits is finished first, for at most ``EXIT_WAIT`` seconds, or for as long as a
-server that is known allows. What is left then is lost, and named. After that, whoever
-hands over a scope drains it in its own thread.
+server that is known allows. What is left then is lost, and named. A scope that comes
+after that is drained in the thread that hands it over.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .server import FileClass, Server
+from .server import FileClass, WaitingServer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -49,12 +49,9 @@ def note_files(environ: WSGIEnvironment) -> None:
         environ["wsgi.file_wrapper"] = NotingWrapper(kind)
 
 
-class Bjoern(Server):
+class Bjoern(WaitingServer):
     """It closes the connection before ``close()`` (request.c, Request_clean), but its
     only thread serves nobody meanwhile."""
-
-    def would_wait(self, environ: WSGIEnvironment) -> bool:
-        return True
 
     def file_inside(
         self, environ: WSGIEnvironment, body: Any, headers: list[tuple[str, str]]

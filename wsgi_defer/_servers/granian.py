@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .server import Server
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+from .server import WaitingServer
 
 
-class Granian(Server):
+class Granian(WaitingServer):
     """Without a length, its iterator calls ``close()`` before it ends the body
     (wsgi.py, ResponseIterWrap.close). It never closes a list."""
-
-    def would_wait(self, environ: WSGIEnvironment) -> bool:
-        return True
 
 
 GRANIAN = Granian()

@@ -26,9 +26,9 @@ class Gunicorn(ClosingServer):
     package = "gunicorn."
 
     def closing_socket(self, environ: WSGIEnvironment) -> Any:
-        if environ.get("wsgi.multithread", True):
-            return None
-        return super().closing_socket(environ)
+        return (
+            None if environ.get("wsgi.multithread", True) else self.connection(environ)
+        )
 
     def head_is_out(self, start_response: StartResponse) -> bool:
         response = _response(start_response)

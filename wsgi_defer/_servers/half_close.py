@@ -35,9 +35,13 @@ class ClosingServer(Server):
     socket_key: str  # of the environ
     package: str  # the start of the names of the modules that close the body
 
+    def connection(self, environ: WSGIEnvironment) -> Any:
+        """The socket of this response alone; None under HTTP/2."""
+        return environ[self.socket_key] if is_http1(environ) else None
+
     def closing_socket(self, environ: WSGIEnvironment) -> Any:
         """The connection, if the server closes it after this response; or None."""
-        return environ[self.socket_key] if is_http1(environ) else None
+        return self.connection(environ)
 
     def head_is_out(self, start_response: StartResponse) -> bool:
         """Whether the server has sent the head. False, too, if that cannot be seen,
@@ -65,8 +69,8 @@ class ClosingServer(Server):
 
         From now, so that several in a row do not wait longer than one.
         """
-        connection = environ[self.socket_key] if is_http1(environ) else None
-        return partial(wait_until_closed, connection, time.monotonic() + CLOSE_WAIT)
+        deadline = time.monotonic() + CLOSE_WAIT
+        return partial(wait_until_closed, self.connection(environ), deadline)
 
 
 def wait_until_closed(connection: Any, deadline: float) -> None:

@@ -84,6 +84,13 @@ class Server:
         return ()
 
 
+class WaitingServer(Server):
+    """A server on which somebody always waits for the return of ``close()``."""
+
+    def would_wait(self, environ: WSGIEnvironment) -> bool:
+        return True
+
+
 UNKNOWN = Server()
 
 
@@ -93,10 +100,7 @@ def is_http1(environ: WSGIEnvironment) -> bool:
 
 
 class FileClass:
-    """Stands for a server's class of files, where ``isinstance()`` asks for one."""
-
-    def __instancecheck__(self, instance: object) -> bool:
-        raise NotImplementedError
+    """Marks what stands for a server's class of files: ``isinstance()`` takes it."""
 
 
 def is_sendfile_body(environ: WSGIEnvironment, body: object) -> bool:
