@@ -1,5 +1,9 @@
 # Each target sets itself up: Python and make are all it takes. "make help" lists them.
 
+# Compiled modules are kept, whatever the environment says: the tests start processes by
+# the thousand, and each would compile the package and its tests anew.
+export PYTHONDONTWRITEBYTECODE =
+
 PYTHON ?= python3
 BIN = .venv/bin
 GUNICORNS = 20.1.0 21.2.0 22.0.0 23.0.0 25.3.0
@@ -13,8 +17,8 @@ PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 pyth
 
 comma := ,
 space := $(subst ,, )
-.PHONY: help demo serve unit system test test-all test-newest test-with lint bench \
-  services wire life soak kills clean
+.PHONY: help demo serve unit system servers others test test-all test-newest lint bench \
+  services wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,10 +38,16 @@ demo: .venv/installed  ## watch a real gunicorn answer first and work afterwards
 serve: .venv/installed  ## the same app, for your own requests, on http://127.0.0.1:8000
 	$(BIN)/gunicorn
 
-# One after the other: the wire table alone keeps two cores busy, and on a machine that is
-# busier than that, servers run into time-outs of their own.
-test: unit system  ## all tests, with this Python; those of servers that are not here skip
-	$(BIN)/python -m pytest tests/wire tests/life tests/engines
+# Two halves at the same time, as most tests wait; each prints its part when it is done.
+# With more at a time, servers run into time-outs of their own.
+test: .venv/installed  ## all tests, with this Python; those of servers that are not here skip
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target servers others
+
+servers:
+	$(BIN)/python -m pytest tests/wire tests/life
+
+others: unit
+	$(BIN)/python -m pytest tests/engines tests/system tests/examples
 
 # Every branch of the heart has a unit test, but for one of pools that needs a process;
 # what only a fork or an exit reaches, not all.
@@ -46,8 +56,6 @@ HEART = $(filter-out %/coroutine.py,$(wildcard $(addprefix wsgi_defer/,\
   _runtime/host.py _runtime/stop_orders.py _runtime/per_process.py \
   $(addprefix pools/_,coroutines.py deadlines.py gather.py kinds.py task.py threads.py))))
 
-# Compiled tests are kept, whatever the environment says: it takes longer than to run them.
-unit: export PYTHONDONTWRITEBYTECODE =
 unit: .venv/installed  ## the unit tests alone, in seconds, and their coverage
 	$(BIN)/python -m pytest tests/unit --cov --cov-report=
 	@$(BIN)/coverage report
@@ -109,38 +117,31 @@ soak: .venv/installed  ## many requests while workers are killed: the calls are 
 kills: .venv/installed  ## many jobs while all their workers are killed: the jobs are counted
 	$(BIN)/python -m tests.engines.kills $(KILLS)
 
-# "make test" has run them with the Python of .venv. The others run at the same time, as
-# tests wait more than they compute.
+OTHERS = $(filter-out $(shell $(BIN)/python -c \
+  'import sys; print("%d.%d" % sys.version_info[:2])'),$(NUMBERS))
+NUMBERS = $(foreach each,$(PYTHONS),$(firstword $(subst =, ,$(each))))
+OLDEST = $(word 2,$(subst =, ,$(firstword $(PYTHONS))))
+
+# The others run at the same time, as tests wait more than they compute.
 test-all: .venv/installed  ## unit and system tests with each other Python that is here
-	@done="$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
-	for each in $(PYTHONS); do \
-	  test "$${each%%=*}" = "$$done" || $(MAKE) --no-print-directory \
-	    .venv-$${each%%=*}/installed FROM="$${each#*=}" || exit 1; \
-	done; \
-	for each in $(PYTHONS); do \
-	  test "$${each%%=*}" = "$$done" && continue; \
-	  $(MAKE) --no-print-directory test-with VENV=.venv-$${each%%=*} & \
-	  running="$$running $$!"; \
-	done; \
-	for each in $$running; do wait $$each || failed=yes; done; test -z "$$failed"
+	@$(MAKE) --no-print-directory --jobs --output-sync=target $(OTHERS:%=test-with-%)
+
+oldest:
+	@echo $(OLDEST)
 
 test-newest:  ## unit and system tests with Python 3.14 and 3.15, if they are here
-	@for each in $(filter 3.14=% 3.15=%,$(PYTHONS)); do \
-	  $(MAKE) --no-print-directory .venv-$${each%%=*}/installed FROM="$${each#*=}" && \
-	  $(MAKE) --no-print-directory test-with VENV=.venv-$${each%%=*} || exit 1; \
-	done
+	@$(MAKE) --no-print-directory $(patsubst %,test-with-%,$(filter 3.14 3.15,$(NUMBERS))) true
+
+test-with-%: .venv-%/installed
+	.venv-$*/bin/python -m pytest --quiet -p no:cacheprovider tests/unit tests/system
 
 .venv-%/installed: setup.cfg pyproject.toml
-	$(FROM) -m venv .venv-$*
+	$(patsubst $*=%,%,$(filter $*=%,$(PYTHONS))) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --editable '.[test]'
 	@touch $@
 
-# It prints all at the end.
-test-with:
-	@$(VENV)/bin/python -m pytest --quiet -p no:cacheprovider tests/unit tests/system \
-	  >$(VENV)/output 2>&1; status=$$?; \
-	echo "$(VENV)"; cat $(VENV)/output; exit $$status
+.PRECIOUS: .venv-%/installed
 
 clean:  ## remove what all this has made
 	rm -rf .venv .venv-* .gunicorns *.egg-info .coverage* .*_cache .hypothesis

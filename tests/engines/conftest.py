@@ -12,7 +12,7 @@ from .kinds import Place, Servers
 
 HERE = Path(__file__).parent
 OUTCOME = pytest.StashKey()
-AHEAD = 3  # marked tests that run at the same time, beside the one of pytest
+AHEAD = 4  # marked tests that run at the same time, beside the one of pytest
 
 
 def pytest_configure(config):

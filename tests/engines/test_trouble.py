@@ -240,6 +240,7 @@ def test_procrastinate_gives_up_a_job_that_killed_too_many(alone):
     assert place.wait(job_id).result == 1
 
 
+@pytest.mark.ahead
 @pytest.mark.parametrize("name", ["rq", "celery+results"])
 def test_a_job_that_kills_every_worker_fails_in_the_end(alone, name):
     """It kills its worker as often as is allowed, and not more often."""
