@@ -10,7 +10,6 @@ after that is drained in the thread that hands it over.
 from __future__ import annotations
 
 import atexit
-import logging
 import sys
 import threading
 import time
@@ -19,16 +18,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ._calls.drain import drain, report_lost
+from ._calls.options import MAX_WAITING
 from ._calls.outcome import Outcome
 from ._calls.scope import Scope
-from ._runtime import host
+from ._runtime import host, report
 from ._runtime.per_process import PerProcess
-
-logger = logging.getLogger("wsgi_defer")
 
 EXIT_WAIT = 20.0  # seconds; gunicorn kills a worker 30 s (graceful_timeout) after TERM
 BEAT = 0.2  # seconds between two signs of life while the process waits for its end
-MAX_WAITING = 1000  # scopes
 
 # A scope to drain, its outcome, and what returns when that may start.
 Drain = tuple[Scope, Outcome, Callable[[], object]]
@@ -37,7 +34,8 @@ Drain = tuple[Scope, Outcome, Callable[[], object]]
 class _Background:
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: deque[Drain] = deque()
+        self._waiting: deque[tuple[Drain, int]] = deque()  # with their calls' number
+        self._calls = 0  # that wait, in all
         # Released when something waits. The thread does not wait for the condition: the
         # garbage collector may hand over a scope at any line of the thread itself, even
         # between its look and its wait.
@@ -52,9 +50,11 @@ class _Background:
             # Threads are frozen now, and one that is started hangs (up to 3.11).
             return False
         with self._changed:
-            if self._over or (limited and len(self._waiting) >= MAX_WAITING):
+            if self._over or (limited and self._calls >= MAX_WAITING):
                 return False
-            self._waiting.append(handed)
+            count = len(handed[0].deferred)
+            self._waiting.append((handed, count))
+            self._calls += count
             with suppress(RuntimeError):  # it is released already
                 self._wake.release()
         # Not with the lock held: gevent's start() lets the other greenlet run.
@@ -74,7 +74,9 @@ class _Background:
         except RuntimeError:  # too many threads, or the interpreter is shutting down
             with self._changed:
                 self._thread = None
-                self._waiting.remove(handed)
+                for waiting in [each for each in self._waiting if each[0] is handed]:
+                    self._waiting.remove(waiting)
+                    self._calls -= waiting[1]
                 self._changed.notify_all()
             return False
         return True
@@ -96,13 +98,14 @@ class _Background:
 
     def _drain_next(self) -> None:
         with self._changed:
-            scope, outcome, ready = self._waiting.popleft()
+            (scope, outcome, ready), count = self._waiting.popleft()
+            self._calls -= count
             self._running = scope
         try:
             _wait_for(ready)
             drain(scope, outcome)
-        except BaseException:
-            logger.exception("the background thread failed; it keeps running")
+        except BaseException as error:
+            report.failure(error, "the background thread failed; it keeps running")
         finally:
             del scope, outcome, ready  # before join() hears of the end
             with self._changed:
@@ -137,7 +140,7 @@ class _Background:
 
     def _unfinished(self) -> list[Scope]:
         running = [] if self._running is None else [self._running]
-        waiting = running + [scope for scope, _, _ in self._waiting]
+        waiting = running + [scope for (scope, _, _), _ in self._waiting]
         return [scope for scope in waiting if not scope.closed]
 
     def forget(self) -> None:
@@ -150,8 +153,8 @@ class _Background:
 def _wait_for(ready: Callable[[], object]) -> None:
     try:
         ready()
-    except Exception:  # a reason not to wait, but not to lose the calls
-        logger.exception("waiting for the end of the response failed")
+    except Exception as error:  # a reason not to wait, but not to lose the calls
+        report.failure(error, "waiting for the end of the response failed")
 
 
 def _time_to_finish() -> float:
@@ -168,7 +171,7 @@ def submit(
     """Drain the scope on the background thread, once ``ready()`` has returned.
 
     If the thread cannot take it, it is drained here and now: because ``MAX_WAITING``
-    scopes wait already, and it is ``limited``, or because the interpreter shuts down.
+    calls wait already, and it is ``limited``, or because the interpreter shuts down.
     """
     if not _background().submit((scope, outcome, ready), limited):
         drain(scope, outcome)

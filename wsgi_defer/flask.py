@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import click
 from flask import Flask, g, has_app_context, has_request_context
 from flask.globals import app_ctx, request_ctx
 
 from . import background
+from ._calls.options import WhenBusy
 from ._calls.scope import Scope, current_scope
+from ._calls.waiting_room import WhenFull
 from ._request.block import deferring
 from ._request.middleware import SCOPE_KEY, DeferMiddleware
+from .observers._arguments import ArgumentObserver
+from .observers._observer import Observer
+from .observers._observers import Observers
+from .pools._kinds import Pools
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from flask.testing import FlaskClient
+    from typing_extensions import Unpack
+
+
+class Options(TypedDict, total=False):
+    """Those of ``DeferMiddleware``, without ``around``."""
+
+    max_calls: int
+    inline: bool | None
+    when_busy: WhenBusy
+    observers: Iterable[Observer]
+    time_limit: float | None
+    slow_after: float | None
+    max_waiting: int | None
+    when_full: WhenFull
+    pools: Pools | None
 
 
 class Defer:
@@ -50,12 +71,26 @@ class Defer:
     defers after its first item run when the test closes the response.
 
     :param app: the app. Without it, call ``init_app()`` later, for any number of apps.
+    :param check_arguments: True warns of each line that gives a call an object of a
+        SQLAlchemy session, or a proxy such as ``request``: the call has a session of
+        its own, so pass the object's id. By default, it does so if ``app.debug`` or
+        ``app.testing`` is set at the first request.
     :param options: those of ``DeferMiddleware``, such as ``max_calls``, but not
         ``around``. Those that ``deferring()`` has apply to commands, too.
     """
 
-    def __init__(self, app: Flask | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        check_arguments: bool | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self.check_arguments = check_arguments
         self.options = options
+        if "observers" in options:  # an iterator would be empty the second time
+            options["observers"] = tuple(options["observers"])
+        self._arguments = ArgumentObserver(lasting=(Flask,))
         if app is not None:
             self.init_app(app)
 
@@ -65,11 +100,43 @@ class Defer:
         if "wsgi_defer" in app.extensions:
             raise RuntimeError(f"Defer is already set up for the app {app.name!r}")
         app.extensions["wsgi_defer"] = self
-        app.wsgi_app = DeferMiddleware(  # type: ignore[method-assign]
+        middleware = DeferMiddleware(
             app.wsgi_app, around=partial(fresh_context, app), **self.options
         )
+        app.wsgi_app = middleware  # type: ignore[method-assign]
+        if self.check_arguments is not False:
+            self._check_from_the_first_request_on(app, middleware)
         self._wrap_commands(app)
         self._wrap_test_client(app)
+
+    def _options_now(self, app: Flask) -> Options:
+        """With what checks arguments, if it is to."""
+        checks = self.check_arguments
+        if not (app.debug or app.testing if checks is None else checks):
+            return self.options
+        observers = [*self.options.get("observers", ()), self._arguments]
+        return {**self.options, "observers": observers}
+
+    def _check_from_the_first_request_on(
+        self, app: Flask, middleware: DeferMiddleware
+    ) -> None:
+        """Not now: ``app.debug`` and ``app.testing`` are often set after this. And not
+        at each request, or it would cost something where nothing is checked."""
+        wsgi_app, before = middleware.app, middleware.options
+
+        def first(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+            middleware.app = wsgi_app
+            options = self._options_now(app)
+            if options is not self.options:
+                room: list[Any] = [] if before.room is None else [before.room]
+                observers = Observers([*room, *options["observers"]])
+                middleware.options = before._replace(observers=observers)
+                scope = environ[SCOPE_KEY]
+                if scope.options is before:  # else it is one around this app
+                    scope.options = middleware.options
+            return wsgi_app(environ, start_response)
+
+        middleware.app = first
 
     def _wrap_commands(self, app: Flask) -> None:
         """Open a scope for a command where Flask pushes its context."""
@@ -80,7 +147,7 @@ class Defer:
         ) -> click.Command | None:
             command = get_command(ctx, cmd_name)
             if command is not None and current_scope() is None:
-                ctx.with_resource(_command_scope(app, self.options))
+                ctx.with_resource(_command_scope(app, self._options_now(app)))
             return command
 
         app.cli.get_command = get_command_in_scope  # type: ignore[method-assign]
@@ -133,10 +200,12 @@ def fresh_context(app: Flask) -> Iterator[None]:
 
 
 @contextmanager
-def _command_scope(app: Flask, options: dict[str, Any]) -> Iterator[None]:
+def _command_scope(app: Flask, options: Options) -> Iterator[None]:
     leaving: click.exceptions.Exit | None = None
     known = signature(deferring).parameters
-    chosen = {name: value for name, value in options.items() if name in known}
+    chosen: dict[str, Any] = {
+        name: value for name, value in options.items() if name in known
+    }
     with deferring(around=partial(fresh_context, app), **chosen):
         try:
             yield

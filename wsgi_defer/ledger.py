@@ -14,11 +14,14 @@ import time
 from typing import NamedTuple
 
 from ._calls.call import Call
+from ._calls.options import MAX_CALLS, MAX_WAITING
 from ._calls.scope import Scope
 from .observers._observer import Observer
 
 PAGES = 256  # workers at a time
-ENTRIES = 1000  # calls at a time, of one worker
+# Calls at a time, of one worker: those that wait for the background thread, the scope
+# that it was given last, the one that it runs, and a request that defers meanwhile.
+ENTRIES = MAX_WAITING + 3 * MAX_CALLS
 NAME = 168  # bytes; what is longer is cut
 REQUEST = 64
 # State, when it was registered, when it started, name, number of the request.
@@ -49,8 +52,8 @@ class Left(NamedTuple):
 class Ledger:
     """The shared memory, and which pages are free. For the process that forks.
 
-    64 MB of address space, which becomes memory only where something is written. A page
-    that was closed is used again, the first ones first.
+    262 MB of address space, which becomes memory only where something is written. A
+    page that was closed is used again, the first ones first.
     """
 
     def __init__(self, pages: int = PAGES) -> None:

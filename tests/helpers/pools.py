@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from wsgi_defer import deferring, pool
 from wsgi_defer.pools import AsyncPool, ProcessPool, ThreadPool, _opened
@@ -80,6 +81,20 @@ class HostileError(Exception):
         raise SystemExit("no")
 
     __str__ = __repr__ = __reduce__ = refuse
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """It refuses all attributes, also those that only say where it comes from."""
+
+    number: int
+
+    def __reduce__(self):
+        return FrozenError, (self.number,)
+
+
+def raise_frozen():
+    raise FrozenError(5)
 
 
 def raise_hostile():

@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 import pytest
 
-from wsgi_defer import Outcome, background, current_scope, defer, deferring, pool
+from wsgi_defer import Outcome, background, defer, deferring, pool
 from wsgi_defer._runtime.per_process import PerProcess
 from wsgi_defer.jobs import Jobs
 from wsgi_defer.pools import ThreadPool, _opened
@@ -79,11 +79,10 @@ def test_a_forked_child_has_a_thread_of_its_own(ran):
 
 def test_a_dropped_scope_in_a_child_process(capfd):
     """A fork copies the calls; they are the parent's to run."""
-    with deferring():
+    with deferring() as scope:
         defer(int)
         pid = os.fork()
         if pid == 0:
-            scope = current_scope()
             scope.__del__()
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
@@ -167,8 +166,9 @@ def test_a_pool_is_made_once_per_process_and_on_first_use():
             status = 1
             with contextlib.suppress(BaseException):
                 status = 3 if running_of(kind) is None else 4
-                if pool("one").submit(same, 5).result(5) == 5:
-                    status += 10
+                with deferring(pools={"one": kind}):
+                    if pool("one").submit(same, 5).result(5) == 5:
+                        status += 10
             os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 13
         assert pool("one").submit(same, 1).result() == 1
@@ -226,11 +226,13 @@ def in_child(function):
 
 def test_a_job_in_a_child_makes_no_call_its_own(ran):
     """The calls of the parent are still the parent's to run."""
-    with deferring(pools={"one": ThreadPool(1)}):
+    pools = {"one": ThreadPool(1)}
+    with deferring(pools=pools):
         call = defer(ran.append, 1)
 
         def child():
-            pool("one").submit(int).result(PATIENCE)
+            with deferring(pools=pools):
+                pool("one").submit(int).result(PATIENCE)
             with contextlib.suppress(FutureTimeout):
                 call.result(0.01)
             return len(ran)
@@ -241,13 +243,15 @@ def test_a_job_in_a_child_makes_no_call_its_own(ran):
 
 def test_a_call_in_a_child_ends_no_task_of_the_parent(released):
     """Its own tasks end there, and those of the parent are left alone."""
-    with deferring(pools={"one": ThreadPool(2)}) as scope:
+    pools = {"one": ThreadPool(2)}
+    with deferring(pools=pools) as scope:
         task = pool("one").submit(released.wait, LONG)
         until(task.running)
 
         def child():
-            defer(int)
-            own = pool("one").submit(time.sleep, LONG)
+            with deferring(pools=pools):
+                defer(int)
+                own = pool("one").submit(time.sleep, LONG)
             scope.closed = True
             scope.abandon_guests()
             return 10 * own.done() + task.done()
@@ -326,3 +330,124 @@ def test_what_a_handler_forks_ends_with_it():
     assert out.stdout.count("forked\n") == 8
     assert out.stderr.count("OSError: of the child\n") == 2
     assert out.returncode == 0
+
+
+LEAVES = {
+    "returns": "pass",
+    "raises": "raise ValueError",
+    "exits": "sys.exit(3)",
+}
+FORK = """
+import os, sys, time
+from wsgi_defer import background, deferring, defer, before_response, pool
+from wsgi_defer import DeferMiddleware
+from wsgi_defer.pools import AsyncPool, ThreadPool
+from tests.helpers.client import get
+from tests.unit.test_background import Outcome, ready, scope_with
+
+def fork():
+    if os.fork() == 0:
+        {leave}
+        return
+    print("child ended:", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+
+async def fork_in_a_coroutine():
+    fork()
+
+def say(what):
+    print(what, "in", "the parent" if os.getpid() == parent else "a child", flush=True)
+
+def view(environ, start_response):
+    defer(say, "deferred")
+    fork()
+    start_response("200 OK", [])
+    return [b"served"]
+
+parent = os.getpid()
+{code}
+say("end")
+"""
+PLACES = {
+    "call": "with deferring():\n    defer(fork)\n    defer(say, 'deferred')",
+    "early": "with deferring():\n    defer(fork).result()\n    defer(say, 'deferred')",
+    "held": "with deferring():\n    before_response(fork)\n    defer(say, 'deferred')",
+    "background": """
+scope = scope_with((fork,), (say, "deferred"))
+background.submit(scope, Outcome(200), ready)
+background.join()
+""",
+    "thread pool": """
+with deferring(pools={"default": ThreadPool(1)}):
+    tasks = [pool().submit(fork), pool().submit(say, "deferred")]
+    for task in tasks:
+        task.result()
+""",
+    "coroutine pool": """
+with deferring(pools={"default": AsyncPool(1)}):
+    pool().submit(fork_in_a_coroutine).result()
+    say("deferred")
+""",
+    "view": "get(DeferMiddleware(view))",
+}
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_fork_in_user_code_ends_with_that_code(place, leave):
+    """It drains nothing, serves nothing, and runs no task."""
+    result = run(FORK.format(leave=LEAVES[leave], code=PLACES[place]), "ignore")
+    status = {"returns": 0, "raises": 1, "exits": 3}[leave]
+    assert result.stdout.splitlines() == [
+        f"child ended: {status}", "deferred in the parent", "end in the parent",
+    ], result.stderr  # fmt: skip
+    assert ("ValueError" in result.stderr) is (leave == "raises")
+
+
+def test_a_fork_of_a_block_goes_on_without_its_calls():
+    """It may leave the block: a program that becomes a daemon does so."""
+    code = """
+with deferring():
+    defer(say, "deferred")
+    child = os.fork() == 0
+if child:
+    os._exit(7)
+print("child ended:", os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    result = run(FORK.format(leave="pass", code=code), "ignore")
+    assert result.stdout.splitlines() == [
+        "deferred in the parent", "child ended: 7", "end in the parent",
+    ]  # fmt: skip
+
+
+def test_a_fork_has_no_scope():
+    """There, ``defer()`` says so, and ``enqueue()`` stores the job at once."""
+    code = """
+from wsgi_defer import NoScopeError
+from wsgi_defer.jobs import Jobs
+import multiprocessing, tempfile
+
+def work():
+    try:
+        defer(say, "lost")
+    except NoScopeError:
+        print("no scope", flush=True)
+    with jobs.captured() as stored:
+        jobs.enqueue("mail", 1)
+        print(len(stored), "stored at once", flush=True)
+
+def start(environ, start_response):
+    defer(say, "deferred")
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    start_response("200 OK", [])
+    return [b""]
+
+jobs = Jobs(None)
+jobs.handler("mail")(print)
+get(DeferMiddleware(start))
+"""
+    result = run(FORK.format(leave="pass", code=code), "ignore")
+    assert result.stdout.splitlines() == [
+        "no scope", "1 stored at once", "deferred in the parent", "end in the parent",
+    ], result.stderr  # fmt: skip

@@ -60,4 +60,4 @@ def test_a_worker_that_was_killed_at_the_end(caplog, monkeypatch):
         for pid in pids:
             with contextlib.suppress(ChildProcessError):  # it was waited for
                 os.waitpid(pid, 0)
-    assert caplog.text.count("at the end of graceful_timeout") == 3
+    assert caplog.text.count("was killed when graceful_timeout ran out") == 3

@@ -28,11 +28,13 @@ from wsgi_defer.pools._task import Task
 from ..helpers.pools import (
     POOLS,
     PROCESSES,
+    FrozenError,
     HostileError,
     check_that_it_keeps_nothing,
     impatient,
     note_and_sleep,
     pids_of_children,
+    raise_frozen,
     raise_hostile,
     raise_odd,
     running_of,
@@ -145,6 +147,13 @@ def test_an_exception_that_cannot_even_be_shown(scope):
     assert before <= pids_of_children()
 
 
+def test_an_exception_that_refuses_attributes(scope):
+    """It comes at once, and not after max_wait."""
+    with pytest.raises(FrozenError) as caught:
+        pool("processes").submit(raise_frozen).result()
+    assert caught.value.number == 5
+
+
 def test_a_payload_lives_no_longer_than_its_task(scope, tmp_path):
     """However that ends."""
     note = tmp_path / "pid"
@@ -214,7 +223,8 @@ def test_a_process_pool_in_a_forked_child(scope, tmp_path):
         with contextlib.suppress(BaseException):
             task.cancel()
             running.close()
-            mine = pool("processes").submit(os.getpid).result(PATIENCE)
+            with deferring(pools=POOLS):
+                mine = pool("processes").submit(os.getpid).result(PATIENCE)
             status = 3 if mine not in children else 4
             if any(child._connection.fileno() != -1 for child in held):
                 status = 5

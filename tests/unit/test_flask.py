@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import click
 import flask
@@ -16,19 +21,22 @@ from flask import Flask, current_app, g, request, session, url_for
 from flask.cli import FlaskGroup
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column
+from werkzeug.local import Local, LocalProxy
 from werkzeug.test import Client
 
 from wsgi_defer import (
     DeferMiddleware,
     NoScopeError,
+    Observer,
     TooManyCallsError,
+    TooManyWaitingError,
     before_response,
     current_scope,
     defer,
     deferring,
     pool,
 )
-from wsgi_defer.flask import Defer
+from wsgi_defer.flask import Defer, Options
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
 from ..helpers.waiting import until
@@ -57,6 +65,220 @@ def test_init_app(app):
     assert other.wsgi_app.options.max_calls == 5
     with pytest.raises(RuntimeError, match="already set up for the app 'shop'"):
         Defer(app)
+
+
+# What a call gets in these tests, and what the log says of it.
+IN_A_SESSION = "User, which belongs to a database session of the request"
+PROXIES = {
+    "request": "Request, by a proxy that outlives the request",
+    "g": "_AppCtxGlobals, by a proxy that outlives the request",
+    "app": None,
+    "user": IN_A_SESSION,
+    "nobody": "LocalProxy, by a proxy",
+}
+
+
+def warnings_in(caplog):
+    """Those of arguments, without the line."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if "has an argument of type" in record.getMessage()
+    ]
+
+
+@pytest.fixture
+def users(app):
+    """The model, and a user that the database knows, for the time of a request."""
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db = SQLAlchemy(app)
+
+    class User(db.Model):  # type: ignore[name-defined]
+        id: Mapped[int] = mapped_column(primary_key=True)
+        welcomed: Mapped[bool] = mapped_column(default=False)
+
+        def welcome(self):
+            self.welcomed = True
+            db.session.commit()
+
+    with app.app_context():
+        db.create_all()
+        db.session.add(User(id=4711))
+        db.session.commit()
+    yield SimpleNamespace(User=User, db=db, get=lambda: db.session.get(User, 4711))
+    with app.app_context():
+        db.engine.dispose()
+
+
+def welcome(user):
+    user.welcome()
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_an_object_of_a_database_session(app, client, users, caplog, by_id):
+    """What a call writes to it is lost, and the log says so, once for each line. With
+    its id there is nothing to say."""
+
+    def welcome_by_id(user_id):
+        users.db.session.get(users.User, user_id).welcome()
+
+    @app.get("/")
+    def view():
+        user = users.get()
+        if by_id:
+            defer(welcome_by_id, user.id)
+        else:
+            defer(welcome, user)
+        return "ok"
+
+    client.get("/")
+    client.get("/")
+    with app.app_context():
+        assert users.get().welcomed is by_id
+    if by_id:
+        assert warnings_in(caplog) == []
+    else:
+        (warning,) = warnings_in(caplog)
+        assert warning.startswith(
+            "deferred call tests.unit.test_flask.welcome has an argument of type "
+            + IN_A_SESSION
+        )
+        assert "pass its id, and load it in the call; from " in warning
+        assert "4711" not in warning
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda user: defer(user.welcome),
+        lambda user: defer(partial(partial(print, user), end="")),
+        lambda user: defer(partial(print), sep=user),
+        lambda user: defer(print, [1, user]),
+        lambda user: defer(print, {1: user}),
+        lambda user: defer(int).then(partial(print, user)),
+        lambda user: before_response(type, user),
+    ],
+)
+def test_wherever_the_object_is(app, client, users, caplog, register):
+    """A method's, a partial's, in a list or a dict, in a chain."""
+
+    @app.get("/")
+    def view():
+        register(users.get())
+        return "ok"
+
+    client.get("/")
+    (warning,) = warnings_in(caplog)
+    assert IN_A_SESSION in warning
+
+
+@pytest.mark.parametrize(("name", "said"), PROXIES.items())
+def test_a_proxy(app, client, users, caplog, name, said):
+    """By the type of what it stands for."""
+
+    @app.get("/")
+    def view():
+        proxies = {
+            "request": request, "g": g, "app": current_app,
+            "user": LocalProxy(users.get), "nobody": Local()("nobody"),
+        }  # fmt: skip
+        defer(type, proxies[name])
+        return "ok"
+
+    client.get("/")
+    assert len(warnings_in(caplog)) == (said is not None)
+    assert (said or "") in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("option", "setting", "warns"),
+    [
+        (None, "testing", True), (None, "debug", True), (None, None, False),
+        (True, None, True), (False, "testing", False),
+    ],
+)  # fmt: skip
+def test_when_arguments_are_checked(caplog, option, setting, warns):
+    """In tests and when debugging, or as the option says; otherwise nothing hears of a
+    call, and its price is the same."""
+
+    class Other(Observer):
+        def started(self, call, scope):
+            heard.append(call.label)
+
+    heard, listeners = [], []
+    app = Flask("shop")
+    Defer(app, check_arguments=option, observers=iter([Other()]), max_waiting=1)
+    wrapped = app.wsgi_app.app
+    if setting:
+        setattr(app, setting, True)  # after that
+
+    @app.get("/")
+    def view():
+        listeners.append(current_scope().options.observers.queued)
+        defer(type, request)
+        with pytest.raises(TooManyWaitingError):
+            defer(int)
+        return "ok"
+
+    for _ in range(2):
+        app.test_client().get("/")
+    assert len(warnings_in(caplog)) == warns
+    assert [len(heard_by) for heard_by in listeners] == [warns, warns]
+    assert heard == ["builtins.type"] * 2
+    assert (app.wsgi_app.app is wrapped) == (option is False)
+
+
+def test_a_middleware_around_the_app_keeps_its_options(app, caplog):
+    """They are not ours to change."""
+
+    @app.get("/")
+    def view():
+        defer(type, request)
+        return "ok"
+
+    outer = DeferMiddleware(app.wsgi_app)
+    Client(outer).get("/").close()
+    assert outer.options.observers.queued == ()
+    assert warnings_in(caplog) == []
+
+
+def test_arguments_in_a_command(app, users, caplog):
+    """As in a view."""
+
+    @app.cli.command("send")
+    def send():
+        defer(type, users.get())
+
+    assert app.test_cli_runner().invoke(args=["send"]).exit_code == 0
+    (warning,) = warnings_in(caplog)
+    assert IN_A_SESSION in warning
+
+
+def test_arguments_that_are_none_of_its_business(app, client, monkeypatch, caplog):
+    """Objects of any kind, and an app that uses no SQLAlchemy."""
+
+    class Touchy:
+        def __getattr__(self, name):
+            raise ValueError(name)
+
+    def register():
+        defer(type, Touchy())
+        defer(type, Mock())
+        return "ok"
+
+    app.add_url_rule("/", view_func=register)
+    client.get("/")
+    monkeypatch.delitem(sys.modules, "sqlalchemy.orm.state")
+    monkeypatch.delitem(sys.modules, "werkzeug.local")
+    client.get("/")
+    assert "sqlalchemy.orm.state" not in sys.modules
+    assert caplog.text == ""
+
+
+def test_its_options_are_known_to_type_checkers():
+    """All that the middleware has, but for the one that is ours."""
+    known = set(inspect.signature(DeferMiddleware).parameters)
+    assert set(Options.__annotations__) == known - {"app", "around"}
 
 
 def test_everything_of_flask_works_inside_a_call(app, client, ran):

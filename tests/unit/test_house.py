@@ -34,6 +34,8 @@ THIRD_PARTIES = {
     "jobs.engines.procrastinate": {"procrastinate", "psycopg"},
     "jobs.engines._postgres": {"psycopg"},
 }
+# What type checkers bring themselves.
+FOR_TYPES = {"_typeshed", "typing_extensions"}
 LONGEST = 460  # lines of a file
 
 
@@ -114,7 +116,7 @@ def test_third_parties_stay_in_their_rooms(name):
             allowed |= packages
     _, outside, for_types = IMPORTS[name]
     assert outside <= allowed
-    assert for_types <= allowed | {"_typeshed"}
+    assert for_types <= allowed | FOR_TYPES
 
 
 @pytest.mark.parametrize("place", THIRD_PARTIES)

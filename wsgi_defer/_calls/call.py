@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import copy_context
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, overload
 
+from .._runtime.report import printable, qualified_name
 from ..errors import WaitsForItselfError
-from .future import CANCELLED, PENDING, RETURNED, LazyFuture, is_first
-from .invoke import Invocation, complete
+from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T, is_first
+from .invoke import Invocation, check_no_generator, complete
 from .outcome import Outcome
 
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
+U = TypeVar("U")
+Async = Coroutine[Any, Any, U]
 _NO_KWARGS: Mapping[str, Any] = {}
+LONGEST_CHAIN = 10  # calls of a chain that are shown, the last ones
 
 
 class Home(Protocol):
@@ -30,6 +33,9 @@ class Home(Protocol):
 
     def bring_about(self, call: DeferredCall) -> None:
         """Run a call that still waits, if this is inside its request."""
+
+    def note_name(self, call: Call) -> None:
+        """The call has a new name."""
 
 
 class Call:
@@ -83,8 +89,11 @@ class Call:
 
     @property
     def label(self) -> str:
-        """What logs call it: the given name, else the function's. Never arguments."""
-        return self._name or qualified_name(self._fn)
+        """What logs call it: the given name, else the function's. Never arguments.
+
+        Control characters in a name are escaped, as it may come from a user.
+        """
+        return printable(self._name) if self._name else qualified_name(self._fn)
 
     @property
     def origin(self) -> str:
@@ -117,6 +126,8 @@ class Call:
     def named(self: C, name: str) -> C:
         """Give it a name. Of the pending calls of one name, only the last runs."""
         self._name = name
+        if self.home is not None:
+            self.home.note_name(self)
         if self.changed is not None:
             self.changed(self)
         return self
@@ -124,7 +135,14 @@ class Call:
     @property
     def chain(self) -> str:
         """Its label; of a call that follows others, theirs and its own."""
-        return self.label
+        labels: list[str] = []
+        call: Call | None = self
+        while call is not None and len(labels) < LONGEST_CHAIN:
+            labels.append(call.label)
+            call = call.before
+        if call is not None:
+            labels.append("...")
+        return " -> ".join(reversed(labels))
 
     @property
     def handled(self) -> bool:
@@ -190,7 +208,7 @@ class Call:
         """Tell whoever waits for it. Nobody waits for a held call."""
 
 
-class DeferredCall(Call, LazyFuture):
+class DeferredCall(Call, LazyFuture[T]):
     """A call that runs after the response, if the response is of the kind it wants.
 
     By default that is a status below 400 from an app that did not raise. You can change
@@ -208,15 +226,15 @@ class DeferredCall(Call, LazyFuture):
     _predicate: Callable[[Outcome], object] | None = None
     _followed = False
 
-    def always(self) -> DeferredCall:
+    def always(self) -> DeferredCall[T]:
         """Run it whatever became of the response."""
         return self.when(_always)
 
-    def on_failure(self) -> DeferredCall:
+    def on_failure(self) -> DeferredCall[T]:
         """Run it only if the status is 400 or above, or the app raised."""
-        return self.when(_not_ok)
+        return self.when(not_ok)
 
-    def when(self, predicate: Callable[[Outcome], object]) -> DeferredCall:
+    def when(self, predicate: Callable[[Outcome], object]) -> DeferredCall[T]:
         """Run it only if ``predicate(outcome)`` is true, asked just before it would.
 
         A predicate that raises is logged, and the call does not run.
@@ -227,7 +245,7 @@ class DeferredCall(Call, LazyFuture):
         self._predicate = predicate
         return self
 
-    def time_limit(self, seconds: float) -> DeferredCall:
+    def time_limit(self, seconds: float) -> DeferredCall[T]:
         """End it after ``seconds``, with ``TimeLimitError`` as its failure.
 
         It can be ended on the main thread of the process, which is where gunicorn's
@@ -254,7 +272,13 @@ class DeferredCall(Call, LazyFuture):
                 return not call.cancelled()
         return outcome.ok if call._predicate is None else bool(call._predicate(outcome))
 
-    def then(self, fn: Callable[[Any], object]) -> DeferredCall:
+    @overload
+    def then(self, fn: Callable[[T], Async[U]]) -> DeferredCall[U]: ...
+
+    @overload
+    def then(self, fn: Callable[[T], U]) -> DeferredCall[U]: ...
+
+    def then(self, fn: Callable[[T], Any]) -> DeferredCall[Any]:
         """Defer ``fn(result)`` of this call; returns the new call.
 
         If this one fails, the new one fails with the same error and ``fn`` is not
@@ -263,7 +287,13 @@ class DeferredCall(Call, LazyFuture):
         """
         return self._follow("then", fn, sys._getframe(1))
 
-    def catch(self, fn: Callable[[Any], object]) -> DeferredCall:
+    @overload
+    def catch(self, fn: Callable[[Any], Async[U]]) -> DeferredCall[T | U]: ...
+
+    @overload
+    def catch(self, fn: Callable[[Any], U]) -> DeferredCall[T | U]: ...
+
+    def catch(self, fn: Callable[[Any], Any]) -> DeferredCall[Any]:
         """Defer ``fn(error)``, which is called if this call, or one before it, fails.
 
         The result of the new call is that of ``fn``, or of this call if nothing failed.
@@ -271,7 +301,7 @@ class DeferredCall(Call, LazyFuture):
         """
         return self._follow("catch", fn, sys._getframe(1))
 
-    def finally_(self, fn: Callable[[], object]) -> DeferredCall:
+    def finally_(self, fn: Callable[[], object]) -> DeferredCall[T]:
         """Defer ``fn()``, which is called whether this call returns or fails.
 
         The new call ends as this one does, unless ``fn`` raises. Raises what ``then()``
@@ -284,6 +314,7 @@ class DeferredCall(Call, LazyFuture):
     ) -> DeferredCall:
         if not callable(fn):
             raise TypeError(f"{how}() takes a function, not {type(fn).__name__}")
+        check_no_generator(fn, how)
         if self.home is None:
             raise RuntimeError(f"{how}() is for calls that defer() has returned")
         call = DeferredCall(fn, (), _NO_KWARGS, registered_by)
@@ -297,15 +328,10 @@ class DeferredCall(Call, LazyFuture):
         return call
 
     @property
-    def chain(self) -> str:
-        before = self.before
-        return self.label if before is None else f"{before.chain} -> {self.label}"
-
-    @property
     def handled(self) -> bool:
         return self._followed or self._awaited
 
-    def cancel(self) -> DeferredCall | Literal[False]:  # type: ignore[override]
+    def cancel(self) -> DeferredCall[T] | Literal[False]:  # type: ignore[override]
         """Do not run it. Returns the call, or False if it has started."""
         if Call.cancel(self):
             self._settle(CANCELLED)
@@ -317,7 +343,7 @@ class DeferredCall(Call, LazyFuture):
         """True while it runs."""
         return self.started_at is not None and not self.done()
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """What it returned; raises what it raised.
 
         Inside its request, a call that has not started runs now, once, after those that
@@ -417,23 +443,9 @@ def check_seconds(option: str, seconds: float) -> float:
     return seconds
 
 
-def qualified_name(fn: object) -> str:
-    """Name a callable for people: ``module.function``, never its ``repr()``.
-
-    The ``repr()`` of a partial or a bound method would show arguments.
-    """
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    try:
-        name, module = fn.__qualname__, fn.__module__  # type: ignore[attr-defined]
-    except Exception:  # an instance with __call__, or a proxy without its object
-        name, module = type(fn).__qualname__, type(fn).__module__
-    return f"{module}.{name}" if module else str(name)
-
-
 def _always(outcome: Outcome) -> bool:
     return True
 
 
-def _not_ok(outcome: Outcome) -> bool:
+def not_ok(outcome: Outcome) -> bool:
     return not outcome.ok

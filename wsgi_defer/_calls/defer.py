@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec, TypeVar, overload
 
 from ..errors import NoScopeError
-from .call import Call, DeferredCall
+from .call import Async, Call, DeferredCall
+from .invoke import check_function
 from .scope import get_current
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
+@overload
 def defer(
-    fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
-) -> DeferredCall:
+    fn: Callable[P, Async[T]], /, *args: P.args, **kwargs: P.kwargs
+) -> DeferredCall[T]: ...
+
+
+@overload
+def defer(
+    fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> DeferredCall[T]: ...
+
+
+def defer(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> DeferredCall[Any]:
     """Run ``fn(*args, **kwargs)`` after the client has its response, in this process.
 
     The call runs at most once, after those deferred before it, in the
@@ -24,11 +36,15 @@ def defer(
     fails, that is logged. If ``fn`` returns a coroutine, it runs to its end. Works from
     any thread that carries the request's context.
 
-    Raises ``TypeError`` if ``fn`` is not callable, ``NoScopeError`` outside a
-    request, ``ScopeClosedError`` after its end, ``TooManyCallsError`` over the limit.
+    What a framework keeps by thread, as Bottle keeps its ``request``, is not there if
+    the call runs on another thread: read what the call needs first, and pass that. Or
+    bind it again, with the middleware's ``around``.
+
+    Raises ``TypeError`` if ``fn`` is not callable, or is a generator function, of which
+    nothing would run. Raises ``NoScopeError`` outside a request, ``ScopeClosedError``
+    after its end, ``TooManyCallsError`` over the limit.
     """
-    if not callable(fn):
-        raise _not_callable(fn, "defer")
+    check_function(fn, "defer", "defer(send, to)")
     scope = get_current()
     if scope is None:
         raise NoScopeError("defer")
@@ -52,8 +68,7 @@ def before_response(
     started. An app that sends its body with ``write()`` must call this before
     ``start_response()``.
     """
-    if not callable(fn):
-        raise _not_callable(fn, "before_response")
+    check_function(fn, "before_response", "before_response(send, to)")
     scope = get_current()
     if scope is None:
         raise NoScopeError("before_response")
@@ -71,10 +86,3 @@ def forget(name: str) -> None:
     if scope is None:
         raise NoScopeError("forget")
     scope.forget(name)
-
-
-def _not_callable(fn: object, function: str) -> TypeError:
-    return TypeError(
-        f"{function}() takes a function and its arguments, as in {function}(send, to); "
-        f"the first argument is {type(fn).__name__}, which cannot be called"
-    )

@@ -5,22 +5,28 @@ The rules, in one place:
 - First registered, first run. A call that registers another adds it to the end.
 - Just before each call would run, it is asked whether it wants this outcome.
 - A call that raises, or reaches its time limit, has failed; the next one runs.
-- Only an order to stop is raised to the server: gunicorn's, or that of a time limit
-  around it all. Then every call that did not run is lost.
+- Only an order to stop is raised to the server: ``KeyboardInterrupt``, a ``SystemExit``
+  from the handler of a signal, or that of a time limit around it all. Then every call
+  that did not run is lost.
 - The observers hear of each, the log among them.
 """
 
 from __future__ import annotations
 
+import os
+
 from .._runtime import host
+from .._runtime.forks import end_fork
 from .._runtime.stop_orders import is_order_to_stop
-from .call import DeferredCall
+from .call import DeferredCall, not_ok
 from .future import RAISED, RETURNED
 from .invoke import invoke
 from .options import WhenBusy
 from .outcome import Outcome
 from .run import reason, run_now
 from .scope import Scope
+
+NOT_FOLLOWED = "the call that it follows did not run"
 
 
 def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> bool:
@@ -64,12 +70,33 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
         scope.conclude(call, RAISED, error=error)
         return
     if not wanted:
-        scope.skip(call, "it waits for another outcome")
+        scope.skip(call, _why_unwanted(call, outcome))
     elif call.before is not None and call.before.cancelled():
-        scope.skip(call, "the call that it follows did not run")
+        scope.skip(call, NOT_FOLLOWED)
     else:
         run_now(call, scope)
     del call  # frame cycle
+
+
+def _why_unwanted(call: DeferredCall, outcome: Outcome) -> str:
+    """Why ``call.wants(outcome)`` is false, for the log."""
+    predicate = call._predicate
+    while predicate is None and call.before is not None:
+        call = call.before
+        if call.done():
+            return NOT_FOLLOWED
+        predicate = call._predicate
+    if outcome.error is not None:
+        what = f"{type(outcome.error).__name__} was raised"
+    elif outcome.status is not None:
+        what = f"the status is {outcome.status}"
+    else:
+        what = "nothing was raised"
+    if predicate is None:
+        return f"{what}; the call runs only after a success"
+    if predicate is not_ok:
+        return f"{what}; the call runs only after a failure"
+    return f"{what}; the call's when() function said no"
 
 
 def run_held(scope: Scope) -> Exception | None:
@@ -88,14 +115,18 @@ def run_held(scope: Scope) -> Exception | None:
         try:
             value = invoke(invocation, None if call.bare else scope.options.around)
         except BaseException as error:
+            if os.getpid() != scope.process:
+                end_fork(error)
             if is_order_to_stop(error):
                 scope.lose(call, reason(error))
                 raise
-            scope.conclude(call, RAISED, error=error)
+            invocation[0].run(scope.conclude, call, RAISED, None, error)
             if not isinstance(error, Exception):
                 raise
             discard_held(scope, "one before it failed")
             return error
+        if os.getpid() != scope.process:
+            end_fork()
         scope.conclude(call, RETURNED, value)
     return None
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    # So that nobody has to write DeferredCall[Any].
+    T = TypeVarWithDefault("T", default=Any)
+else:
+    T = TypeVar("T")  # it takes a default since Python 3.13
 
 PENDING, RETURNED, RAISED, CANCELLED = range(4)
 
 
-class LazyFuture(Future[Any]):
+class LazyFuture(Future[T]):
     """A ``concurrent.futures.Future`` without a lock, until somebody waits for it.
 
     Nobody ever waits for most deferred calls, and a lock costs more than the rest of
@@ -17,7 +25,7 @@ class LazyFuture(Future[Any]):
     """
 
     _settled_as = PENDING
-    _value: Any = None
+    _value: T = None  # type: ignore[assignment]
     _error: BaseException | None = None
     # [True] while somebody may wait who has not been told of the result.
     _unpublished: list[bool] = []  # noqa: RUF012  # always empty

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from contextvars import Context
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -12,6 +13,8 @@ from typing import Any
 Around = Callable[[], AbstractContextManager[object]]
 # A context, and what to call in it: a function, its arguments and keyword arguments.
 Invocation = tuple[Context, Callable[..., object], tuple[Any, ...], Mapping[str, Any]]
+
+GENERATORS = 0x20 | 0x200  # inspect.CO_GENERATOR and CO_ASYNC_GENERATOR
 
 
 def invoke(invocation: Invocation, around: Around | None) -> object:
@@ -48,3 +51,32 @@ def _complete_within(
 ) -> object:
     with around():
         return complete(fn(*args, **kwargs))
+
+
+def check_function(fn: object, function: str, example: str) -> None:
+    """Refuse what ``function(fn)`` cannot run. Raises ``TypeError``."""
+    if not callable(fn):
+        raise TypeError(
+            f"{function}() takes a function and its arguments, as in {example}; the "
+            f"first argument is {type(fn).__name__}, which cannot be called"
+        )
+    check_no_generator(fn, function)
+
+
+def check_no_generator(fn: object, function: str) -> None:
+    """Refuse a generator function: to call it runs nothing. Raises ``TypeError``."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    try:
+        code = getattr(fn, "__code__", None)
+        if code is None:  # an object with a method __call__, or not Python's
+            code = getattr(type(fn).__call__, "__code__", None)
+        if not getattr(code, "co_flags", 0) & GENERATORS:
+            return
+        name = fn.__qualname__ if hasattr(fn, "__qualname__") else type(fn).__qualname__
+    except Exception:  # a proxy without its object, or one that answers to any name
+        return
+    raise TypeError(
+        f"{function}() would run nothing of {name}: it is a generator function, and "
+        "nobody would iterate over its generator; pass a function that does"
+    )

@@ -9,7 +9,8 @@ from ..observers._observers import Observers
 from .call import Call, check_seconds
 from .invoke import Around
 
-MAX_CALLS = 1000
+MAX_CALLS = 1000  # of one request
+MAX_WAITING = 1000  # for the background thread of one process
 WhenBusy = Literal["inline", "thread"]
 
 
@@ -66,6 +67,7 @@ class Owner(Protocol):
     """The scope of a call, as those see it who run the call."""
 
     options: Options
+    process: int
 
     def conclude(
         self,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from .._runtime import host
+from .._runtime.forks import end_fork
 from .._runtime.stop_orders import TimeUp, is_order_to_stop
 from .call import DeferredCall
 from .future import RAISED, RETURNED
@@ -30,11 +33,16 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
         else:
             value = run_watched(invocation, call, owner, limit)
     except BaseException as error:
+        if os.getpid() != owner.process:
+            end_fork(error)
         if is_order_to_stop(error):
             owner.lose(call, reason(error))
             raise
-        owner.conclude(call, RAISED, error=error)
+        # In its context, which filters of the log may read.
+        invocation[0].run(owner.conclude, call, RAISED, None, error)
     else:
+        if os.getpid() != owner.process:
+            end_fork()
         owner.conclude(call, RETURNED, value)
     del call, invocation  # frame cycle
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Sequence
-from contextlib import suppress
 from contextvars import ContextVar
+from heapq import heappop, heappush
 from typing import Protocol, TypeVar
 
+from .._runtime import report
 from .._runtime.stop_orders import is_order_to_stop
 from ..errors import ResponseStartedError, ScopeClosedError, TooManyCallsError
 from .call import Call, DeferredCall
@@ -17,7 +16,6 @@ from .options import DEFAULTS, Options
 from .outcome import Outcome
 from .run import run_now
 
-logger = logging.getLogger("wsgi_defer")
 C = TypeVar("C", bound=Call)
 
 
@@ -52,12 +50,17 @@ class Scope:
     # Each with its process. The scope has a dict of its own from the first one on.
     guests: dict[Guest, int] = {}  # noqa: RUF012
     _early: list[Call] = ()  # type: ignore[assignment]  # calls run before their turn
-    _process = 0
+    # By kind and name: the named calls as a heap, the one registered last on top.
+    _names: dict[tuple[str, str | None], list[tuple[float, int, Call]]] = {}  # noqa: RUF012
+    _turns: list[Call] = ()  # type: ignore[assignment]  # the next calls, last one first
+    process = 0  # that of its calls
+    forked = False  # this is a copy, in a process that the view or a call has forked
 
     def __init__(self, options: Options = DEFAULTS, outer: Scope | None = None) -> None:
         self.options = options
-        self.held: list[Call] = []
-        self.deferred: list[DeferredCall] = []
+        # Dicts for their order, and to take a call out from any place at once.
+        self.held: dict[Call, None] = {}
+        self.deferred: dict[DeferredCall, None] = {}
         if outer is not None:
             self.outer = outer
 
@@ -83,15 +86,15 @@ class Scope:
         """Add a call that ``function`` defers; raises as ``defer()``."""
         self.append(call, self.deferred, function)
 
-    def append(self, call: C, calls: list[C], function: str) -> None:
-        """Add a call to one of the two lists of this scope."""
+    def append(self, call: C, calls: dict[C, None], function: str) -> None:
+        """Add a call to one of the two dicts of this scope."""
         options = self.options
         if self.registered >= options.max_calls:
             raise TooManyCallsError(options.max_calls)
         if options.room is not None and calls is self.deferred:
             options.room.admit(call, self)
         if not self.registered:
-            self._process = os.getpid()
+            self.process = os.getpid()
         # The order matters to other threads: the one that ends the scope sets the flag,
         # and then looks for calls once more. Either it has seen this call, or the call
         # is still here. The same goes for the start of the response.
@@ -100,13 +103,12 @@ class Scope:
             if options.observers.queued:
                 options.observers.tell(options.observers.queued, call, self)
             call.home = self
-            calls.append(call)
+            calls[call] = None
         except BaseException as error:  # an order to stop
             self.lose(call, f"{function}() was interrupted by {type(error).__name__}")
             raise
         late = self.closed or (self.started and calls is self.held)
-        if late and call in calls:
-            calls.remove(call)
+        if late and calls.pop(call, call) is None:
             self.registered -= 1
             self._tell_skipped(call, "it came too late")
             raise ScopeClosedError(function) if self.closed else ResponseStartedError
@@ -142,7 +144,7 @@ class Scope:
             if current is None:
                 return
             current = current.outer
-        if self._process != os.getpid():  # the parent runs it
+        if self.process != os.getpid():  # the parent runs it
             return
         chain = [call]
         del call  # frame cycle
@@ -153,16 +155,14 @@ class Scope:
 
     def _run_early(self, call: DeferredCall) -> None:
         early: list[Call] = self.__dict__.setdefault("_early", [])
-        early.append(call)  # first, so that it is always on one of the lists
+        early.append(call)  # first, so that it is always somewhere
         try:
             try:
-                place = self.deferred.index(call)
-                self.deferred.remove(call)  # atomic: one thread gets it
-            except (ValueError, AttributeError):
+                del self.deferred[call]  # atomic: one thread gets it
+            except KeyError:
                 return
-            for other in self.deferred[:place]:
-                if call.name is not None and other.name == call.name:
-                    other.cancel()
+            if call.name is not None:
+                self._cancel_earlier(call)
             if not call.pending:
                 self.skip(call, "it was cancelled")
             elif call.before is not None and call.before.cancelled():
@@ -184,7 +184,7 @@ class Scope:
     def __del__(self) -> None:
         # The last safety net: a server that drops the response leads here. A child
         # process has copies of its parent's calls, which it must not run.
-        if self.registered and not self.closed and self._process == os.getpid():
+        if self.registered and not self.closed and self.process == os.getpid():
             self.dropped()
 
     def dropped(self) -> None:
@@ -206,7 +206,10 @@ class Scope:
     def shut(self) -> bool:
         """Accept no more calls. False if some are left, added at this moment."""
         self.closed = True
-        return not self.deferred
+        if self.deferred:
+            return False
+        self.__dict__.pop("_names", None)  # frame cycle: the calls lead to the scope
+        return True
 
     def conclude(
         self,
@@ -233,8 +236,8 @@ class Scope:
             except BaseException as raised:  # by a callback of the app's
                 if is_order_to_stop(raised):
                     raise
-                logger.exception(
-                    "a callback of the deferred call %s failed", call.label
+                report.failure(
+                    raised, "a callback of the deferred call %s failed", call.label
                 )
         if self.running is call:
             self.running = None
@@ -267,29 +270,55 @@ class Scope:
 
     def lose_rest(self, why: str) -> None:
         """Lose all calls that wait."""
-        held: list[Call] = self.held
-        for calls in (held, self.deferred):
-            for call in calls.copy():
-                # The thread that takes it off the list tells its end: this one, or one
-                # that has just started it.
-                with suppress(ValueError):
-                    calls.remove(call)  # type: ignore[arg-type]
-                    if call.withdrawn:
-                        self.skip(call, "it was cancelled")
-                    else:
-                        self.lose(call, why)
+        self._take_out(self.held, why)
+        self._take_out(self.deferred, why)
+        self._names, self._turns = {}, []
+
+    def _take_out(self, calls: dict[C, None], why: str) -> None:
+        for call in list(calls):
+            # The thread that takes it out tells its end: this one, or one that has just
+            # started it.
+            if calls.pop(call, call) is None:
+                if call.withdrawn:
+                    self.skip(call, "it was cancelled")
+                else:
+                    self.lose(call, why)
 
     def drop(self, call: Call, why: str) -> None:
         """Lose a deferred call, unless it has started."""
-        with suppress(ValueError):  # as in lose_rest()
-            self.deferred.remove(call)  # type: ignore[arg-type]
+        if self.deferred.pop(call, call) is None:  # type: ignore[call-overload]
             self.lose(call, why)
+
+    def note_name(self, call: Call) -> None:
+        """A call of this scope has a new name."""
+        if self.closed:
+            return
+        names = self.__dict__.setdefault("_names", {})
+        same = names.setdefault((call.kind, call.name), [])
+        heappush(same, (-call.queued_at, id(call), call))
+
+    def _is_replaced(self, call: Call) -> bool:
+        """Whether a later call that still waits has the name of this one."""
+        same = self._names.get((call.kind, call.name), [])
+        while same:
+            last = heappop(same)
+            if last[2].pending and last[2].name == call.name:
+                heappush(same, last)
+                return last[2] is not call
+        return False
+
+    def _cancel_earlier(self, call: Call) -> None:
+        for _, _, other in list(self._names.get((call.kind, call.name), ())):
+            earlier = other.queued_at <= call.queued_at and other is not call
+            if earlier and other.name == call.name:
+                other.cancel()
 
     def forget(self, name: str) -> None:
         """Cancel every call of that name that has not started."""
-        for call in self.pending:
-            if call.name == name:
-                call.cancel()
+        for kind in (Call.kind, DeferredCall.kind):
+            for _, _, call in list(self._names.get((kind, name), ())):
+                if call.name == name:
+                    call.cancel()
 
     def take_held(self) -> Call | None:
         """The next call to run before the response; None when there is none."""
@@ -299,27 +328,27 @@ class Scope:
         """The next call to run after the response; None when there is none."""
         return self._next_of(self.deferred)
 
-    def _next_of(self, calls: list[C]) -> C | None:
+    def _next_of(self, calls: dict[C, None]) -> C | None:
         while calls:
-            try:
-                # Always on one of the two: an order to stop may come at any line.
-                self.running = call = calls[0]
-                calls.remove(call)
-            except (IndexError, ValueError):  # another thread took it, _run_early()
-                continue
-            if not call.pending:
-                self.skip(call, "it was cancelled")
-            elif call.name is not None and _is_replaced(call, calls):
-                self.skip(call, "a later call has its name")
-            else:
-                return call
+            if not self._turns:
+                self._turns = list[Call](calls)[::-1]
+            while self._turns:
+                # Always somewhere: an order to stop may come at any line.
+                call: C = self._turns[-1]  # type: ignore[assignment]
+                self.running = call
+                self._turns.pop()
+                try:
+                    del calls[call]
+                except KeyError:  # another thread took it, _run_early()
+                    continue
+                if not call.pending:
+                    self.skip(call, "it was cancelled")
+                elif call.name is not None and self._is_replaced(call):
+                    self.skip(call, "a later call has its name")
+                else:
+                    return call
         self.running = None
         return None
-
-
-def _is_replaced(call: Call, later: Sequence[Call]) -> bool:
-    # A copy, because another thread may add to it.
-    return any(other.name == call.name and other.pending for other in list(later))
 
 
 _current: ContextVar[Scope | None] = ContextVar("wsgi_defer.scope", default=None)
@@ -327,6 +356,19 @@ _current: ContextVar[Scope | None] = ContextVar("wsgi_defer.scope", default=None
 get_current = _current.get
 enter = _current.set
 leave = _current.reset
+
+
+def _leave_scopes_behind() -> None:
+    # In a process that was forked in a request or a call: the parent has the scopes.
+    scope = get_current()
+    if scope is not None:
+        enter(None)
+    while scope is not None:
+        scope.forked = True
+        scope = scope.outer
+
+
+os.register_at_fork(after_in_child=_leave_scopes_behind)
 
 
 def current_scope() -> Scope | None:

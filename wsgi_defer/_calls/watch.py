@@ -23,6 +23,7 @@ from .options import Owner
 
 INTERVAL = 0.1  # seconds between two looks
 GRACE = 0.3  # seconds past the limit, for a call that is just being ended
+PACKAGE = __name__.partition(".")[0]
 LINGER = 20  # looks with nothing to see, before it waits for the next call
 
 
@@ -51,9 +52,24 @@ class Watched:
         while frame is not None and frame is not self.frame:
             frames.append((frame, frame.f_lineno))
             frame = frame.f_back
-        while frames and frames[-1][0].f_globals.get("__package__") == __package__:
-            frames.pop()
-        return "".join(traceback.StackSummary.extract(reversed(frames)).format())
+        frames.reverse()
+        return "".join(traceback.StackSummary.extract(frames[_ours(frames) :]).format())
+
+
+def _ours(frames: list[tuple[FrameType, int]]) -> int:
+    """How many of these frames, the outermost first, lead to the app's function.
+
+    They are ours, up to the last one before the app's. asyncio's or gevent's may stand
+    between them, but not after: the app may have called these itself.
+    """
+    ours = 0
+    for number, (frame, _) in enumerate(frames, 1):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package == PACKAGE:
+            ours = number
+        elif package not in ("asyncio", "gevent"):
+            break
+    return ours
 
 
 class Watch:

@@ -30,6 +30,8 @@ def deferring(
 
     Its calls run when the block ends. If the block raised an exception, they run before
     that goes up, and the outcome is a failure, except for ``SystemExit`` with code 0.
+    Ctrl-C, and a ``SystemExit`` from the handler of a signal, end the block and its
+    calls at once; the log names those that are lost.
     Calls of ``before_response()`` run first; if one raises, so does the block. The
     arguments are those of ``DeferMiddleware``. Inside a request, ``pools`` are those of
     the request by default.
@@ -58,7 +60,10 @@ def deferring(
         raise
     finally:
         leave(token)
-        _end_block(scope, error)
+        if scope.forked:  # the parent runs the calls
+            scope.shut()
+        else:
+            _end_block(scope, error)
         del error  # frame cycle
 
 

@@ -17,6 +17,7 @@ from .._calls.drain import discard_held, run_held
 from .._calls.options import Options
 from .._calls.outcome import Outcome
 from .._calls.scope import Scope, enter, leave
+from .._runtime.forks import end_fork
 from .._servers.detect import server_of
 from .._servers.server import Server, is_sendfile_body
 from ..errors import DeferError
@@ -78,8 +79,8 @@ class Exchange(Scope):
     ) -> None:
         # As in Scope.__init__(), without a call of it.
         self.options = options
-        self.held = []
-        self.deferred = []
+        self.held = {}
+        self.deferred = {}
         self._environ: Any = environ
         self._respond: Any = start_response
         self._began = monotonic()
@@ -325,6 +326,8 @@ class Exchange(Scope):
 
     def end_response(self, close: Callable[[], object] | None) -> None:
         """Close the app's body by its own ``close()``, and run the calls."""
+        if self.forked:  # the app has forked in its body
+            end_fork()
         if self.was_dropped and (self.registered or self.guests):
             # Not in here, where the garbage collector may be at work.
             drain = self._drain(False, partial(self._close_body, close))

@@ -11,6 +11,7 @@ from .._calls.invoke import Around
 from .._calls.options import MAX_CALLS, Options, WhenBusy
 from .._calls.scope import enter, get_current, leave
 from .._calls.waiting_room import WhenFull, waiting_room
+from .._runtime.forks import end_fork
 from .._servers.detect import prepare_process, prepare_request
 from ..observers._observer import Observer
 from ..observers._observers import Observers
@@ -38,9 +39,9 @@ class DeferMiddleware:
     :param max_calls: how many calls one request may register; the next one raises
         ``TooManyCallsError``.
     :param around: a function that returns a context manager. Each call runs inside one
-        of its own: for what a call needs fresh, such as a database session. An error in
-        it is a failure of the call. Tasks of a ``ThreadPool`` or ``AsyncPool`` run
-        inside one, too.
+        of its own: for what a call needs fresh, such as a database session, or needs on
+        its thread, such as Bottle's ``request``. An error in it is a failure of the
+        call. Tasks of a ``ThreadPool`` or ``AsyncPool`` run inside one, too.
     :param inline: True runs the calls in the thread that served the request, False on
         the background thread. By default the server decides: inline, unless a client
         would have to wait for them.
@@ -112,6 +113,8 @@ class DeferMiddleware:
         token = enter(exchange)
         try:
             body = self.app(environ, exchange.start_response)
+            if exchange.forked:
+                end_fork()
             if not exchange.registered:
                 if isinstance(body, (list, tuple)) and exchange.end_unused():
                     return body
@@ -119,6 +122,8 @@ class DeferMiddleware:
                     return exchange.stream(body)
             return exchange.answer(body)
         except BaseException as error:
+            if exchange.forked:
+                end_fork(error)
             exchange.abort(error)
             raise
         finally:

@@ -14,7 +14,7 @@ class Host:
     may be called from any thread.
     """
 
-    why = "the worker was told to stop"  # the reason given for calls that were cut off
+    why = "the process was told to stop"  # the reason given for calls that were cut off
     # Whether something outlives the process, and names the call that ran in it.
     recorded = False
 

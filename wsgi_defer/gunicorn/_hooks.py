@@ -46,29 +46,26 @@ class _Master:
         else:
             self.pages[worker.age] = page
 
-    def read(self, server: Any, age: int, who: str, why: str = "") -> None:
-        """Name the calls that a dead worker left, once."""
+    def read(self, server: Any, age: int, who: str, end: str = "ended") -> None:
+        """Name the calls that a dead worker left, once, and how it ended."""
         page = self.pages.pop(age, None)
         if page is None:
             return
         calls, unnamed = self.ledger.close_page(page)
         for call in calls:
-            server.log.error("wsgi_defer: %s", _sentence(call, who, why))
+            server.log.error("wsgi_defer: %s", _sentence(call, f"{who} {end}"))
         if unnamed:
             server.log.error(
-                "wsgi_defer: %d more deferred calls lost: %s ended%s; the ledger had "
-                "no room for their names", unnamed, who, why,
+                "wsgi_defer: %d more deferred calls lost: %s %s; the ledger had no "
+                "room for their names", unnamed, who, end,
             )  # fmt: skip
         self.lost += len(calls) + unnamed
 
 
-def _sentence(call: Left, who: str, why: str) -> str:
+def _sentence(call: Left, why: str) -> str:
     did = "while it ran, for" if call.running else "while it waited, for"
     request = f"; request {call.request_id}" if call.request_id else ""
-    return (
-        f"deferred call {call.name} lost {did} {call.since:.1f} s: {who} ended{why}"
-        f"{request}"
-    )
+    return f"deferred call {call.name} lost {did} {call.since:.1f} s: {why}{request}"
 
 
 _masters: dict[int, _Master] = {}  # one at most, by process
@@ -82,7 +79,21 @@ def pre_fork(server: Any, worker: Any) -> None:
         if master is None:
             _masters.clear()
             master = _masters[os.getpid()] = _Master()
+            _warn_of_threads(server)
         master.assign(server, worker)
+
+
+def _warn_of_threads(server: Any) -> None:
+    # gunicorn looks for "SyncWorker" at the end of the name, and then takes its own
+    # gthread worker. Our class is not even imported.
+    named = server.cfg.settings["worker_class"].get()
+    threads = server.cfg.threads
+    if named == f"{__package__}.SyncWorker" and threads > 1:
+        server.log.warning(
+            "wsgi_defer: the worker class is %s, but threads is %d, so gunicorn uses "
+            "its own gthread worker instead; choose %s.ThreadWorker, or set threads "
+            "to 1", named, threads, __package__,
+        )  # fmt: skip
 
 
 def post_worker_init(worker: Any) -> None:
@@ -110,8 +121,9 @@ def child_exit(server: Any, worker: Any) -> None:
     with _harmless(server.log):
         master = _masters.get(os.getpid())
         if master is not None:
-            why = " after gunicorn's timeout" if getattr(worker, "aborted", 0) else ""
-            master.read(server, worker.age, f"worker {worker.pid}", why)
+            late = getattr(worker, "aborted", False)
+            end = "ended after gunicorn's timeout" if late else "ended"
+            master.read(server, worker.age, f"worker {worker.pid}", end)
 
 
 def on_exit(server: Any) -> None:
@@ -123,9 +135,8 @@ def on_exit(server: Any) -> None:
             return
         for pid, worker in list(server.WORKERS.items()):
             _wait_for_death(pid)
-            master.read(
-                server, worker.age, f"worker {pid}", " at the end of graceful_timeout"
-            )
+            end = "was killed when graceful_timeout ran out"
+            master.read(server, worker.age, f"worker {pid}", end)
         for age in list(master.pages):
             master.read(server, age, "a worker")
         if master.lost:
@@ -206,8 +217,13 @@ def install(namespace: dict[str, Any]) -> None:
 
     If there is already a hook, it is called first, and then ours, even if the first
     raises. Raises ``ImportError`` or ``AttributeError`` for a hook that is given as the
-    name of a function that does not exist.
+    name of a function that does not exist, and ``TypeError`` for ``install(globals)``.
     """
+    if not isinstance(namespace, dict):
+        raise TypeError(
+            "install() takes the names of the configuration, as in install(globals()), "
+            f"with brackets after globals; this is {type(namespace).__name__}"
+        )
     for name, ours in HOOKS.items():
         theirs = namespace.get(name)
         if isinstance(theirs, str):

@@ -22,6 +22,8 @@ ANSWER = 1.0  # seconds before gunicorn's timeout, so that the view can still an
 class GunicornHost(host.Host):
     """The worker around this process, whatever its class."""
 
+    why = "the worker was told to stop"
+
     def __init__(self, worker: Any) -> None:
         self.worker = worker
         self._grace = float(worker.cfg.graceful_timeout)

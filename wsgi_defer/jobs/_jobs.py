@@ -17,8 +17,8 @@ from uuid import uuid4
 from .._calls.call import Call
 from .._calls.invoke import complete
 from .._calls.scope import current_scope
+from .._runtime.forks import no_fork_leaves
 from ..errors import ResponseStartedError, ScopeClosedError
-from ._fork_end import no_fork_leaves
 from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
 from ._testing import Captured, Capturing, Eager
 from .engines._engine import Engine, engine_for

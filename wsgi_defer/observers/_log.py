@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from .._runtime import report
 from ._observer import Call, Observer, Scope
-
-logger = logging.getLogger("wsgi_defer")
 
 
 class LoggingObserver(Observer):
@@ -24,9 +23,9 @@ class LoggingObserver(Observer):
         # Once for each failure, however many calls pass it on.
         first = call.first_to_fail()
         if not first.logged:
-            logger.error(
-                "%s call %s failed; %s", call.kind, call.chain, _where(first, scope),
-                exc_info=error,
+            report.failure(
+                error, "%s call %s failed; %s",
+                call.kind, call.chain, _where(first, scope),
             )  # fmt: skip
             first.logged = True
 
@@ -38,28 +37,29 @@ class LoggingObserver(Observer):
 
     def skipped(self, call: Call, scope: Scope, why: str) -> None:
         self._log_what_it_would_have_handled(call, scope)
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug(
-                "%s call %s skipped: %s; %s",
+        if report.logger.isEnabledFor(logging.DEBUG):
+            report.log(
+                logging.DEBUG, "%s call %s skipped: %s; %s",
                 call.kind, call.label, why, _where(call, scope),
             )  # fmt: skip
 
     def lost(self, call: Call, scope: Scope, why: str) -> None:
         self._log_what_it_would_have_handled(call, scope)
         ran = "" if call.ran is None else f" while it ran ({call.ran:.1f} s)"
-        logger.error(
-            "%s call %s lost%s: %s; %s",
+        report.log(
+            logging.ERROR, "%s call %s lost%s: %s; %s",
             call.kind, call.label, ran, why, _where(call, scope),
         )  # fmt: skip
 
     def slow(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
-        logger.warning(
-            "%s call %s is slow, it has run for %.1f s; %s\n%s",
+        report.log(
+            logging.WARNING, "%s call %s is slow, it has run for %.1f s; %s\n%s",
             call.kind, call.label, seconds, _where(call, scope), stack,
         )  # fmt: skip
 
     def overran(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
-        logger.warning(
+        report.log(
+            logging.WARNING,
             "%s call %s runs on past its time limit, %.1f s so far; %s\n%s",
             call.kind, call.label, seconds, _where(call, scope), stack,
         )  # fmt: skip

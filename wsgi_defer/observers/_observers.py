@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
+from .._runtime import report
 from .._runtime.stop_orders import is_order_to_stop
 from ._log import LoggingObserver
 from ._observer import EVENTS, Observer
-
-logger = logging.getLogger("wsgi_defer")
 
 
 class Observers:
@@ -34,6 +32,7 @@ class Observers:
         self._own = [*_OF_ALL, *observers]
         self._have_raised: set[object] = set()
         for observer in self._own:
+            _check(observer)
             if not any(_hears(observer, event) for event in EVENTS):
                 kind = type(observer).__name__
                 raise TypeError(
@@ -84,13 +83,24 @@ class Observers:
         if key in self._have_raised:
             return
         self._have_raised.add(key)
-        try:
-            logger.error(
-                "the observer %s raised in %s(); the calls are not affected, and this "
-                "is logged once", type(owner).__qualname__, key[1], exc_info=error,
-            )  # fmt: skip
-        except Exception:
-            pass
+        report.failure(
+            error, "the observer %s raised in %s(); the calls are not affected, and "
+            "this is logged once", type(owner).__qualname__, key[1],
+        )  # fmt: skip
+
+
+def _check(observer: object) -> None:
+    """Refuse what would be deaf. Raises ``TypeError``."""
+    if isinstance(observer, type):
+        raise TypeError(
+            f"an observer is an object: {observer.__name__}(), not the class itself"
+        )
+    for event in EVENTS:
+        if not callable(method := getattr(observer, event, print)):
+            raise TypeError(
+                f"{type(observer).__name__}.{event} is {type(method).__name__}, and "
+                f"hides the method {event}() of the observer; give it another name"
+            )
 
 
 def _hears(observer: object, event: str) -> bool:

@@ -6,15 +6,16 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction
 from time import monotonic, sleep
 from typing import Any
 
-from .._calls.call import qualified_name
 from .._calls.invoke import Around
 from .._calls.scope import Scope
+from .._runtime.forks import no_fork_leaves
 from .._runtime.per_process import PerProcess
+from .._runtime.report import qualified_name
 from ..errors import PoolClosedError
 from ._deadlines import Queue, deadlines
 from ._task import Task, abandon_all
@@ -127,7 +128,9 @@ class Coroutines:
         self, task: Task, fn: Callable[..., Any], args: Any, kwargs: Any
     ) -> None:
         try:
-            running = asyncio.get_running_loop().create_task(fn(*args, **kwargs))
+            running = asyncio.get_running_loop().create_task(
+                _leaving_no_fork(fn(*args, **kwargs))
+            )
         except Exception as error:  # wrong arguments, for one
             task.fail(error)
             return
@@ -174,3 +177,8 @@ class Coroutines:
 
     def forget(self) -> None:
         """In a child process: all this is the parent's."""
+
+
+async def _leaving_no_fork(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    with no_fork_leaves():
+        return await coroutine

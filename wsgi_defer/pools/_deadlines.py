@@ -6,16 +6,15 @@ time, so the oldest is the next, and a task that ends in time costs no wake-up.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections import OrderedDict
 from time import monotonic
 from typing import Protocol
 
+from .._runtime import report
 from .._runtime.per_process import PerProcess
 
-logger = logging.getLogger("wsgi_defer")
 LONGEST = 3600.0  # seconds to sleep at once; locks take no infinity
 
 
@@ -93,8 +92,8 @@ def _expire(queue: Queue) -> float:
         queue.pop(first, None)
         try:
             first.expire()
-        except BaseException:
-            logger.exception("ending a late task failed")
+        except BaseException as error:
+            report.failure(error, "ending a late task failed")
 
 
 deadlines = PerProcess(Deadlines)

@@ -11,8 +11,9 @@ from collections.abc import (
     Mapping,
 )
 from concurrent.futures import Future
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from .._calls.invoke import check_function
 from .._calls.scope import Scope, get_current
 from ..errors import NoScopeError, UnknownPoolError
 from ._kinds import DEFAULT, PoolKind, checked_pools
@@ -21,6 +22,7 @@ from ._opened import opened
 P = ParamSpec("P")
 T = TypeVar("T")
 K = TypeVar("K")
+Waited = Future[Any] | Callable[[], object]  # what gather() takes
 
 
 class Pool:
@@ -67,22 +69,26 @@ class Pool:
         ``ScopeClosedError`` after the end of the request, and ``PoolClosedError`` when
         the process exits.
         """
-        if not callable(fn):
-            raise TypeError(
-                "submit() takes a function and its arguments, as in submit(fetch, url)"
-                f"; the first argument is {type(fn).__name__}, which cannot be called"
-            )
+        check_function(fn, "submit", "submit(fetch, url)")
         runner = opened(self._kind)
         return runner.submit(self.name, self._scope, fn, args, kwargs)  # type: ignore[no-any-return]
 
-    def map(self, fn: Callable[..., T], *iterables: Iterable[Any]) -> Iterator[T]:
+    @overload
+    def map(
+        self, fn: Callable[..., Coroutine[Any, Any, T]], *iterables: Iterable[Any]
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(self, fn: Callable[..., T], *iterables: Iterable[Any]) -> Iterator[T]: ...
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
         """Run ``fn`` for each item, at the same time; their results, in input order.
 
         All are submitted at once, as by ``submit()``. The iterator raises what a task
         raised, when it comes to that one; this cancels the tasks after it, and so does
         closing the iterator.
         """
-        futures: list[Future[T]] = []
+        futures: list[Future[Any]] = []
         try:
             for args in zip(*iterables):  # noqa: B905 - as map() does
                 futures.append(self.submit(fn, *args))
@@ -107,9 +113,29 @@ def pool(name: str = DEFAULT) -> Pool:
     return Pool(name, kind, scope)
 
 
+# Futures of one type have results of that type. Those of functions are Any: to mypy,
+# the results of functions that differ would all be mere objects.
 @overload
 def gather(  # type: ignore[overload-overlap]  # a Mapping is an Iterable, too
-    calls: Mapping[K, Any],
+    calls: Mapping[K, Future[T]],
+    *,
+    timeout: float | None = None,
+    return_exceptions: Literal[False] = False,
+) -> dict[K, T]: ...
+
+
+@overload
+def gather(  # type: ignore[overload-overlap]
+    calls: Iterable[Future[T]],
+    *,
+    timeout: float | None = None,
+    return_exceptions: Literal[False] = False,
+) -> list[T]: ...
+
+
+@overload
+def gather(  # type: ignore[overload-overlap]
+    calls: Mapping[K, Waited],
     *,
     timeout: float | None = None,
     return_exceptions: bool = False,
@@ -118,7 +144,7 @@ def gather(  # type: ignore[overload-overlap]  # a Mapping is an Iterable, too
 
 @overload
 def gather(
-    calls: Iterable[Any],
+    calls: Iterable[Waited],
     *,
     timeout: float | None = None,
     return_exceptions: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .._calls.scope import Scope
@@ -174,7 +175,8 @@ def _take(task: Task, answer: bytearray) -> None:
     else:
         if kind == RAISED:
             raised, text = result
-            raised.__cause__ = RemoteTraceback(text)
+            with suppress(Exception):  # one that refuses attributes
+                raised.__cause__ = RemoteTraceback(text)
             task.fail(raised)
         else:
             task.succeed(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -12,15 +11,13 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
-from .._calls.call import qualified_name
 from .._calls.invoke import Around
 from .._calls.scope import Scope
-from .._runtime import host
+from .._runtime import host, report
+from .._runtime.report import qualified_name
 from .._runtime.stop_orders import is_order_to_stop
 from ..errors import TOO_SLOW, PoolTimeoutError
 from ._deadlines import Queue
-
-logger = logging.getLogger("wsgi_defer")
 
 ASK_AGAIN = 1.0  # seconds; a waiter asks so often how long the server allows it
 _GOING_ON = ("PENDING", "RUNNING")
@@ -185,7 +182,7 @@ class Task(Future[Any]):
         except BaseException as error:  # for one, its thread could not be replaced
             if is_order_to_stop(error):
                 raise
-            logger.exception("the task %s could not be ended", self.label)
+            report.failure(error, "the task %s could not be ended", self.label)
 
     def _invoke_callbacks(self) -> None:
         # Future calls it, at its end.
@@ -211,7 +208,7 @@ class Task(Future[Any]):
         except BaseException as error:  # Future itself logs each Exception
             if is_order_to_stop(error):
                 raise
-            logger.exception("a callback of the task %s failed", self.label)
+            report.failure(error, "a callback of the task %s failed", self.label)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result, for at most ``timeout`` seconds; return it or raise.

@@ -16,11 +16,11 @@ from typing import Any
 
 from .._calls.invoke import Around
 from .._calls.scope import Scope
+from .._runtime import report
+from .._runtime.forks import no_fork_leaves
 from ..errors import PoolClosedError
 from ._deadlines import Queue, deadlines
 from ._task import Task, abandon_all
-
-logger = logging.getLogger("wsgi_defer")
 
 
 class Threads:
@@ -132,8 +132,9 @@ class Threads:
                 continue
             try:
                 run(task)
-            except BaseException:  # our own fault: the thread is still good
-                logger.exception("the pool failed to run a task; it keeps running")
+            except BaseException as error:  # our own fault: the thread is still good
+                report.failure(error, "the pool failed to run a task; it keeps running")
+                task.fail(error)  # nobody waits for ever
             if task.replaced:
                 return
             del task  # or it would live until the next one comes
@@ -145,7 +146,8 @@ class Threads:
             return
         context, fn, args, kwargs = work
         try:
-            result = context.run(fn, *args, **kwargs)
+            with no_fork_leaves():
+                result = context.run(fn, *args, **kwargs)
             if type(result) is CoroutineType:
                 result.close()
                 raise _not_plain(task)
@@ -190,7 +192,8 @@ class Threads:
                 self._load -= 1
                 more = self._needs_thread()
         if not replaced:
-            logger.warning(
+            report.log(
+                logging.WARNING,
                 "the pool %r has abandoned %d tasks that still run, and does not "
                 "replace the thread of one more", task.pool, self.size,
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from wsgi_defer import defer, deferring
-from wsgi_defer._calls.call import qualified_name
+from wsgi_defer._runtime.report import qualified_name
 
 
 class Callable:
@@ -34,8 +34,8 @@ class Unbound:
 def test_qualified_name():
     """Every kind of callable has a name, and none shows its arguments."""
     partial = functools.partial(functools.partial(qualified_name, "secret"), "secret")
-    assert qualified_name(qualified_name) == "wsgi_defer._calls.call.qualified_name"
-    assert qualified_name(partial) == "wsgi_defer._calls.call.qualified_name"
+    assert qualified_name(qualified_name) == "wsgi_defer._runtime.report.qualified_name"
+    assert qualified_name(partial) == "wsgi_defer._runtime.report.qualified_name"
     assert qualified_name(print) == "builtins.print"
     assert qualified_name([].append) == "list.append"
     assert qualified_name(Callable) == "tests.unit._calls.test_call.Callable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from contextlib import nullcontext
 
 import pytest
 
@@ -13,6 +14,7 @@ from wsgi_defer import (
     Outcome,
     Scope,
     TooManyCallsError,
+    background,
     before_response,
     current_scope,
     defer,
@@ -81,7 +83,7 @@ def test_the_order_to_stop_between_two_calls(ran, caplog):
     with pytest.raises(SystemExit):
         drain(scope, Outcome(200))
     assert ran == [1]
-    assert caplog.text.count("lost: the worker was told to stop") == 1
+    assert caplog.text.count("lost: the process was told to stop") == 1
 
 
 def test_the_order_to_stop_in_the_view(ran, caplog):
@@ -90,7 +92,7 @@ def test_the_order_to_stop_in_the_view(ran, caplog):
         defer(ran.append, 1).always()
         handle_abort()
     assert ran == []
-    assert "list.append lost: the worker was told to stop" in caplog.text
+    assert "list.append lost: the process was told to stop" in caplog.text
 
 
 def test_the_order_to_stop_inside_defer(ran, caplog):
@@ -112,7 +114,7 @@ def test_the_order_to_stop_in_a_held_call(ran, caplog):
         before_response(handle_abort)
         defer(ran.append, 1).always()
     assert ran == []
-    assert "list.append lost: the worker was told to stop" in caplog.text
+    assert "list.append lost: the process was told to stop" in caplog.text
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
@@ -215,7 +217,7 @@ def test_an_order_to_stop_inside_cancel():
     """It was not cancelled, then, and somebody is told of its end."""
     scope, call = scope_of_one()
     call.take()  # as far as cancel() came
-    report_lost(scope, "the worker was told to stop")
+    report_lost(scope, "the process was told to stop")
     assert (scope.lost, scope.skipped) == (1, 0)
 
 
@@ -262,3 +264,48 @@ def test_cancelled_just_before_the_response(ran, monkeypatch):
     get(DeferMiddleware(text_app(view)))
     assert ran == ["cancelled", 2]
     assert (scopes[0].finished, scopes[0].skipped) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "options", "why"),
+    [
+        (404, [], "the status is 404; the call runs only after a success"),
+        (200, ["on_failure"], "the status is 200; the call runs only after a failure"),
+        (200, ["when"], "the status is 200; the call's when() function said no"),
+        (None, [], "LookupError was raised; the call runs only after a success"),
+        (None, ["when"], "LookupError was raised; the call's when() function said no"),
+    ],
+)
+def test_why_a_call_is_skipped(caplog, status, options, why):
+    """With what became of the response, and what the call wants; in a chain, too."""
+
+    def view():
+        call = defer(int)
+        for option in options:
+            getattr(call, option)(*([lambda outcome: False] * (option == "when")))
+        call.then(float)
+        if status is None:
+            raise LookupError("secret")
+
+    caplog.set_level(logging.DEBUG, "wsgi_defer")
+    app = DeferMiddleware(text_app(view, f"{status} As Is"), inline=True)
+    with nullcontext() if status else pytest.raises(LookupError):
+        get(app)
+    background.join()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert told[0].startswith(f"deferred call builtins.int skipped: {why}; ")
+    followed = "the call that it follows did not run"
+    assert told[1].startswith(f"deferred call builtins.float skipped: {followed}; ")
+
+
+def test_why_a_call_is_skipped_that_follows_one_which_waits(caplog):
+    """It was registered first, by a call that ran; and without any response."""
+    caplog.set_level(logging.DEBUG, "wsgi_defer")
+    with deferring() as scope:
+        call = defer(int).on_failure()
+        call.then(float)
+        scope.deferred = dict(reversed(scope.deferred.items()))
+    assert caplog.text.count(
+        "skipped: nothing was raised; the call runs only after a failure"
+    ) == 2  # fmt: skip

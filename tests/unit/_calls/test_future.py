@@ -18,6 +18,8 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextvars import ContextVar, copy_context
+from functools import partial
 
 import pytest
 
@@ -29,14 +31,18 @@ from wsgi_defer import (
     TimeLimitError,
     WaitsForItselfError,
     background,
+    before_response,
     defer,
     deferring,
+    forget,
+    pool,
 )
+from wsgi_defer._calls.call import Call
 from wsgi_defer._calls.drain import report_lost
 
 from ...helpers.client import get, make_environ, text_app
 from ...helpers.orders import handle_abort
-from ...helpers.waiting import until
+from ...helpers.waiting import at_best, until
 
 
 class Heard(Observer):
@@ -668,30 +674,23 @@ def test_published_by_another_thread():
     assert call._state == "FINISHED"
 
 
-def test_what_another_thread_has_taken(ran, heard):
+def test_what_another_thread_has_taken(heard):
     """At the same moment: the drain goes on with the next, and so does who asks."""
 
-    class Racing(list):
-        def remove(self, call):
-            super().remove(call)
-            raise ValueError
-
-        def __getitem__(self, index):
-            if not ran:
-                ran.append("raced")
-                del self[:]
-            return super().__getitem__(index)
+    class Racing(dict):
+        def __delitem__(self, call):
+            super().__delitem__(call)
+            raise KeyError
 
     with deferring(observers=[heard]) as scope:
         call = defer(int)
         scope.deferred = Racing(scope.deferred)
         with pytest.raises(FutureTimeout):
             call.result(timeout=0)
-        scope.deferred = Racing([defer(float)])
+        scope.deferred = Racing({defer(float): None})
         assert scope.take() is None
-        assert ran == ["raced"]
         cancelled = defer(str).cancel()
-        scope.deferred = [cancelled]
+        scope.deferred = {cancelled: None}
         scope._run_early(cancelled)
     assert ("skipped", "builtins.str") in heard.ends
 
@@ -745,10 +744,10 @@ def test_the_calls_of_a_parent_process():
     """They are not run early in the child."""
     with deferring() as scope:
         call = defer(int)
-        ours, scope._process = scope._process, -1
+        ours, scope.process = scope.process, -1
         with pytest.raises(FutureTimeout):
             call.result(timeout=0)
-        scope._process = ours
+        scope.process = ours
     assert call.result() == 0
 
 
@@ -759,3 +758,126 @@ def test_two_threads_look_at_it_first():
     wait([call])
     call.__getattr__("_condition")  # begun by another thread, before that
     assert call.result() == 0
+
+
+def test_a_long_chain_fails_in_a_few_words(caplog):
+    """The last calls of it are named, each time."""
+    for _ in range(2):
+        with deferring():
+            call = defer(int, "x")
+            for _ in range(990):
+                call = call.then(ignore)
+    assert len(caplog.records) == 2
+    for record in caplog.records:
+        assert record.getMessage().startswith("deferred call ... -> ")
+        assert record.getMessage().count(" -> ") == 10
+
+
+def generates():
+    """A generator function."""
+    yield
+
+
+async def generates_later():
+    """An asynchronous one."""
+    yield
+
+
+class Generates:
+    """An object whose call is one."""
+
+    def __call__(self):
+        yield
+
+    method = __call__
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [generates, generates_later, partial(generates), Generates(), Generates().method],
+    ids=repr,
+)
+def test_generator_functions_are_refused(fn):
+    """Wherever they are given, as nothing of them would run."""
+    with deferring():
+        call = defer(int)
+        for take in (defer, before_response, call.then, call.catch, call.finally_,
+                     pool().submit):  # fmt: skip
+            with pytest.raises(TypeError, match=r"\(\) would run nothing of .*genera"):
+                take(fn)
+
+
+def test_what_answers_to_any_name_is_no_generator_function(ran):
+    """Such as a proxy without its object."""
+
+    class Proxy:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+        def __call__(self):
+            ran.append(1)
+
+    with deferring():
+        defer(Proxy())
+    assert ran == [1]
+
+
+def test_many_named_calls():
+    """Names, results in reverse order: the time grows with their number alone."""
+
+    def seconds(count):
+        start = time.perf_counter()
+        with deferring(max_calls=count):
+            calls = [defer(int).named(str(number)) for number in range(count)]
+            for call in calls[: count // 2 : -1]:
+                call.result()
+        return time.perf_counter() - start
+
+    # Quadratic, it would be 256 times as long.
+    at_best(lambda: seconds(32_000) / seconds(2000), 64)
+
+
+def test_the_report_is_in_the_context_of_the_call():
+    """A filter of the log may read what the view has set."""
+    variable = ContextVar("variable")
+    seen = []
+
+    class Reads(Observer):
+        def failed(self, call, scope, error):
+            seen.append(variable.get())
+
+    def view():
+        variable.set("the view's")
+        defer(int, "x")
+
+    with deferring(observers=[Reads()]):
+        copy_context().run(view)
+    assert seen == ["the view's"]
+
+
+def test_the_last_name_counts():
+    """Of calls that are named late, renamed, cancelled, or forgotten."""
+    ran = []
+    with deferring() as scope:
+        one, two, three = (defer(ran.append, number) for number in (1, 2, 3))
+        three.named("x")
+        one.named("x")
+        two.named("x").named("y")
+        three.cancel()
+        defer(ran.append, 4).named("z")
+        defer(ran.append, 5).named("z").named("y2")
+        defer(ran.append, 6).named("gone").named("other")
+        defer(ran.append, 7).named("gone")
+        forget("gone")
+        before = defer(ran.append, 0).named("a")
+        twice = defer(ran.append, 8).named("a").named("b")
+        defer(ran.append, 9).named("a")
+        twice.named("a").result()
+        assert before.cancelled()
+        last = defer(ran.append, 10).named("c")
+        last.result()
+        scope.drop(last, "x")
+        assert not scope._is_replaced(defer(int))  # it has no name
+    assert ran == [8, 10, 1, 2, 4, 5, 6, 9]
+    one.named("too late")
+    Call(int, (), {}, inspect.currentframe()).named("of nobody")

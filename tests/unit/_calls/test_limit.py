@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +16,7 @@ from wsgi_defer import DeferMiddleware, TimeLimitError, background, defer, defer
 from wsgi_defer._calls import limit, watch
 from wsgi_defer._runtime import host
 from wsgi_defer._runtime.per_process import PerProcess
+from wsgi_defer.gunicorn._host import GeventHost
 
 from ...helpers.client import get, text_app
 from ...helpers.limits import Clock, Failures, keep_the_alarm, sleep_on
@@ -278,6 +282,49 @@ def test_the_stack_of_a_greenlet(monkeypatch):
     Greenlet.gr_frame = None
     watched.thread = -1  # it has ended
     assert watched.stack() == ""
+
+
+def test_the_stack_begins_with_the_function_of_the_app(monkeypatch, seen):
+    """Under gunicorn's hooks, in a coroutine, in a chain, inside what is opened around
+    calls: none of our own frames lead to it. Those that it has called stay."""
+
+    class Gevent(host.Host):
+        call_within = GeventHost.call_within
+
+    def of_the_app(*_):
+        named = len(seen.slow_ones)
+        until(lambda: len(seen.slow_ones) > named)
+
+    async def coroutine():
+        of_the_app()
+
+    def outer_stacks():
+        return [stack for _, _, stack in seen.slow_ones if "in waits_for" in stack]
+
+    def waits_for_another():
+        defer(until, outer_stacks).named("another").result()
+
+    gevent = SimpleNamespace(Timeout=lambda seconds, up: nullcontext())
+    monkeypatch.setitem(sys.modules, "gevent", gevent)
+    monkeypatch.setattr(host, "current", Gevent())
+    with deferring(
+        observers=[seen], slow_after=0.01, time_limit=PATIENCE, around=nullcontext
+    ):
+        defer(of_the_app)
+        defer(coroutine)
+        defer(of_the_app).then(of_the_app)
+        defer(waits_for_another)
+    first = [
+        re.match(r'  File "(.+)", line \d+, in (\w+)\n', stack).groups()
+        for label, _, stack in seen.slow_ones
+        if label != "another"
+    ]
+    assert first == [
+        (__file__, name)
+        for name in ("of_the_app", "coroutine", "of_the_app", "of_the_app",
+                     "waits_for_another")
+    ]  # fmt: skip
+    assert "in result" in outer_stacks()[0]
 
 
 def test_end_without_a_watch(monkeypatch):

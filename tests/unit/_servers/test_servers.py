@@ -16,6 +16,7 @@ from wsgi_defer import DeferMiddleware, background, defer
 from wsgi_defer._servers import detect, half_close, uwsgi
 from wsgi_defer._servers.detect import server_of
 from wsgi_defer._servers.handover import handed_over, run_drains
+from wsgi_defer._servers.wsgiref import WSGIREF
 
 from ...helpers.client import get, make_environ
 from ...helpers.orders import handle_abort
@@ -392,8 +393,8 @@ def test_the_order_to_stop_names_all_calls(caplog):
             get(DeferMiddleware(app), environ=environ)
     with pytest.raises(SystemExit):
         run_drains(drains)
-    assert "/one lost: the worker was told to stop" in caplog.text
-    assert "/two lost: the worker was told to stop" in caplog.text
+    assert "/one lost: the process was told to stop" in caplog.text
+    assert "/two lost: the process was told to stop" in caplog.text
 
 
 @pytest.fixture
@@ -619,3 +620,33 @@ def test_no_other_file_wrapper_is_replaced(monkeypatch):
         environ = make_environ(**{"wsgi.file_wrapper": wrapper})
         start(file_app(None, File(), lambda wrapper, file: [b""]), environ)
         assert environ["wsgi.file_wrapper"] is wrapper
+
+
+def test_wsgiref_logs_what_close_raises(ran):
+    """But not an order to stop, which is to end ``serve_forever()``."""
+
+    class Handler:
+        def start_response(self, status, headers):
+            pass
+
+        def handle_error(self):
+            ran.append(type(sys.exc_info()[1]))
+
+        def close(self):
+            raise AssertionError
+
+    handler = Handler()
+    assert not WSGIREF.end_stream({}, print)
+    assert not WSGIREF.end_stream({}, handler.start_response)
+    try:
+        raise ValueError
+    except ValueError:
+        handler.handle_error()
+    assert ran == [ValueError]
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            handler.handle_error()
+    handler.close()
+    assert ran == [ValueError]

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -18,6 +19,8 @@ from types import SimpleNamespace
 
 import pytest
 from gunicorn import config
+from gunicorn.app import base
+from gunicorn.workers import gthread
 
 from wsgi_defer import DeferMiddleware, background, defer, deferring, gunicorn
 from wsgi_defer._runtime import host
@@ -53,7 +56,9 @@ def server(monkeypatch):
 def make_server(monkeypatch):
     """The master, as its hooks see it; nothing of it is left behind."""
     monkeypatch.setattr(_hooks, "_masters", {})
-    return SimpleNamespace(WORKERS={}, log=logging.getLogger("gunicorn.error"))
+    return SimpleNamespace(
+        WORKERS={}, log=logging.getLogger("gunicorn.error"), cfg=config.Config()
+    )
 
 
 @pytest.fixture
@@ -392,6 +397,12 @@ def test_install():
         gunicorn.install({"pre_fork": "no.such.module"})
 
 
+def test_install_without_brackets():
+    """The error shows what is to be written."""
+    with pytest.raises(TypeError, match=r"as in install\(globals\(\)\), with brackets"):
+        gunicorn.install(globals)
+
+
 @pytest.mark.parametrize("chained", [False, True])
 def test_gunicorn_takes_them(chained):
     """It counts their parameters."""
@@ -412,5 +423,64 @@ def test_no_name_of_the_package_is_a_setting_by_chance():
     import wsgi_defer.gunicorn._workers  # noqa: F401  becomes an attribute
 
     names = set(vars(gunicorn)) & set(config.Config().settings)
-    assert names == set(_hooks.HOOKS)
+    assert names == {*_hooks.HOOKS, "worker_class"}
     assert set(gunicorn.__all__) == {*_hooks.HOOKS, "install"}
+
+
+class Application(base.Application):
+    """gunicorn, as far as it reads its configuration."""
+
+    def init(self, parser, opts, args):
+        return None
+
+    def load(self):
+        raise NotImplementedError
+
+
+def configured(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["gunicorn", *arguments])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return Application().cfg
+
+
+OURS = "wsgi_defer.gunicorn.SyncWorker"
+
+
+def test_our_module_as_the_configuration(monkeypatch):
+    """It brings the worker class, too; the command line has the last word."""
+    ours = ("-c", "python:wsgi_defer.gunicorn")
+    cfg = configured(monkeypatch, *ours)
+    assert cfg.worker_class is gunicorn.SyncWorker
+    assert cfg.child_exit is gunicorn.child_exit
+    cfg = configured(monkeypatch, *ours, "-k", "wsgi_defer.gunicorn.ThreadWorker")
+    assert cfg.worker_class is gunicorn.ThreadWorker
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--worker-class gthread")
+    assert configured(monkeypatch, *ours).worker_class_str == "gthread"
+
+
+def test_a_star_does_not_bring_the_worker_class(monkeypatch, tmp_path):
+    """It would replace the one that is set above it."""
+    file = tmp_path / "gunicorn.conf.py"
+    file.write_text("worker_class = 'gthread'\nfrom wsgi_defer.gunicorn import *\n")
+    cfg = configured(monkeypatch, "-c", str(file))
+    assert cfg.worker_class_str == "gthread"
+    assert cfg.child_exit is gunicorn.child_exit
+    del sys.modules["__config__"]
+
+
+@pytest.mark.parametrize(
+    ("named", "threads", "warned"),
+    [(OURS, 2, 1), (OURS, 1, 0), ("sync", 2, 0), (gunicorn.ThreadWorker, 2, 0)],
+)
+def test_threads_without_the_worker_class_for_them(
+    server, worker, caplog, named, threads, warned
+):
+    """gunicorn then takes its own class, silently; the log says so, once."""
+    server.cfg.set("worker_class", named)
+    server.cfg.set("threads", threads)
+    fork_worker(server, worker)
+    fork_worker(server, SimpleNamespace(age=8, pid=-2))
+    assert caplog.text.count("choose wsgi_defer.gunicorn.ThreadWorker") == warned
+    if warned:  # else the warning is wrong
+        assert server.cfg.worker_class is gthread.ThreadWorker
+        assert "threads is 2, so gunicorn uses its own gthread" in caplog.text

@@ -72,7 +72,7 @@ def test_told_to_stop_while_it_closes_the_connection(ran, caplog, monkeypatch):
     with pytest.raises(SystemExit):
         worker.handle(None, None, None)
     assert ran == []
-    assert "list.append lost: the worker was told to stop" in caplog.text
+    assert "list.append lost: the process was told to stop" in caplog.text
 
 
 def test_jobs_that_are_dropped_are_named(ran, caplog):

@@ -178,7 +178,7 @@ def test_a_request_id_that_is_none(given):
     assert first == scopes[0].request_id  # it stays what it is
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error", [ValueError, GeneratorExit, SystemExit])
 def test_an_observer_that_raises_harms_nobody(heard, ran, caplog, error):
     """It is logged once for each of its methods, and the others hear all."""
 
@@ -448,3 +448,23 @@ def test_a_failure_of_our_own(caplog, monkeypatch):
     with pytest.raises(OSError):
         get(app)
     assert "builtins.int lost: wsgi_defer failed with OSError" in caplog.text
+
+
+def test_a_deaf_observer_is_refused():
+    """One that hides a method of its own, and a class in place of an object."""
+
+    class Counter(Observer):
+        def __init__(self):
+            self.failed = 0
+
+        def finished(self, call, scope):
+            """Count."""
+
+    for given, said in (
+        (Counter(), r"Counter\.failed is int"),
+        (Counter, "not the cl"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            DeferMiddleware(text_app, observers=[given])
+        with pytest.raises(TypeError, match=said), deferring(observers=[given]):
+            pass

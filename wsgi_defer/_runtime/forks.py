@@ -1,4 +1,8 @@
-"""Ends the processes that a handler has forked."""
+"""Processes that user code forks: they end where that code ends.
+
+Otherwise such a process would keep running as a second worker: with the same calls, on
+the same connections.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,7 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def no_fork_leaves() -> Iterator[None]:
-    """End a process that was forked inside the block, before it leaves the block.
-
-    Otherwise it would keep running as a second worker: with the same job, on the same
-    connections. Its exit status is that of a program: 2 for ``sys.exit(2)``, 1 for an
-    error.
-    """
+    """End a process that was forked inside the block, before it leaves the block."""
     process = os.getpid()
     error: BaseException | None = None
     try:
@@ -26,12 +25,19 @@ def no_fork_leaves() -> Iterator[None]:
         raise
     finally:
         if os.getpid() != process:
-            status = 1
-            with suppress(BaseException):
-                status = exit_status(error)
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
+            end_fork(error)
+        del error  # frame cycle
+
+
+def end_fork(error: BaseException | None = None) -> None:
+    """End this process, which was forked. Its exit status is that of a program: 2 for
+    ``sys.exit(2)``, 1 for an error, which is printed."""
+    status = 1
+    with suppress(BaseException):
+        status = exit_status(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def exit_status(error: BaseException | None) -> int:

@@ -1,0 +1,111 @@
+"""What the log ``wsgi_defer`` gets: every line, and no forged one."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import sys
+
+import pytest
+
+from wsgi_defer import defer, deferring
+from wsgi_defer._runtime import report
+
+FORGED = "x\nERROR forged \x1b[2J\r\u2028\x85\udc80"
+
+
+def fail(text, *notes):
+    """Raise an error with that message."""
+    error = ValueError(text)
+    error.__notes__ = list(notes)
+    raise error
+
+
+@pytest.fixture
+def refusing():
+    """A filter of the log that raises, as one does that reads ``flask.request``."""
+
+    def refuse(record):
+        raise RuntimeError("working outside of request context")
+
+    report.logger.addFilter(refuse)
+    yield
+    report.logger.removeFilter(refuse)
+
+
+def test_a_log_that_cannot_be_written(refusing, capsys):
+    """Each line goes to stderr, with the traceback, and with why."""
+    for number in range(2):
+        with deferring():
+            defer(fail, f"number {number}").named("mail")
+    said = capsys.readouterr().err
+    for number in range(2):
+        assert f"ValueError: number {number}" in said
+    assert said.count("deferred call mail failed") == 2
+    assert said.count("the log could not take that: it raised RuntimeError") == 2
+
+
+def test_a_message_without_a_traceback(refusing, capsys):
+    """The same."""
+    report.log(logging.WARNING, "100 %")
+    assert capsys.readouterr().err.startswith("wsgi_defer: 100 %\n")
+
+
+def test_nothing_can_be_written(refusing, monkeypatch):
+    """Then nothing is raised."""
+    monkeypatch.setattr(sys, "stderr", None)
+    report.log(logging.ERROR, "x")
+
+
+def test_a_level_that_is_off(caplog):
+    """It costs no record."""
+    caplog.set_level(logging.ERROR, "wsgi_defer")
+    report.log(logging.INFO, "x")
+    assert caplog.records == []
+
+
+def test_no_text_of_the_app_forges_a_line(caplog):
+    """Neither a name, nor an error's message, its notes, its cause, or its group."""
+
+    def group():
+        try:
+            fail(FORGED, FORGED)
+        except ValueError as error:
+            if sys.version_info >= (3, 11):
+                error = builtins.ExceptionGroup(FORGED, [error])
+            raise RuntimeError(FORGED) from error
+
+    with deferring():
+        defer(fail, FORGED).named(FORGED)
+        defer(group).named("group")
+    assert len(caplog.records) == 2
+    for line in caplog.text.splitlines():
+        assert not line.startswith("ERROR forged")
+        assert "\x1b" not in line
+    assert caplog.text.count("x\\nERROR forged \\x1b[2J\\r\\u2028\\x85\\udc80") >= 3
+
+
+def test_messages_that_are_no_text(caplog):
+    """A message of line breaks alone, and one that cannot be had."""
+
+    class MuteError(Exception):
+        def __str__(self):
+            raise TypeError
+
+    def mute():
+        raise MuteError from ValueError("\n")
+
+    with deferring():
+        defer(mute)
+    assert "Traceback (most recent call last):\n  File" in caplog.text
+    assert "ValueError: \\n\n" in caplog.text
+
+
+def test_many_causes():
+    """Those of a chain without an end are not all looked at."""
+    error = ValueError("0")
+    for number in range(2 * report.MOST_ERRORS):
+        following = ValueError(str(number))
+        following.__context__ = error
+        error = following
+    assert "ValueError: 1" in report.traceback_of(error)

@@ -1,0 +1,119 @@
+"""Writing to the log ``wsgi_defer``: no line is lost, and none can be forged.
+
+A filter or a handler of the app's may raise: one that reads ``flask.request`` does so
+outside a request. The line then goes to ``sys.stderr``, each time. And a text of the
+app's, such as the message of an exception, may have line breaks and other control
+characters in it. Those are escaped, so that it cannot pass for a line of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any
+
+logger = logging.getLogger("wsgi_defer")
+
+# Control characters, line ends of Unicode's, and halves of surrogate pairs, which
+# cannot be written.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MOST_ERRORS = 100  # whose messages are escaped, of the causes of one
+
+
+def printable(text: object) -> str:
+    """The text on one line: each control character as its escape sequence."""
+    return _CONTROL.sub(_escape, str(text))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape", "surrogatepass").decode()
+
+
+def qualified_name(fn: object) -> str:
+    """Name a callable for people: ``module.function``, never its ``repr()``.
+
+    The ``repr()`` of a partial or a bound method would show arguments.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    try:
+        name, module = fn.__qualname__, fn.__module__  # type: ignore[attr-defined]
+    except Exception:  # an instance with __call__, or a proxy without its object
+        name, module = type(fn).__qualname__, type(fn).__module__
+    return f"{module}.{name}" if module else str(name)
+
+
+def traceback_of(error: BaseException) -> str:
+    """Its traceback and those of its causes, with their messages on one line each."""
+    text = "".join(traceback.format_exception(error)).rstrip("\n")
+    for before, message in _messages(error):
+        text = text.replace(before + message, before + printable(message))
+    return _CONTROL_IN_LINES.sub(_escape, text)
+
+
+def _messages(error: BaseException) -> list[tuple[str, str]]:
+    """The texts in its traceback that are the app's, and what stands before each."""
+    found: dict[int, BaseException] = {}
+    left: list[BaseException | None] = [error]
+    messages: list[tuple[str, str]] = []
+    while left and len(found) < MOST_ERRORS:
+        each = left.pop()
+        if each is None or id(each) in found:
+            continue
+        found[id(each)] = each
+        left += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+        with suppress(Exception):  # by its own __str__()
+            messages.append((": ", str(each)))
+        for note in getattr(each, "__notes__", ()):
+            with suppress(Exception):
+                messages.append(("\n", str(note)))
+    # The longest first, as others may be part of it.
+    return sorted(messages, key=lambda each: -len(each[1]))
+
+
+def log(level: int, message: str, *args: object) -> None:
+    """Log it, or write it to ``sys.stderr`` if the log cannot take it."""
+    _write(level, message, args, None)
+
+
+def failure(error: BaseException, message: str, *args: object) -> None:
+    """As ``log()``, at ERROR and with the traceback."""
+    _write(logging.ERROR, message, args, error)
+
+
+def _write(
+    level: int, message: str, args: tuple[object, ...], error: BaseException | None
+) -> None:
+    caller: Any = None
+    trace: Any = None
+    record: Any = None
+    try:
+        if not logger.isEnabledFor(level):
+            return
+        caller = sys._getframe(2)
+        trace = None if error is None else (type(error), error, error.__traceback__)
+        record = logger.makeRecord(
+            logger.name, level, caller.f_code.co_filename, caller.f_lineno, message,
+            args, trace, caller.f_code.co_name,
+        )  # fmt: skip
+        if error is not None:
+            # What formatters use if it is there, in place of formatting it themselves.
+            record.exc_text = traceback_of(error)
+        logger.handle(record)
+    except Exception as raised:
+        with suppress(Exception):
+            text = message % args if args else message
+            lines = [f"wsgi_defer: {text}"]
+            if error is not None:
+                lines.append(traceback_of(error))
+            kind = type(raised).__name__
+            lines.append(f"wsgi_defer: the log could not take that: it raised {kind}")
+            sys.stderr.write("\n".join(lines) + "\n")
+            sys.stderr.flush()
+    finally:
+        caller = trace = record = error = None  # frame cycle
