@@ -43,11 +43,13 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
         return True
     try:
         while scope.deferred or not scope.shut():
-            if when_busy == "thread" and host.current.client_waiting():
+            busy = when_busy == "thread" and not scope.closed
+            if busy and host.current.client_waiting():
                 return False
             call = scope.take()
             if call is not None:
                 _run(call, scope, outcome)
+            scope.running = None  # frame cycle; after an order to stop, it stays
             del call  # frame cycle
         scope.abandon_guests()
     except BaseException as error:  # an order to stop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -23,6 +24,7 @@ from wsgi_defer import (
 from wsgi_defer._calls.drain import drain, report_lost
 from wsgi_defer._calls.options import Options
 from wsgi_defer._calls.scope import enter, leave
+from wsgi_defer._runtime import host
 
 from ...helpers.client import get, text_app
 from ...helpers.orders import handle_abort, handle_quit
@@ -309,3 +311,37 @@ def test_why_a_call_is_skipped_that_follows_one_which_waits(caplog):
     assert caplog.text.count(
         "skipped: nothing was raised; the call runs only after a failure"
     ) == 2  # fmt: skip
+
+
+def test_a_request_whose_last_call_is_skipped_is_freed():
+    """At once, and not by the garbage collector."""
+    gc.disable()
+    try:
+        with deferring() as scope:
+            defer(int).on_failure()
+        gone = weakref.ref(scope)
+        del scope
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_what_comes_at_the_end_is_not_handed_over(monkeypatch, ran):
+    """The scope is closed then, and nobody would look at it on another thread."""
+
+    class LateScope(Scope):
+        def shut(self):
+            if not self.closed:
+                defer(ran.append, "late")
+                self.closed = True
+                return False
+            return super().shut()
+
+    monkeypatch.setattr(host.current, "client_waiting", lambda: True)
+    scope = LateScope()
+    token = enter(scope)
+    try:
+        assert drain(scope, Outcome(), "thread")
+    finally:
+        leave(token)
+    assert ran == ["late"]
