@@ -170,8 +170,8 @@ class Worker:
 @contextmanager
 def all_hooks():
     """As in a worker of a gunicorn with our hooks: a host, and a ledger."""
-    ledger = Ledger(slots=1)
-    recorder = ledger.recorder(ledger.take_slot())
+    ledger = Ledger(pages=1)
+    recorder = ledger.recorder(ledger.take_page())
     observe_process(recorder)
     host.install(GunicornHost(Worker()))
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from contextvars import Context
 from functools import partial
-from types import CoroutineType
+from types import BuiltinFunctionType, CoroutineType
 from typing import Any
 
 # What is opened around a call and closed after it, such as a database session.
@@ -65,6 +65,8 @@ def check_function(fn: object, function: str, example: str) -> None:
 
 def check_no_generator(fn: object, function: str) -> None:
     """Refuse a generator function: to call it runs nothing. Raises ``TypeError``."""
+    if type(fn) is BuiltinFunctionType or type(fn) is type:
+        return
     while isinstance(fn, partial):
         fn = fn.func
     try:

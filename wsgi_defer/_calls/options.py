@@ -67,7 +67,7 @@ class Owner(Protocol):
     """The scope of a call, as those see it who run the call."""
 
     options: Options
-    process: int
+    forked: bool
 
     def conclude(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from .._runtime import host
 from .._runtime.forks import end_fork
 from .._runtime.stop_orders import TimeUp, is_order_to_stop
@@ -33,7 +31,7 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
         else:
             value = run_watched(invocation, call, owner, limit)
     except BaseException as error:
-        if os.getpid() != owner.process:
+        if owner.forked:
             end_fork(error)
         if is_order_to_stop(error):
             owner.lose(call, reason(error))
@@ -41,7 +39,7 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
         # In its context, which filters of the log may read.
         invocation[0].run(owner.conclude, call, RAISED, None, error)
     else:
-        if os.getpid() != owner.process:
+        if owner.forked:
             end_fork()
         owner.conclude(call, RETURNED, value)
     del call, invocation  # frame cycle
