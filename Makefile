@@ -124,13 +124,15 @@ OLDEST = $(word 2,$(subst =, ,$(firstword $(PYTHONS))))
 
 # The others run at the same time, as tests wait more than they compute.
 test-all: .venv/installed  ## unit and system tests with each other Python that is here
-	@$(MAKE) --no-print-directory --jobs --output-sync=target $(OTHERS:%=test-with-%)
+	@others="$(OTHERS:%=test-with-%)"; test -z "$$others" || \
+	  $(MAKE) --no-print-directory --jobs --output-sync=target $$others
 
 oldest:
 	@echo $(OLDEST)
 
 test-newest:  ## unit and system tests with Python 3.14 and 3.15, if they are here
-	@$(MAKE) --no-print-directory $(patsubst %,test-with-%,$(filter 3.14 3.15,$(NUMBERS))) true
+	@newest="$(patsubst %,test-with-%,$(filter 3.14 3.15,$(NUMBERS)))"; \
+	  test -z "$$newest" || $(MAKE) --no-print-directory $$newest
 
 test-with-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest --quiet -p no:cacheprovider tests/unit tests/system

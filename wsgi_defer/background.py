@@ -34,7 +34,7 @@ Drain = tuple[Scope, Outcome, Callable[[], object]]
 class _Background:
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Drain, int]] = deque()  # with their calls' number
+        self._waiting: deque[tuple[Drain, int]] = deque()  # with their numbers of calls
         self._calls = 0  # that wait, in all
         # Released when something waits. The thread does not wait for the condition: the
         # garbage collector may hand over a scope at any line of the thread itself, even
@@ -52,15 +52,15 @@ class _Background:
         with self._changed:
             if self._over or (limited and self._calls >= MAX_WAITING):
                 return False
-            count = len(handed[0].deferred)
-            self._waiting.append((handed, count))
-            self._calls += count
+            waiting = handed, len(handed[0].deferred)
+            self._waiting.append(waiting)
+            self._calls += waiting[1]
             with suppress(RuntimeError):  # it is released already
                 self._wake.release()
         # Not with the lock held: gevent's start() lets the other greenlet run.
-        return self._thread is not None or self._start(handed)
+        return self._thread is not None or self._start(waiting)
 
-    def _start(self, handed: Drain) -> bool:
+    def _start(self, waiting: tuple[Drain, int]) -> bool:
         """Start the thread. False if that fails; the drain is then not taken."""
         thread = threading.Thread(target=self._work, name="wsgi_defer", daemon=True)
         with self._changed:
@@ -74,9 +74,8 @@ class _Background:
         except RuntimeError:  # too many threads, or the interpreter is shutting down
             with self._changed:
                 self._thread = None
-                for waiting in [each for each in self._waiting if each[0] is handed]:
-                    self._waiting.remove(waiting)
-                    self._calls -= waiting[1]
+                self._waiting.remove(waiting)
+                self._calls -= waiting[1]
                 self._changed.notify_all()
             return False
         return True

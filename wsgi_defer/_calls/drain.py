@@ -13,8 +13,6 @@ The rules, in one place:
 
 from __future__ import annotations
 
-import os
-
 from .._runtime import host
 from .._runtime.forks import end_fork
 from .._runtime.stop_orders import is_order_to_stop
@@ -24,9 +22,7 @@ from .invoke import invoke
 from .options import WhenBusy
 from .outcome import Outcome
 from .run import reason, run_now
-from .scope import Scope
-
-NOT_FOLLOWED = "the call that it follows did not run"
+from .scope import NOT_FOLLOWED, Scope
 
 
 def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> bool:
@@ -43,8 +39,8 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
         return True
     try:
         while scope.deferred or not scope.shut():
-            busy = when_busy == "thread" and not scope.closed
-            if busy and host.current.client_waiting():
+            may_hand_over = when_busy == "thread" and not scope.closed
+            if may_hand_over and host.current.client_waiting():
                 return False
             call = scope.take()
             if call is not None:
@@ -117,7 +113,7 @@ def run_held(scope: Scope) -> Exception | None:
         try:
             value = invoke(invocation, None if call.bare else scope.options.around)
         except BaseException as error:
-            if os.getpid() != scope.process:
+            if scope.forked:
                 end_fork(error)
             if is_order_to_stop(error):
                 scope.lose(call, reason(error))
@@ -127,7 +123,7 @@ def run_held(scope: Scope) -> Exception | None:
                 raise
             discard_held(scope, "one before it failed")
             return error
-        if os.getpid() != scope.process:
+        if scope.forked:
             end_fork()
         scope.conclude(call, RETURNED, value)
     return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from contextvars import Context
-from functools import partial
 from types import BuiltinFunctionType, CoroutineType
 from typing import Any
+
+from .._runtime.report import qualified_name, without_partials
 
 # What is opened around a call and closed after it, such as a database session.
 Around = Callable[[], AbstractContextManager[object]]
@@ -67,18 +68,17 @@ def check_no_generator(fn: object, function: str) -> None:
     """Refuse a generator function: to call it runs nothing. Raises ``TypeError``."""
     if type(fn) is BuiltinFunctionType or type(fn) is type:
         return
-    while isinstance(fn, partial):
-        fn = fn.func
+    fn = without_partials(fn)
     try:
         code = getattr(fn, "__code__", None)
         if code is None:  # an object with a method __call__, or not Python's
             code = getattr(type(fn).__call__, "__code__", None)
         if not getattr(code, "co_flags", 0) & GENERATORS:
             return
-        name = fn.__qualname__ if hasattr(fn, "__qualname__") else type(fn).__qualname__
     except Exception:  # a proxy without its object, or one that answers to any name
         return
     raise TypeError(
-        f"{function}() would run nothing of {name}: it is a generator function, and "
-        "nobody would iterate over its generator; pass a function that does"
+        f"{function}() would run nothing of {qualified_name(fn)}: it is a generator "
+        "function, and nobody would iterate over its generator; pass a function that "
+        "does"
     )

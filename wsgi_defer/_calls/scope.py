@@ -17,6 +17,7 @@ from .outcome import Outcome
 from .run import run_now
 
 C = TypeVar("C", bound=Call)
+NOT_FOLLOWED = "the call that it follows did not run"
 
 
 class Guest(Protocol):
@@ -166,7 +167,7 @@ class Scope:
             if not call.pending:
                 self.skip(call, "it was cancelled")
             elif call.before is not None and call.before.cancelled():
-                self.skip(call, "the call that it follows did not run")
+                self.skip(call, NOT_FOLLOWED)
             else:
                 run_now(call, self)
         except BaseException as error:

@@ -18,8 +18,8 @@ from typing import Any
 
 logger = logging.getLogger("wsgi_defer")
 
-# Control characters, line ends of Unicode's, and halves of surrogate pairs, which
-# cannot be written.
+# Control characters, Unicode's line separators, and lone surrogates, which cannot be
+# encoded.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MOST_ERRORS = 100  # whose messages are escaped, of the causes of one
@@ -39,13 +39,19 @@ def qualified_name(fn: object) -> str:
 
     The ``repr()`` of a partial or a bound method would show arguments.
     """
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    fn = without_partials(fn)
     try:
         name, module = fn.__qualname__, fn.__module__  # type: ignore[attr-defined]
     except Exception:  # an instance with __call__, or a proxy without its object
         name, module = type(fn).__qualname__, type(fn).__module__
     return f"{module}.{name}" if module else str(name)
+
+
+def without_partials(fn: object) -> object:
+    """The function that a partial, or a partial of a partial, calls."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
 
 
 def traceback_of(error: BaseException) -> str:
@@ -102,7 +108,7 @@ def _write(
             args, trace, caller.f_code.co_name,
         )  # fmt: skip
         if error is not None:
-            # What formatters use if it is there, in place of formatting it themselves.
+            # Formatters write this text and do not format the traceback themselves.
             record.exc_text = traceback_of(error)
         logger.handle(record)
     except Exception as raised:

@@ -1,6 +1,6 @@
 """The observer that warns of arguments which a call cannot use as the view does.
 
-It imports nothing: who has no SQLAlchemy has no object of it.
+It imports no third party: without SQLAlchemy, there are no objects of a session.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from .._runtime import report
 from ._observer import Call, Observer, Scope
-
-logger = logging.getLogger("wsgi_defer")
 
 
 class ArgumentObserver(Observer):
@@ -34,8 +33,8 @@ class ArgumentObserver(Observer):
             what = self._trouble(argument)
             if what is not None and (call.origin, what) not in self._told:
                 self._told.add((call.origin, what))
-                logger.warning(
-                    "%s call %s has an argument of type %s; from %s",
+                report.log(
+                    logging.WARNING, "%s call %s has an argument of type %s; from %s",
                     call.kind, call.label, what, call.origin,
                 )  # fmt: skip
 

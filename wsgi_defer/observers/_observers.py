@@ -96,9 +96,10 @@ def _check(observer: object) -> None:
             f"an observer is an object: {observer.__name__}(), not the class itself"
         )
     for event in EVENTS:
-        if not callable(method := getattr(observer, event, print)):
+        if hasattr(observer, event) and not callable(getattr(observer, event)):
+            kind = type(getattr(observer, event)).__name__
             raise TypeError(
-                f"{type(observer).__name__}.{event} is {type(method).__name__}, and "
+                f"{type(observer).__name__}.{event} is {kind}, and "
                 f"hides the method {event}() of the observer; give it another name"
             )
 
