@@ -22,6 +22,7 @@ from dbos import DBOS, DBOSClient, EnqueueOptions
 
 from ..._attempt import Attempt
 from ..._job import Job, Order
+from ..._notices import EachMinute
 from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
 from .._engine import Engine, Served
@@ -30,10 +31,18 @@ from .database import Busy, connect, is_sqlite, owner
 from .forks import forks
 from .serializer import Json
 from .slots import MOST, FileSlots, PostgresSlots, Slots
-from .sqlite_file import check_file, check_sqlite, make_ready
+from .sqlite_file import (
+    FileGone,
+    check_file,
+    check_same,
+    check_sqlite,
+    identity,
+    make_ready,
+)
 from .tables import FIRST, NEXT, Attempts, Serial, arguments
 from .worker import Worker
 
+logger = logging.getLogger("wsgi_defer")
 T = TypeVar("T")
 
 CLEARING = MOST  # a slot that no worker takes
@@ -42,7 +51,7 @@ CLEARING = MOST  # a slot that no worker takes
 class Dbos(Engine):
     """A client of one queue of DBOS."""
 
-    outages = (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, OSError)
+    outages = (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, FileGone, OSError)
 
     def __init__(self, url: str, jobs: Served) -> None:
         self.jobs = jobs
@@ -55,6 +64,7 @@ class Dbos(Engine):
         self.title = "DBOS on SQLite" if self._path else "DBOS on Postgres"
         self._opening = threading.Lock()
         self._opened: tuple[DBOSClient, Attempts] | None = None
+        self._notices = EachMinute()
 
     @staticmethod
     def check(url: str) -> str:
@@ -114,6 +124,11 @@ class Dbos(Engine):
             try:
                 # Of two, one could delete a new job, whose id the other has set free.
                 if not slots.take(CLEARING):
+                    if self._notices.due(CLEARING):
+                        logger.warning(
+                            "nothing was cleared: another process has locked %s. If it "
+                            "is no other clear(), end it", slots.name(CLEARING),
+                        )  # fmt: skip
                     return 0
                 cleared = 0
                 after: str | None = ""
@@ -152,11 +167,35 @@ class Dbos(Engine):
         deadline = time.monotonic() + database.PATIENCE
         with self.reaching(doing), self._using():
             while True:
+                opened = self._open()
                 try:
-                    return call(*self._open())
+                    return call(*opened)
                 except Busy:
                     if time.monotonic() >= deadline:
                         raise
+                finally:
+                    self._check_file(opened)
+
+    def _check_file(self, opened: tuple[DBOSClient, Attempts]) -> None:
+        """Refuse a call whose file is gone, and with it what the call has stored."""
+        if self._path is None:
+            return
+        try:
+            check_same(self._path, opened[1].file)
+        except FileGone:
+            if self._opened is opened:
+                self.close()
+            raise
+
+    def file(self) -> tuple[int, int] | None:
+        """The device and the inode of the file of the jobs."""
+        return None if self._path is None else identity(self._path)
+
+    def must_be(self, file: tuple[int, int] | None) -> None:
+        """Raise ``JobsUnavailable`` if the file is another one by now."""
+        if self._path is not None:
+            with self.reaching("keeping the file of the jobs"):
+                check_same(self._path, file)
 
     def _using(self) -> AbstractContextManager[None]:
         return nullcontext() if self._path is None else forks.using(database.PATIENCE)
@@ -165,7 +204,7 @@ class Dbos(Engine):
         """The locks of the workers of this queue."""
         with self.reaching("locking a worker's slot"):
             if self._path is not None:
-                return FileSlots(f"{self._path}.{self.queue}.slot")
+                return FileSlots(f"{self._path}.{self.queue}.slot", self._path)
             return PostgresSlots(connect(self._url), self.queue)
 
     def work(self, slot: int, processes: int) -> None:
@@ -197,6 +236,7 @@ class Dbos(Engine):
     def _made(self) -> tuple[DBOSClient, Attempts]:
         if self._path is not None:
             make_ready(self._path, database.PATIENCE)
+        file = self.file()
         engine = connect(self._url)
         try:
             with engine.connect():  # DBOS would wait longer for it
@@ -213,7 +253,7 @@ class Dbos(Engine):
         except BaseException:
             engine.dispose()
             raise
-        return client, Attempts(engine, self.serial, self.owner)
+        return client, Attempts(engine, self.serial, self.owner, file)
 
 
 def clear(

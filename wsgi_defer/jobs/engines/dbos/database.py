@@ -54,9 +54,10 @@ def database(url: str) -> sa.URL:
     if found.database in (None, "", ":memory:") or "mode=memory" in url:
         raise ValueError("jobs in memory would be lost, and no worker could see them: "
                          "name a file, such as sqlite:///jobs.db")  # fmt: skip
-    if found.query or found.host:
+    if "?" in url or found.host:
         raise ValueError("sqlite:// takes a path only: sqlite:///jobs.db, or with four "
-                         "slashes, sqlite:////var/lib/app/jobs.db")  # fmt: skip
+                         "slashes, sqlite:////var/lib/app/jobs.db. A ? in a path is "
+                         "written as %3F")  # fmt: skip
     # Without links: workers of the same file need the same slots.
     return found.set(database=os.path.realpath(found.database or ""))
 

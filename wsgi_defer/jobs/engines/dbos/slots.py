@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import suppress
+from stat import S_IMODE
 from typing import Protocol
 from weakref import WeakSet
 from zlib import crc32
@@ -12,6 +14,9 @@ from zlib import crc32
 import sqlalchemy as sa
 
 MOST = 1000
+# Seconds. A worker shows signs of life more often than that.
+SILENCE = 60.0
+PRIVATE = 0o600  # the mode of a new file
 
 
 class Slots(Protocol):
@@ -29,7 +34,16 @@ class Slots(Protocol):
         """Unlock it."""
 
     def check(self) -> bool:
-        """Whether all are still held. Takes again what was lost."""
+        """Whether all are still held. Takes again what was lost.
+
+        It is also a sign of life.
+        """
+
+    def is_silent(self, number: int) -> bool:
+        """Whether it is held, but shows no sign of life, as if by a stranger."""
+
+    def name(self, number: int) -> str:
+        """What is locked, for a message."""
 
     def close(self) -> None:
         """Unlock all."""
@@ -42,18 +56,23 @@ class FileSlots:
     handler does that copies the directory. This one stays. But a process that a job
     has forked shares it, and may outlive the worker, so it closes the files at once.
     (F_OFD_SETLK would need only one file, but its struct differs between systems.)
+
+    Each user who can open a file can lock it. So it gets the mode of the database,
+    whose path is ``like``.
     """
 
     grace = 0.0
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, like: str | None = None) -> None:
         self._path = path
+        self._like = like
         self._held: dict[int, int] = {}  # file descriptors
         FILES.add(self)
 
     def take(self, number: int) -> bool:
-        fd = os.open(f"{self._path}-{number}", os.O_RDONLY | os.O_CREAT, 0o666)
+        fd = os.open(self.name(number), os.O_RDONLY | os.O_CREAT, PRIVATE)
         try:
+            self._set_mode(fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
@@ -61,7 +80,17 @@ class FileSlots:
                 return False
             raise
         self._held[number] = fd
+        self.check()
         return True
+
+    def _set_mode(self, fd: int) -> None:
+        mode = PRIVATE
+        if self._like is not None:
+            with suppress(FileNotFoundError):  # it is private when it is made
+                mode = S_IMODE(os.stat(self._like).st_mode)
+        if S_IMODE(os.fstat(fd).st_mode) != mode:
+            with suppress(PermissionError):  # it belongs to another user
+                os.fchmod(fd, mode)
 
     def give_back(self, number: int) -> None:
         fd = self._held.pop(number)
@@ -69,7 +98,16 @@ class FileSlots:
         os.close(fd)
 
     def check(self) -> bool:
+        for fd in self._held.values():
+            with suppress(PermissionError):  # only its group's, and read-only
+                os.utime(fd)
         return True  # the kernel keeps them
+
+    def is_silent(self, number: int) -> bool:
+        return time.time() - os.stat(self.name(number)).st_mtime > SILENCE
+
+    def name(self, number: int) -> str:
+        return f"{self._path}-{number}"
 
     def close(self) -> None:
         for number in list(self._held):
@@ -150,6 +188,12 @@ class PostgresSlots:
             self._kept = all(self._ask("pg_try_advisory_lock", number)
                               for number in self._held)  # fmt: skip
         return self._kept
+
+    def is_silent(self, number: int) -> bool:
+        return False  # the server does not tell
+
+    def name(self, number: int) -> str:
+        return f"the advisory lock ({self._class}, {number})"
 
     def close(self) -> None:
         self._connection.close()

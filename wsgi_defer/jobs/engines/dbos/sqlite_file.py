@@ -72,6 +72,40 @@ def unescape(point: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
 
 
+class FileGone(Exception):  # noqa: N818 - says what happened
+    """The file was removed, or replaced by another, while it was open."""
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """The device and the inode of the file of that name; None if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_same(path: str, file: tuple[int, int] | None) -> None:
+    """Raise ``FileGone`` unless the file of that name is still that one."""
+    if identity(path) != file:
+        raise FileGone(
+            f"{path} was removed or replaced while this process had it open; the next "
+            "call opens the file that is there then, or makes a new one"
+        )
+
+
+def make(path: str) -> None:
+    """Make an empty file for this user only. One that is there keeps its mode.
+
+    It stays closed if it is there: to close a file drops all POSIX locks that this
+    process has on it. SQLite gives its log and its shared memory the same mode.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        pass
+
+
 def make_ready(path: str, patience: float) -> None:
     """Create the file, with a write-ahead log, and check that it can be written.
 
@@ -79,6 +113,7 @@ def make_ready(path: str, patience: float) -> None:
     of the file, and must be set before DBOS opens it: afterwards "database is locked".
     Raises ``sqlite3.Error`` after ``patience`` seconds.
     """
+    make(path)
     deadline = time.monotonic() + patience
     connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
     try:

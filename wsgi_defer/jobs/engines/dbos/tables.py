@@ -74,10 +74,20 @@ def columns(*names: str) -> list[sa.ColumnClause[Any]]:
 
 
 class Attempts:
-    """Reads the attempts of one queue's jobs."""
+    """Reads the attempts of one queue's jobs.
 
-    def __init__(self, engine: sa.Engine, serial: Serial, owner: str) -> None:
+    ``file`` is the device and the inode of the SQLite file that it reads.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        serial: Serial,
+        owner: str,
+        file: tuple[int, int] | None = None,
+    ) -> None:
         self.engine = engine
+        self.file = file
         self._serial = serial
         self._owner = owner
         schema = None if engine.dialect.name == "sqlite" else "dbos"

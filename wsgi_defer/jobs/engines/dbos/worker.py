@@ -13,6 +13,7 @@ from dbos import DBOS
 
 from ..._attempt import Attempt, AttemptFailed
 from ..._job import MOST_CRASHES
+from ..._notices import EachMinute
 from ...errors import JobsUnavailable
 from .. import _words
 from .._engine import Served
@@ -44,6 +45,10 @@ class Client(Protocol):
 
     def register_queue(self, polling: float) -> None: ...
 
+    def file(self) -> tuple[int, int] | None: ...
+
+    def must_be(self, file: tuple[int, int] | None) -> None: ...
+
     def slots(self) -> Slots: ...
 
     def busy_slots(self) -> set[str]: ...
@@ -71,12 +76,14 @@ class Worker:
         self._stopping = False
         self._free: dict[int, float] = {}  # slots, and since when they are free
         self._stranded: set[str] = set()  # workflows, as of the last look
+        self._notices = EachMinute()
 
     def run(self) -> None:
         """Run jobs until SIGTERM or SIGINT; then finish the job that runs."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: self._stops.put(number))
         self._client.register_queue(POLLING)
+        self._file = self._client.file()
         self._slots = self._client.slots()
         try:
             self._slot = take_one(self._slots, self._wanted)
@@ -117,6 +124,8 @@ class Worker:
 
     def _wait(self) -> None:
         while self._keep():
+            # DBOS would keep running the jobs of a file that nobody else can open.
+            self._client.must_be(self._file)
             stranded: set[str] = set()
             try:
                 stranded = self._stranded_now()
@@ -182,6 +191,13 @@ class Worker:
             with self._client.reaching(_words.RESCUING):
                 if not self._slots.take(number):
                     self._free.pop(number, None)
+                    if self._slots.is_silent(number) and self._notices.due(number):
+                        logger.warning(
+                            "%s is locked, but its holder has shown no sign of life for"
+                            " a minute. Jobs that ran under it wait until it is free. "
+                            "If no worker has it, end the process that has",
+                            self._slots.name(number),
+                        )
                     continue
                 try:
                     since = self._free.setdefault(number, time.monotonic())

@@ -1,0 +1,166 @@
+"""The file of DBOS's jobs: who can read it, what is refused, and when it is gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from contextlib import closing
+
+import pytest
+
+pytest.importorskip("dbos", reason="dbos is not installed")
+
+from wsgi_defer.jobs import Jobs, JobsUnavailable, _notices
+from wsgi_defer.jobs.engines.dbos.client import CLEARING
+from wsgi_defer.jobs.engines.dbos.worker import Worker
+
+from .test_jobs_dbos import with_sqlite
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Jobs in a file of their own, with a handler that is never run."""
+    jobs = Jobs(f"sqlite:///{tmp_path}/jobs.db")
+    jobs.handler("mail.welcome", attempts=3)(print)
+    yield jobs
+    jobs.engine.close()
+
+
+def mode(path):
+    """The permissions of that file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@with_sqlite
+@pytest.mark.parametrize("before", [None, 0o660])
+def test_the_files_are_private(jobs, tmp_path, before):
+    """Payloads hold secrets, and who can open a slot can lock it. A file that is there
+    keeps its mode, and all others get it."""
+    path = tmp_path / "jobs.db"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    umask = os.umask(0o022)
+    try:
+        jobs.enqueue("mail.welcome", {"token": 1})
+        slots = jobs.engine.slots()
+        slots.take(0)
+        modes = {file.name: mode(file) for file in tmp_path.iterdir()}
+    finally:
+        os.umask(umask)
+    slots.close()
+    names = ["jobs.db", "jobs.db-shm", "jobs.db-wal", "jobs.db.wsgi_defer.slot-0"]
+    assert modes == dict.fromkeys(names, before or 0o600)
+
+
+@with_sqlite
+def test_a_slot_gets_the_mode_of_the_database(jobs, tmp_path):
+    """Also one of an older release, which everybody could lock."""
+    jobs.enqueue("mail.welcome")
+    slot = tmp_path / "jobs.db.wsgi_defer.slot-0"
+    slot.touch()
+    slot.chmod(0o644)
+    with closing(jobs.engine.slots()) as slots:
+        assert slots.take(0)
+        assert mode(slot) == 0o600
+
+
+def hold_lock(path):
+    """The path, opened and locked, as any user does who can read it."""
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+@with_sqlite
+def test_a_lock_that_keeps_clear_from_its_work_is_logged(
+    jobs, tmp_path, caplog, monkeypatch
+):
+    """Once a minute, with the name of the file."""
+    jobs.enqueue("mail.welcome")
+    path = tmp_path / f"jobs.db.wsgi_defer.slot-{CLEARING}"
+    with hold_lock(path):
+        assert [jobs.clear(0), jobs.clear(0)] == [0, 0]
+        assert [str(path) in message for message in caplog.messages] == [True]
+        monkeypatch.setattr(_notices, "MINUTE", 0)
+        jobs.clear(0)
+        assert len(caplog.messages) == 2
+
+
+@with_sqlite
+def test_a_slot_that_a_stranger_holds_is_logged(jobs, tmp_path, caplog, monkeypatch):
+    """It holds up the rescue of jobs. A worker that lives shows signs of life."""
+    jobs.enqueue("mail.welcome")
+    monkeypatch.setattr(jobs.engine, "busy_slots", lambda: {"slot-7", "slot-8"})
+    worker = Worker(jobs.engine, 0)
+    worker._slots, worker._slot = jobs.engine.slots(), 0
+    other = jobs.engine.slots()  # a worker
+    assert other.take(8)
+    path = tmp_path / "jobs.db.wsgi_defer.slot"
+    with hold_lock(tmp_path / f"{path}-7"):
+        for number in (7, 8):
+            os.utime(f"{path}-{number}", (0, 0))
+        other.check()
+        worker._rescue()
+        worker._rescue()
+    assert [f"{path}-7 is locked" in message for message in caplog.messages] == [True]
+    worker._slots.close()
+    other.close()
+
+
+@with_sqlite
+@pytest.mark.parametrize("instead", ["nothing", "another file"])
+def test_a_file_that_was_removed_is_noticed(jobs, tmp_path, instead):
+    """SQLite would store jobs in the file that has no name any more."""
+    jobs.enqueue("mail.welcome", job_id="lost")
+    for path in tmp_path.glob("jobs.db*"):
+        path.unlink()
+    if instead == "another file":
+        (tmp_path / "jobs.db").touch()
+    with pytest.raises(JobsUnavailable, match="storing a job") as caught:
+        jobs.enqueue("mail.welcome", job_id="refused")
+    assert f"{tmp_path}/jobs.db was removed or replaced" in str(caught.value.__cause__)
+    jobs.enqueue("mail.welcome", job_id="later")
+    assert [job.id for job in jobs.recent()] == ["later"]
+    assert (tmp_path / "jobs.db").stat().st_size
+
+
+@with_sqlite
+def test_a_file_that_is_removed_during_a_call(jobs, tmp_path, monkeypatch):
+    """What that has stored is gone."""
+    jobs.enqueue("mail.welcome")
+    put = jobs.engine._open()[0].enqueue
+
+    def put_and_remove(*args):
+        put(*args)
+        (tmp_path / "jobs.db").unlink()
+
+    monkeypatch.setattr(jobs.engine._open()[0], "enqueue", put_and_remove)
+    with pytest.raises(JobsUnavailable):
+        jobs.enqueue("mail.welcome")
+
+
+@with_sqlite
+def test_a_worker_whose_file_was_removed_ends(jobs, tmp_path):
+    """The next one opens the file that is there then."""
+    jobs.enqueue("mail.welcome")
+    worker = Worker(jobs.engine, 0)
+    worker._file = jobs.engine.file()
+    worker._slots = jobs.engine.slots()
+    (tmp_path / "jobs.db").unlink()
+    with pytest.raises(JobsUnavailable, match="keeping the file of the jobs"):
+        worker._wait()
+
+
+@with_sqlite
+def test_a_question_mark_in_the_path_is_refused(tmp_path):
+    """What follows would be left out without a word. Written as %3F, it is fine."""
+    (tmp_path / "what?").mkdir()
+    with pytest.raises(ValueError, match="written as %3F"):
+        Jobs(f"sqlite:///{tmp_path}/what?/jobs.db")
+    jobs = Jobs(f"sqlite:///{tmp_path}/what%3F/jobs.db")
+    jobs.handler("a")(print)
+    jobs.enqueue("a")
+    jobs.engine.close()
+    assert (tmp_path / "what?" / "jobs.db").exists()
