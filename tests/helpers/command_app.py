@@ -28,6 +28,9 @@ class Fake:
         time.sleep(float((HERE / "finish").read_text()))
         (HERE / f"end.{slot}.{os.getpid()}").touch()
 
+    def where(self):
+        return None
+
     def close(self):
         pass
 
@@ -76,9 +79,24 @@ Fake.known = {job.id: job for job in [
 def made(engine):
     jobs = Jobs(None)
     jobs._instead = engine()
+    jobs.handler("mail.welcome")(print)
     return jobs
 
 jobs, own, down, hopeless = map(made, [Fake, Own, Down, Hopeless])
 nothing = None
 plain = Jobs(None)
+plain.handler("mail.welcome")(print)
+bare = Jobs(None)
+
+class App:
+    def __init__(self, *args, **words):
+        self.extensions = {"wsgi_defer_jobs": jobs} if not args else {}
+
+app = App()
+
+def create_app(*args, **words):
+    if args == ("broken",):
+        raise OSError("no configuration")
+    bare.handler("mail.welcome")(print)
+    return App(*args, **words)
 """

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("dbos", reason="dbos is not installed")
 
 from wsgi_defer.jobs import Jobs, JobsUnavailable, _notices
+from wsgi_defer.jobs.engines.dbos import sqlite_file
 from wsgi_defer.jobs.engines.dbos.client import CLEARING
 from wsgi_defer.jobs.engines.dbos.worker import Worker
 
@@ -164,3 +165,56 @@ def test_a_question_mark_in_the_path_is_refused(tmp_path):
     jobs.enqueue("a")
     jobs.engine.close()
     assert (tmp_path / "what?" / "jobs.db").exists()
+
+
+@with_sqlite
+def test_a_file_that_is_mounted_alone_is_refused(tmp_path, monkeypatch):
+    """Each container would have its own log. The message says what to mount."""
+    path = tmp_path / "jobs.db"
+    mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr(sqlite_file, "MOUNTS", str(mounts))
+    mounts.write_text(f"1 0 8:1 / / rw - ext4 x rw\n2 1 8:1 /a {path} rw - ext4 x rw\n")
+    path.touch()
+    with pytest.raises(ValueError, match=f"Mount the directory {tmp_path} instead"):
+        Jobs(f"sqlite:///{path}")
+    mounts.write_text(
+        f"1 0 8:1 / / rw - ext4 x rw\n2 1 8:1 /a {tmp_path} rw - ext4 x\n"
+    )
+    Jobs(f"sqlite:///{path}")
+
+
+@with_sqlite
+def test_a_file_with_two_names_is_refused(tmp_path):
+    """Each name would have its own log."""
+    path = tmp_path / "jobs.db"
+    path.touch()
+    os.link(path, tmp_path / "other")
+    with pytest.raises(ValueError, match="several hard links"):
+        Jobs(f"sqlite:///{path}")
+
+
+@with_sqlite
+def test_a_url_that_leads_elsewhere_by_now_is_logged(tmp_path, monkeypatch, caplog):
+    """Once: a worker that starts here would not find the jobs."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    jobs = Jobs("sqlite:///jobs.db")
+    jobs.handler("mail.welcome")(print)
+    jobs.enqueue("mail.welcome")
+    assert caplog.messages == []
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for _ in range(2):
+        jobs.enqueue("mail.welcome")
+    [message] = caplog.messages
+    assert f"stored in {tmp_path}/jobs.db, where" in message
+    assert f"It leads to {tmp_path}/elsewhere/jobs.db now" in message
+    jobs.engine.close()
+
+
+@with_sqlite
+def test_a_worker_says_where_the_jobs_are(jobs, tmp_path):
+    """The absolute path, and whether the file is new."""
+    place = f"SQLite keeps the jobs in {tmp_path}/jobs.db"
+    assert jobs.engine.where() == f"{place}, a new file that is made now"
+    jobs.enqueue("mail.welcome")
+    assert jobs.engine.where() == place

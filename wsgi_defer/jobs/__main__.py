@@ -9,27 +9,25 @@ import logging
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
-from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from .._runtime.parent import end_with
 from ..errors import DeferError
 from ._job import Job
-from ._jobs import Jobs
+from ._jobs import MOST_LISTED, Jobs
 from ._supervisor import Supervisor
+from ._target import Refusal, load, parse
 from .errors import NotSupported
 
 PROGRAM = "python -m wsgi_defer.jobs"
 LIST = ["id", "name", "state", "attempts", "enqueued_at", "finished_at"]
 FAILED = ["id", "name", "attempts", "finished_at", "error"]
+MOST_PROCESSES = 1000
+MOST_DAYS = 1_000_000
 WIDEST = 100  # characters of a cell in a table; ``show`` prints all of it
-
-
-class Refusal(Exception):  # noqa: N818 - no error of the program
-    """Ends the command with one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,20 +60,22 @@ def is_child(options: argparse.Namespace, error: Exception) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """Its commands and their options."""
-    top = argparse.ArgumentParser(PROGRAM, description=__doc__)
+    top = Parser(PROGRAM, description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
         made.add_argument("target", metavar="MODULE:JOBS", type=target,
-                          help="the Jobs object, such as myapp:jobs")  # fmt: skip
+                          help="the Jobs object, such as shop:jobs, or what "
+                               "makes its app: shop:create_app()")  # fmt: skip
         made.set_defaults(run=run)
         return made
 
     worker = command("worker", work, "run jobs until SIGTERM; finish what runs")
-    worker.add_argument("--processes", type=positive, default=1, metavar="N",
+    worker.add_argument("--processes", type=whole(1, MOST_PROCESSES), default=1,
+                        metavar="N",
                         help="how many jobs run at the same time (1)")  # fmt: skip
-    worker.add_argument("--slot", type=int, help=argparse.SUPPRESS)
+    worker.add_argument("--slot", type=whole(0, MOST_PROCESSES), help=argparse.SUPPRESS)
     worker.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
     for name, text in (
         ("list", "the latest jobs"),
@@ -83,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
     ):
         listing = command(name, show_list, text)
         listing.set_defaults(columns=FAILED if name == "failed" else LIST)
-        listing.add_argument("--limit", type=positive, default=50, metavar="N",
-                             help="how many, at most (50)")  # fmt: skip
+        listing.add_argument("--limit", type=whole(1, MOST_LISTED), default=50,
+                             metavar="N", help="how many, at most (50)")  # fmt: skip
         listing.add_argument("--json", action="store_true", help="for programs")
     show = command("show", show_one, "all that is known of one job")
     show.add_argument("id", metavar="ID")
@@ -92,49 +92,48 @@ def parser() -> argparse.ArgumentParser:
     again = command("retry", retry, "queue failed jobs again")
     again.add_argument("ids", metavar="ID", nargs="+")
     clearing = command("clear", clear, "forget jobs that were done long ago")
-    clearing.add_argument("--days", type=float, required=True, metavar="N",
+    clearing.add_argument("--days", type=days, required=True, metavar="N",
                           help="done more than so many days ago")  # fmt: skip
     return top
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        text = f"{message}. See {self.prog} --help"
+        self.exit(2, f"wsgi_defer.jobs: {printable(text)}\n")
+
+
 def target(text: str) -> str:
-    module, separator, name = text.partition(":")
-    if not (module and separator and name):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like myapp:jobs")
+    try:
+        parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 
-def positive(text: str) -> int:
-    number = int(text)  # argparse explains the ValueError
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Takes a whole number from the least to the most."""
+
+    def number(text: str) -> int:
+        with suppress(ValueError):
+            if least <= int(text) <= most:
+                return int(text)
+        raise argparse.ArgumentTypeError(
+            f"takes a whole number from {least} to {most}, not {text[:40]!r}"
+        )
+
     return number
 
 
-def load(path: str) -> Jobs:
-    """The ``Jobs`` of MODULE:NAME; the module may be in the current directory."""
-    module, _, name = path.partition(":")
-    here = os.getcwd()
-    if not {"", here} & set(sys.path):
-        sys.path.insert(0, here)
-    try:
-        found: Any = import_module(module)
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        at = f", in {where.filename}, line {where.lineno}"
-        if where.filename.startswith("<frozen importlib"):
-            at = ""
-        raise Refusal(
-            f"cannot import {module}: {type(error).__name__}: {error}{at}"
-        ) from error
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise Refusal(f"{module} has no {name}") from None
-    if not isinstance(found, Jobs):
-        raise Refusal(f"{path} is no Jobs object, but a {type(found).__name__}")
-    return found
+def days(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= MOST_DAYS:  # not NaN
+            return float(text)
+    raise argparse.ArgumentTypeError(
+        f"takes 0 or more, up to {MOST_DAYS}, not {text[:40]!r}"
+    )
 
 
 def complain(error: BaseException) -> None:
@@ -151,7 +150,16 @@ def work(jobs: Jobs, options: argparse.Namespace) -> int:
     logging.basicConfig(
         format="%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
     )
+    if not jobs.names:
+        raise Refusal(
+            f"{options.target} has no handlers, so its jobs would wait in vain. Import "
+            "the modules with its @jobs.handler(...). If an app factory does that, "
+            f"name the factory: {options.target.partition(':')[0]}:create_app()"
+        )
     if options.slot is None:
+        where = jobs.engine.where()
+        if where is not None:
+            print(f"wsgi_defer.jobs: {printable(where)}", file=sys.stderr, flush=True)
         own = jobs.engine.own_processes
         jobs.engine.close()
         command = [sys.executable, "-m", "wsgi_defer.jobs", "worker", options.target,
@@ -204,10 +212,7 @@ def retry(jobs: Jobs, options: argparse.Namespace) -> int:
 
 
 def clear(jobs: Jobs, options: argparse.Namespace) -> int:
-    try:
-        count = jobs.clear(options.days * 24 * 3600)
-    except ValueError:
-        raise Refusal(f"--days takes 0 or more, not {options.days}") from None
+    count = jobs.clear(options.days * 24 * 3600)
     print(f"{count} jobs cleared")
     return 0
 

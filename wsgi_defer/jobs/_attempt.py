@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ._job import Order, describe
+from ._notices import OncePerName
 from .engines._engine import Served
+from .errors import UnknownHandlerError
+
+logger = logging.getLogger("wsgi_defer")
+# A job whose handler the worker lacks is put back: after 1 second, then 2, and so on,
+# up to half an hour. That is about a day in all. Then its attempts fail.
+LONGEST_ABSENCE = 1800.0  # seconds
+MOST_ABSENCES = 58
+_absent = OncePerName()
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,7 @@ class Attempt:
     waits: Sequence[float]
     number: int = 1  # 1, 2 and so on; a retry by hand starts again at 1
     error: str | None = None  # of the attempt before, if the engine keeps it here
+    absences: int = 0  # how often a worker had no handler for it, which costs none
 
     @classmethod
     def first(cls, order: Order) -> Attempt:
@@ -43,13 +54,16 @@ class Attempt:
 
     def again(self) -> Attempt:
         """The first attempt, as if the job were new."""
-        return replace(self, number=1, error=None)
+        return replace(self, number=1, error=None, absences=0)
 
     def run(self, jobs: Served, but: tuple[type[BaseException], ...] = ()) -> Any:
         """Run the handler; return its result.
 
-        Raises ``AttemptFailed`` in place of all exceptions ``but`` those.
+        Raises ``AttemptFailed`` in place of all exceptions ``but`` those, and if the
+        job is to be put back.
         """
+        if self.name not in jobs.names and self.absences < MOST_ABSENCES:
+            raise self._put_back(jobs.names)
         try:
             return jobs.run(
                 self.name, self.payload, self.job_id, self.number, last=self.last
@@ -57,19 +71,32 @@ class Attempt:
         except BaseException as error:
             if isinstance(error, but):
                 raise
-            raise AttemptFailed(describe(error), self.wait) from None
+            text = describe(error)
+            raise AttemptFailed(text, self.wait, self.next(text)) from None
+
+    def _put_back(self, names: tuple[str, ...]) -> AttemptFailed:
+        """Leave it to a worker that has the handler, as another release may have it."""
+        error = UnknownHandlerError(str(self.name)[:100], names)
+        if _absent.is_new(self.name):
+            logger.warning("%s The jobs of that name are put back, and fail after about"
+                           " a day", error)  # fmt: skip
+        text = describe(error)
+        following = replace(self, error=text, absences=self.absences + 1)
+        wait = min(2.0**self.absences, LONGEST_ABSENCE)
+        return AttemptFailed(text, wait, following)
 
 
 class AttemptFailed(Exception):  # noqa: N818 - its text is that of the real error
     """An attempt has failed.
 
     Raised in place of the handler's exception, which may be long or secret. Carries
-    ``error``, what ``Job.error`` says, and ``wait``, the seconds until the next
-    attempt, None after the last.
+    ``error``, what ``Job.error`` says; ``wait``, the seconds until the next attempt,
+    None after the last; and ``following``, that attempt.
     """
 
-    def __init__(self, error: str, wait: float | None) -> None:
+    def __init__(self, error: str, wait: float | None, following: Attempt) -> None:
         # RQ stores the text as UTF-8, which the handler's may not be.
         super().__init__(ascii(error))
         self.error = error
         self.wait = wait
+        self.following = following

@@ -81,6 +81,7 @@ class Jobs:
         if results is not None and not (url or "").startswith("amqp"):
             raise ValueError("results= is for amqp://; other engines keep them anyway")
         self.results = results
+        self.given_url = url
         self._url = url
         self._make = None
         if url is not None:
@@ -146,7 +147,12 @@ class Jobs:
         try:
             return self._handlers[name]
         except (KeyError, TypeError):
-            raise UnknownHandlerError(str(name), tuple(self._handlers)) from None
+            raise UnknownHandlerError(str(name), self.names) from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all handlers of this process."""
+        return tuple(self._handlers)
 
     @property
     def engine(self) -> Engine:

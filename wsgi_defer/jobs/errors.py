@@ -51,10 +51,13 @@ class UnknownHandlerError(DeferError, LookupError):
         self.known = known
 
     def __str__(self) -> str:
-        names = ", ".join(repr(name) for name in self.known) or "none at all"
+        names = ", ".join(repr(name) for name in self.known)
+        found = (
+            f", only {names}" if names else ": this process has registered no handlers"
+        )
         return (
-            f"there is no handler {self.name!r}, only {names}. Import the module that "
-            f"has its @jobs.handler({self.name!r}, ...), in the worker, too."
+            f"there is no handler {self.name!r}{found}. Import the module that has its "
+            f"@jobs.handler({self.name!r}, ...), in the worker, too."
         )
 
 

@@ -75,7 +75,11 @@ def test_clear_tells_how_many(here, capsys):
         (["list", "command_app:down"], "listing the jobs failed"),
         (["list", "command_app:down"], "(OSError: connection refused)"),
         (["show", "command_app:jobs", "x"], "there is no job 'x'"),
-        (["clear", "command_app:jobs", "--days", "-1"], "--days takes 0 or more"),
+        (["list", "command_app:create_app"], "makes the app, write 'command_app:crea"),
+        (["list", "command_app:create_app('x')"], "call jobs.init_app(app)"),
+        (["list", "command_app:create_app('broken')"], "OSError: no configuration, in"),
+        (["worker", "command_app:bare"], "command_app:bare has no handlers"),
+        (["worker", "command_app:bare"], "name the factory: command_app:create_app()"),
     ],
 )
 def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
@@ -95,6 +99,15 @@ def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
         [],
         ["list"],
         ["list", "command_app"],
+        ["list", "command_app:create_app("],
+        ["list", "command_app:create_app(open('x'))"],
+        ["list", "command_app:create_app(\n"],
+        ["list", "command_app:jobs", "--limit", "1000000"],
+        ["failed", "command_app:jobs", "--limit", "9" * 5000],
+        ["clear", "command_app:jobs", "--days", "-1"],
+        ["clear", "command_app:jobs", "--days", "nan"],
+        ["clear", "command_app:jobs", "--days", "1e308"],
+        ["worker", "command_app:jobs", "--processes", "1000000"],
         ["list", "command_app:jobs", "--limit", "0"],
         ["clear", "command_app:jobs"],
         ["worker", "command_app:jobs", "--processes", "none"],
@@ -102,8 +115,19 @@ def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
     ],
 )
 def test_wrong_usage_has_the_status_2(here, capsys, argv):
-    """With argparse's message."""
+    """And one line that says what is wrong."""
     with pytest.raises(SystemExit) as caught:
         main(argv)
     assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert errors.startswith("wsgi_defer.jobs: ")
+    assert errors.endswith(" --help\n")
+    assert errors.count("\n") == 1
+    assert len(errors) < 300
+
+
+@pytest.mark.parametrize("made", ["create_app()", "create_app(debug=True)", "app"])
+def test_a_target_may_be_an_app_or_make_one(here, capsys, made):
+    """Like Flask's own --app; its Jobs is the one of init_app()."""
+    assert main(["list", f"command_app:{made}"]) == 0
+    assert "longer-id" in capsys.readouterr().out

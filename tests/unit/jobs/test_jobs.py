@@ -21,6 +21,8 @@ from wsgi_defer.jobs import (
     PayloadError,
     UnknownHandlerError,
     UnknownJobError,
+    _attempt,
+    _notices,
 )
 from wsgi_defer.jobs._job import MOST_CRASHES, describe, utc
 
@@ -589,6 +591,70 @@ def test_logs_of_attempts(jobs, caplog):
     ]  # fmt: skip
     assert "attempt 1, and is tried again" in caplog.messages[0]
     assert "attempt 2, and has failed" in caplog.messages[1]
+
+
+def attempt_at(name, **fields):
+    """What a worker is given, with one attempt."""
+    return _attempt.Attempt("abc", name, "{}", [], **fields)
+
+
+def test_a_job_whose_handler_is_missing_is_put_back(jobs, monkeypatch, caplog):
+    """After growing waits, without the cost of an attempt, and with one line in the
+    log. In the end, it fails as any other."""
+    monkeypatch.setattr(_attempt, "MOST_ABSENCES", 13)
+    attempt, waits = attempt_at("mail.of_the_next_release"), []
+    for _ in range(13):
+        with pytest.raises(_attempt.AttemptFailed) as caught:
+            attempt.run(jobs)
+        waits.append(caught.value.wait)
+        attempt = caught.value.following
+        assert attempt.number == 1
+        assert attempt.error.startswith(
+            "UnknownHandlerError: there is no handler 'mail"
+        )
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1800, 1800]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "The jobs of that name are put back" in caplog.text
+    with pytest.raises(_attempt.AttemptFailed) as caught:
+        attempt.run(jobs)
+    assert caught.value.wait is None
+    assert caplog.records[-1].levelname == "ERROR"
+    assert attempt.again().absences == 0
+
+
+def test_a_handler_that_comes_later_runs(jobs):
+    """With all its attempts."""
+    with pytest.raises(_attempt.AttemptFailed) as caught:
+        attempt_at("mail.later").run(jobs)
+    jobs.handler("mail.later", pass_job=True)(lambda payload, job: job.attempts)
+    assert caught.value.following.run(jobs) == 1
+
+
+def test_a_handler_that_enqueues_an_unknown_job_fails(jobs):
+    """It is not the job itself that is unknown."""
+    jobs.handler("mail.wrong")(lambda payload: jobs.enqueue("mail.wrnog"))
+    with pytest.raises(_attempt.AttemptFailed, match="UnknownHandlerError") as caught:
+        attempt_at("mail.wrong").run(jobs)
+    assert caught.value.wait is None
+
+
+def test_names_are_remembered_across_forks():
+    """RQ runs each job in a process of its own."""
+    names = _notices.OncePerName()
+    child = os.fork()
+    if not child:
+        os._exit(0 if names.is_new("mail.forked") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not names.is_new("mail.forked")
+    assert names.is_new("mail.other")
+
+
+def test_the_error_of_an_unknown_name():
+    """It lists the names that there are."""
+    assert "'a': this process has registered no handlers. " in str(
+        UnknownHandlerError("a", ())
+    )
+    assert "'a', only 'b', 'c'. " in str(UnknownHandlerError("a", ("b", "c")))
 
 
 def test_a_worker_without_the_handler(jobs):

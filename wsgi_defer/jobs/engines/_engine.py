@@ -29,7 +29,12 @@ class Served(Protocol):
     """What an engine knows of the ``Jobs`` that it serves."""
 
     queue: str
+    given_url: str | None  # as ``Jobs()`` was given it; an engine may get another
     results: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all handlers of this process."""
 
     @property
     def engine(self) -> Any:
@@ -97,6 +102,10 @@ class Engine(ABC):
         ``own_processes`` there is only slot 0, and it starts ``processes``.
         """
         self.refuse("work")
+
+    def where(self) -> str | None:
+        """A sentence that says where the jobs are, if the URL alone does not tell."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

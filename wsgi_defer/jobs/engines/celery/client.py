@@ -128,7 +128,7 @@ class Celery(Engine):
                 self._prepare_delays(connection)
             self._app.send_task(
                 TASK,
-                (attempt.name, attempt.payload, attempt.waits),
+                message_of(attempt),
                 task_id=attempt.job_id,
                 message_id=uuid4().hex,  # a job may have several
                 retries=attempt.number - 1,
@@ -213,6 +213,12 @@ class Celery(Engine):
     def close(self) -> None:
         self._connections.close()
         self._app.close()
+
+
+def message_of(attempt: Attempt) -> tuple[Any, ...]:
+    """The arguments of the task. An older release knows only the first three."""
+    some = (attempt.name, attempt.payload, attempt.waits)
+    return (*some, attempt.absences) if attempt.absences else some
 
 
 ENGINE = Celery

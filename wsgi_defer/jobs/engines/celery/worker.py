@@ -83,13 +83,17 @@ def add_task(app: Celery, run: Callable[[Message], bool]) -> None:
     """
 
     @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
-    def job(task: Task, name: str, payload: str, waits: list[float]) -> None:
+    def job(
+        task: Task, name: str, payload: str, waits: list[float], absences: int = 0
+    ) -> None:
         request = task.request
         # Quorum queues count how often a message came back.
         crashes = int((request.headers or {}).get("x-delivery-count") or 0)
         crashes = crashes or int(getattr(request, "x-delivery-count", None) or 0)
         message = Message(
-            Attempt(request.id, name, payload, waits, request.retries + 1),
+            Attempt(
+                request.id, name, payload, waits, request.retries + 1, absences=absences
+            ),
             message_id=(request.properties or {}).get("message_id"),
             again=bool((request.delivery_info or {}).get("redelivered")),
             crashes=crashes,
@@ -178,7 +182,7 @@ class Runner:
             result = attempt.run(self._jobs, but=(SystemExit,))
         except AttemptFailed as failed:
             if failed.wait is not None:
-                return self._put_off(message, failed.wait, failed.error)
+                return self._put_off(message, failed.wait, failed)
             self._keep(attempt, state="failed", finished_at=time.time(),
                        ended_by=message.message_id, error=failed.error)  # fmt: skip
         else:
@@ -188,13 +192,14 @@ class Runner:
                        error=None)  # fmt: skip
         return True
 
-    def _put_off(self, message: Message, wait: float, error: str) -> bool:
+    def _put_off(self, message: Message, wait: float, failed: AttemptFailed) -> bool:
         """Store the next attempt; False if that fails."""
         attempt = message.attempt
-        self._keep(attempt, state="queued", due_at=time.time() + wait, error=error)
+        self._keep(attempt, attempts=failed.following.number - 1, state="queued",
+                   due_at=time.time() + wait, error=failed.error)  # fmt: skip
         first = partial(self._wait_for_broker, attempt)
         try:
-            self._client.publish(attempt.next(), wait, first)
+            self._client.publish(failed.following, wait, first)
         except JobsUnavailable as unavailable:
             logger.warning("job %s %s stays in its attempt %d: %s", attempt.name,
                            attempt.job_id, attempt.number, unavailable)  # fmt: skip
@@ -244,7 +249,7 @@ class Runner:
     def _keep(self, attempt: Attempt, **fields: Any) -> None:
         """Keep what is known of the job. If that fails, the job runs all the same."""
         try:
-            self._client.keep(attempt.job_id, attempts=attempt.number, **fields)
+            self._client.keep(attempt.job_id, **{"attempts": attempt.number, **fields})
         except JobsUnavailable as error:
             logger.warning("the status of job %s is out of date: %s", attempt.job_id,
                            error)  # fmt: skip

@@ -9,6 +9,7 @@ after it has enqueued the next attempt does not enqueue it again.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -62,6 +63,7 @@ class Dbos(Engine):
         self.url = self._url.render_as_string(hide_password=False)
         self._path = self._url.database if is_sqlite(self._url) else None
         self.title = "DBOS on SQLite" if self._path else "DBOS on Postgres"
+        self._given = given_path(jobs.given_url)
         self._opening = threading.Lock()
         self._opened: tuple[DBOSClient, Attempts] | None = None
         self._notices = EachMinute()
@@ -84,6 +86,7 @@ class Dbos(Engine):
 
     def put(self, attempt: Attempt, place: int, delay: float) -> None:
         """Store an attempt at that place in its job. One that is there stays."""
+        self._watch_path()
         options: EnqueueOptions = {
             "workflow_name": FIRST if place == 1 else NEXT,
             "workflow_id": self.serial.id(attempt.job_id, place),
@@ -187,6 +190,22 @@ class Dbos(Engine):
                 self.close()
             raise
 
+    def _watch_path(self) -> None:
+        """Say it once if the URL leads to another file by now."""
+        if self._path is None or self._given is None:
+            return
+        try:
+            now = os.path.realpath(self._given)
+        except OSError:  # the current directory was removed
+            return
+        if now != self._path:
+            self._given = None
+            logger.warning(
+                "jobs are stored in %s, where the URL of Jobs() led when it was made. "
+                "It leads to %s now, and a worker that starts here uses that. Give "
+                "Jobs() an absolute path without links", self._path, now,
+            )  # fmt: skip
+
     def file(self) -> tuple[int, int] | None:
         """The device and the inode of the file of the jobs."""
         return None if self._path is None else identity(self._path)
@@ -206,6 +225,12 @@ class Dbos(Engine):
             if self._path is not None:
                 return FileSlots(f"{self._path}.{self.queue}.slot", self._path)
             return PostgresSlots(connect(self._url), self.queue)
+
+    def where(self) -> str | None:
+        if self._path is None:
+            return None
+        new = "" if os.path.exists(self._path) else ", a new file that is made now"
+        return f"SQLite keeps the jobs in {self._path}{new}"
 
     def work(self, slot: int, processes: int) -> None:
         Worker(self, slot).run()
@@ -254,6 +279,13 @@ class Dbos(Engine):
             engine.dispose()
             raise
         return client, Attempts(engine, self.serial, self.owner, file)
+
+
+def given_path(url: str | None) -> str | None:
+    """The path of a URL of SQLite, as it was written."""
+    if url is None or not is_sqlite(sa.make_url(url.removeprefix("dbos+"))):
+        return None
+    return sa.make_url(url).database
 
 
 def clear(

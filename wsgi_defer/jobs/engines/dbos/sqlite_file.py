@@ -37,6 +37,18 @@ def check_file(path: str) -> None:
         raise ValueError(f"there is no directory {folder} for the jobs; make it")
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path} is no file, so it cannot hold jobs")
+    if any(point == path for point, _ in mounts()):
+        raise ValueError(
+            f"{path} is itself a mount point. SQLite keeps a log beside the file, and "
+            "each container would have its own, which destroys the file. Mount the "
+            f"directory {folder} instead"
+        )
+    if os.path.exists(path) and os.stat(path).st_nlink > 1:
+        raise ValueError(
+            f"{path} has several hard links. SQLite keeps a log beside the file, and "
+            "each name would have its own, which destroys the file. Remove the other "
+            "names; to share it with a container, mount the directory"
+        )
     # SQLite makes files beside it, for its log and its locks.
     for place in (folder, path):
         if os.path.exists(place) and not os.access(place, os.W_OK):
@@ -53,18 +65,25 @@ def file_system(folder: str) -> str | None:
     """The type of that directory's file system; None if the system does not tell."""
     folder = os.path.realpath(folder)
     kind, longest = None, -1
+    for point, its_kind in mounts():
+        inside = f"{folder}/".startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= longest:  # a later one hides an earlier
+            kind, longest = its_kind, len(point)
+    return kind
+
+
+def mounts() -> list[tuple[str, str]]:
+    """All mount points and their file systems; none if the system does not tell."""
+    found = []
     try:
         with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 # 36 35 98:0 /root /mount/point options shared:1 - ext4 /dev/sda1 rw
                 before, _, after = line.partition(" - ")
-                point = unescape(before.split(" ")[4])
-                inside = f"{folder}/".startswith(point.rstrip("/") + "/")
-                if inside and len(point) >= longest:  # a later one hides an earlier
-                    kind, longest = after.split(" ")[0], len(point)
+                found.append((unescape(before.split(" ")[4]), after.split(" ")[0]))
     except (OSError, IndexError):
-        return None
-    return kind
+        return []
+    return found
 
 
 def unescape(point: str) -> str:

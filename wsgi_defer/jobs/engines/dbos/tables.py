@@ -39,7 +39,9 @@ AT_ONCE = 400  # ids in one query; SQLite before 3.32 allows 999
 
 def arguments(attempt: Attempt) -> tuple[Any, ...]:
     """The arguments of an attempt's workflow, as they are stored."""
-    return attempt.number, attempt.name, attempt.waits, attempt.error, attempt.payload
+    some = attempt.number, attempt.name, attempt.waits, attempt.error, attempt.payload
+    # Only if there are any, as an older release does not know them.
+    return (*some, attempt.absences) if attempt.absences else some
 
 
 def from_arguments(
@@ -49,9 +51,10 @@ def from_arguments(
     waits: list[float],
     error: str | None,
     payload: str,
+    absences: int = 0,
 ) -> Attempt:
     """The attempt that has these arguments."""
-    return Attempt(job_id, name, payload, waits, number, error)
+    return Attempt(job_id, name, payload, waits, number, error, absences)
 
 
 class Serial:

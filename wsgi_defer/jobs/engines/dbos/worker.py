@@ -230,8 +230,9 @@ class Worker:
         except AttemptFailed as failed:
             if failed.wait is None:
                 raise
-            following = attempt.next(failed.error)
-            self._until_reached(self._client.put, following, place + 1, failed.wait)
+            self._until_reached(
+                self._client.put, failed.following, place + 1, failed.wait
+            )
             return None
 
     def _until_reached(self, call: Any, *args: Any) -> Any:

@@ -180,9 +180,10 @@ class Procrastinate(Engine):
         def again(connection: Impatient) -> bool:
             with connection.transaction():
                 row = connection.execute(
-                    "UPDATE procrastinate_jobs SET args = args - '{error,crashes}'"
-                    "::text[] || '{\"failures\": 0}' WHERE queueing_lock = %s AND "
-                    "task_name = %s AND status = 'failed' RETURNING id",
+                    "UPDATE procrastinate_jobs SET args = args - '{error,crashes,"
+                    "absences}'::text[] || '{\"failures\": 0}' "
+                    "WHERE queueing_lock = %s AND task_name = %s "
+                    "AND status = 'failed' RETURNING id",
                     [self._lock(job_id), TASK],
                 ).fetchone()
                 if row is not None:

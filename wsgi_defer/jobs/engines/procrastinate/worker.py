@@ -199,13 +199,16 @@ async def time_to_leave(running: Worker, stopped: asyncio.Event) -> None:
 def run_attempt(jobs: Served, context: dict[str, Any], args: dict[str, Any]) -> None:
     """Run a job's handler, in a thread, and note what came of it."""
     attempt = Attempt(args["id"], args["name"], args["payload"], args["waits"],
-                      args.get("failures", 0) + 1)  # fmt: skip
+                      args.get("failures", 0) + 1,
+                      absences=args.get("absences", 0))  # fmt: skip
     # As text: PostgreSQL's JSON has no NUL and no lone surrogates.
     try:
         result = attempt.run(jobs)
     except AttemptFailed as failed:
         error = json.dumps(failed.error)
-        context[NOTE] = {"failures": attempt.number, "error": error}
+        context[NOTE] = {"failures": failed.following.number - 1,
+                         "absences": failed.following.absences,
+                         "error": error}  # fmt: skip
         raise
     if result is not None:
         context[NOTE] = {"result": json.dumps(result)}

@@ -205,7 +205,9 @@ def job_of(job: RqJob) -> Job | None:
         job_id,
         name,
         state,
-        attempts=(job.number_of_retries or 0) + (ended or state == "running"),
+        attempts=(job.number_of_retries or 0)
+        - job.absences
+        + (ended or state == "running"),
         error=None if state == "done" else job.error(failed=state == "failed"),
         enqueued_at=job.created_at,
         due_at=due and datetime.fromtimestamp(due, timezone.utc),

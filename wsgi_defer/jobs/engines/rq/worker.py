@@ -59,6 +59,11 @@ class RqJob(rq.job.Job):
             return None
         return name, payload, job_id
 
+    @property
+    def absences(self) -> int:
+        """How often it was put back, which RQ counts as retries."""
+        return int(self.meta.get("absences") or 0)
+
     def error(self, failed: bool) -> str | None:
         """What the last attempt raised."""
         if failed and not self.meta.get("last"):
@@ -80,12 +85,18 @@ class RqJob(rq.job.Job):
 
     def _attempt(self, name: str, payload: str, job_id: str) -> Any:
         waits = [float(wait) for wait in self.kwargs.get("waits", [])]
-        number = (self.number_of_retries or 0) + 1
-        attempt = Attempt(job_id, name, payload, waits, number)
+        absences = self.absences
+        number = (self.number_of_retries or 0) - absences + 1
+        attempt = Attempt(job_id, name, payload, waits, number, absences=absences)
         try:
             return attempt.run(self.jobs)
         except AttemptFailed as failed:
-            self.meta = {"error": failed.error, "last": attempt.last, "due": None}
+            self.meta = {
+                "error": failed.error,
+                "last": failed.wait is None,
+                "due": None,
+                "absences": failed.following.absences,
+            }
             if failed.wait is None:
                 self.retries_left = 0
                 raise
@@ -94,7 +105,9 @@ class RqJob(rq.job.Job):
             # RQ cuts off the fraction of the time that it is due.
             self.meta["due"] = math.ceil(time.time() + wait)
             wait = self.meta["due"] - time.time()
-        return rq.Retry(len(waits), [wait])  # type: ignore[list-item]
+        # Whether there is another attempt has been decided.
+        most = (self.number_of_retries or 0) + 1
+        return rq.Retry(most, [wait])  # type: ignore[list-item]
 
     def set_status(self, status: Any, pipeline: Any = None) -> None:
         """Leave SCHEDULED to the transaction that stores the count of attempts.
