@@ -263,6 +263,43 @@ def test_a_worker_unpickles_nothing(alone, kind):
 
 
 @dbos
+def test_a_worker_leaves_the_rows_of_others_alone(alone, kind):
+    """Those of another release, and of DBOS's tools. It neither ends nor takes them."""
+    place = alone(kind)
+    engine = place.jobs.engine
+    job_id = place.jobs.enqueue("echo")
+    client, _ = engine._open()
+    for number in range(2):
+        client.enqueue({"workflow_name": "wsgi_defer.of_the_next_release",
+                        "workflow_id": f"{place.queue}:next-{number}:1",
+                        "queue_name": place.queue, "app_version": engine.owner},
+                       1)  # fmt: skip
+    client.fork_workflow(engine.serial.id(job_id, 1), 1,
+                         application_version=engine.owner)  # fmt: skip
+    with crashing(place, HASTY) as workers:
+        assert place.wait(job_id).state == "done"
+        place.until(lambda: workers_of(workers), "a worker")
+        before = workers_of(workers)
+        output = place.root / "output"
+        told = "3 rows in DBOS's tables are no jobs"
+        place.until(lambda: told in output.read_text(), "the count")
+        time.sleep(2)  # three looks for stranded jobs
+        assert place.wait(place.jobs.enqueue("echo")).state == "done"
+        assert workers_of(workers) == before
+        assert output.read_text().count(told) == 1
+        assert engine.foreign() == 3
+        assert engine.running("slot-0") == set()
+        workers.terminate()
+        assert workers.supervisor.wait(PATIENCE) == 0
+    assert len(place.times("echo", job_id)) == 1
+
+
+def workers_of(workers):
+    """The ids of the processes that a supervisor has started."""
+    return children(workers.supervisor.pid)
+
+
+@dbos
 def test_a_worker_listens_to_nobody(alone, kind):
     """No admin server, no telemetry."""
     place = alone(kind)

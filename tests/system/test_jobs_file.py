@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import stat
 from contextlib import closing
 
@@ -14,6 +15,7 @@ pytest.importorskip("dbos", reason="dbos is not installed")
 from wsgi_defer.jobs import Jobs, JobsUnavailable, _notices
 from wsgi_defer.jobs.engines.dbos import sqlite_file
 from wsgi_defer.jobs.engines.dbos.client import CLEARING
+from wsgi_defer.jobs.engines.dbos.tables import FIRST
 from wsgi_defer.jobs.engines.dbos.worker import Worker
 
 from .test_jobs_dbos import with_sqlite
@@ -218,3 +220,27 @@ def test_a_worker_says_where_the_jobs_are(jobs, tmp_path):
     assert jobs.engine.where() == f"{place}, a new file that is made now"
     jobs.enqueue("mail.welcome")
     assert jobs.engine.where() == place
+
+
+@with_sqlite
+def test_rows_of_others_are_no_jobs(jobs, tmp_path):
+    """Such as those of another release, and of "dbos workflow fork"."""
+    jobs.enqueue("mail.welcome", job_id="a")
+    engine = jobs.engine
+    client, _ = engine._open()
+    ids = ["elsewhere", "wsgi_defer:b:1:2", "wsgi_defer:b:x", "wsgi_defer:b:01"]
+    for id_ in ids:
+        client.enqueue({"workflow_name": FIRST, "workflow_id": id_,
+                        "queue_name": "wsgi_defer", "app_version": engine.owner},
+                       1)  # fmt: skip
+    client.fork_workflow("wsgi_defer:a:1", 1, application_version=engine.owner)
+    assert [job.id for job in jobs.recent()] == ["a"]
+    for status, cleared in (("ERROR", 0), ("SUCCESS", 1)):
+        with closing(sqlite3.connect(tmp_path / "jobs.db")) as database, database:
+            database.execute(f"UPDATE workflow_status SET status = '{status}'")
+        failed = [job.id for job in jobs.failed()]
+        assert failed == ["a"] * (status == "ERROR")
+        assert jobs.clear(0) == cleared
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
+        count = database.execute("SELECT count(*) FROM workflow_status").fetchone()
+    assert count == (len(ids) + 1,)

@@ -157,6 +157,10 @@ class Dbos(Engine):
         """The ids of workflows that run under that id, as the database has it."""
         return self._ask("looking for lost jobs", lambda _, rows: rows.running(slot))
 
+    def foreign(self) -> int:
+        """How many of DBOS's rows wait here that are no jobs."""
+        return self._ask("counting other rows", lambda _, rows: rows.foreign())
+
     def register_queue(self, polling: float) -> None:
         """Tell DBOS about the queue: each worker runs one job at a time."""
         self._ask(

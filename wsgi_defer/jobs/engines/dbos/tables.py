@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..._attempt import Attempt
-from ..._job import Job, State, utc
+from ..._job import Job, State, is_id, utc
 from .. import _words
 
 FIRST = "wsgi_defer.job"  # the DBOS workflow of each job's first attempt
@@ -67,13 +67,38 @@ class Serial:
         """The workflow's id. None of the three parts can contain a colon."""
         return f"{self._queue}:{job_id}:{place}"
 
-    def split(self, workflow_id: str) -> tuple[str, int]:
-        _, job_id, place = workflow_id.split(":")
-        return job_id, int(place)
+    @property
+    def prefix(self) -> str:
+        """What the ids of all workflows of this queue start with."""
+        return f"{self._queue}:"
+
+    def split(self, workflow_id: str) -> tuple[str, int] | None:
+        """The job's id and the place; None if it is no attempt of a job."""
+        job_id, _, place = workflow_id.removeprefix(self.prefix).partition(":")
+        if not (is_id(job_id) and place.isascii() and place.isdecimal()):
+            return None
+        found = job_id, int(place[:9])
+        return found if self.id(*found) == workflow_id else None
+
+    def jobs(self, workflow_ids: Iterable[str]) -> list[str]:
+        """The jobs' ids. What is no attempt of a job is left out."""
+        return [found[0] for id_ in workflow_ids if (found := self.split(id_))]
 
 
 def columns(*names: str) -> list[sa.ColumnClause[Any]]:
     return [sa.column(name) for name in names]
+
+
+def is_attempt(table: Any, serial: Serial) -> list[sa.ColumnElement[bool]]:
+    """Conditions that the attempts of the queue meet.
+
+    Other rows are those of a release with other workflows, or of ``dbos workflow
+    fork``, which makes ids of its own.
+    """
+    return [
+        table.c.name.in_([FIRST, NEXT]),
+        table.c.workflow_uuid.startswith(serial.prefix, autoescape=True),
+    ]
 
 
 class Attempts:
@@ -101,6 +126,9 @@ class Attempts:
                      "application_name"),
             schema=schema,
         )  # fmt: skip
+        self._ours = sa.and_(
+            self._status.c.application_name == owner, *is_attempt(self._status, serial)
+        )
         self._input = sa.table(
             "workflow_input", *columns("workflow_uuid", "inputs"), schema=schema
         )
@@ -152,13 +180,13 @@ class Attempts:
         moment = int(before * 1000)
         query = (
             sa.select(table.c.workflow_uuid)
-            .where(table.c.name == FIRST, table.c.application_name == self._owner,
+            .where(table.c.name == FIRST, self._ours,
                    table.c.created_at < moment, table.c.workflow_uuid > after)
             .order_by(table.c.workflow_uuid)
             .limit(AT_ONCE // SPAN)
         )  # fmt: skip
         first = [row.workflow_uuid for row in self._ask(query)]
-        attempts = self.of([self._serial.split(id_)[0] for id_ in first]).values()
+        attempts = self.of(self._serial.jobs(first)).values()
         done = [
             [row.workflow_uuid for row in rows]
             for rows in attempts
@@ -228,11 +256,11 @@ class Attempts:
         """The latest jobs, the latest first."""
         table = self._status
         query = sa.select(table.c.workflow_uuid).where(
-            table.c.name == FIRST, table.c.application_name == self._owner
+            table.c.name == FIRST, self._ours
         )
         latest = [table.c.created_at.desc(), *self._order("workflow_status")]
         rows = self._ask(query.order_by(*latest).limit(limit))
-        return self.jobs([self._serial.split(row.workflow_uuid)[0] for row in rows])
+        return self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
 
     def failed(self, limit: int) -> list[Job]:
         """The jobs that failed last, the latest first."""
@@ -241,7 +269,7 @@ class Attempts:
         query = (
             sa.select(table.c.workflow_uuid)
             .outerjoin(output, output.c.workflow_uuid == table.c.workflow_uuid)
-            .where(table.c.status.in_(FAILED), table.c.application_name == self._owner)
+            .where(table.c.status.in_(FAILED), self._ours)
             .order_by(table.c.completed_at.desc(), *self._order("workflow_output"))
         )
         found: list[Job] = []
@@ -250,12 +278,12 @@ class Attempts:
             rows = self._ask(query.limit(limit).offset(start))
             ids = [row.workflow_uuid for row in rows]
             # Jobs that were queued again by hand have another attempt after it.
-            places = {id_: self._serial.split(id_) for id_ in ids}
+            places = {id_: at for id_ in ids if (at := self._serial.split(id_))}
             after = {id_: self._serial.id(job, place + 1)
                      for id_, (job, place) in places.items()}  # fmt: skip
             again = self._by_id(self._status, after.values())
             found += self.jobs(
-                [places[id_][0] for id_ in ids if after[id_] not in again]
+                [place[0] for id_, place in places.items() if after[id_] not in again]
             )
             if len(rows) < limit:
                 break
@@ -275,8 +303,7 @@ class Attempts:
         """The ids of the attempts that run, or ran, under that executor id."""
         table = self._status
         query = sa.select(table.c.workflow_uuid).where(
-            table.c.status == "PENDING", table.c.application_name == self._owner,
-            table.c.executor_id == slot,
+            table.c.status == "PENDING", self._ours, table.c.executor_id == slot
         )  # fmt: skip
         return {row.workflow_uuid for row in self._ask(query)}
 
@@ -284,9 +311,18 @@ class Attempts:
         """The executor ids under which jobs run, or ran."""
         table = self._status
         query = sa.select(table.c.executor_id).distinct().where(
-            table.c.status == "PENDING", table.c.application_name == self._owner
+            table.c.status == "PENDING", self._ours
         )  # fmt: skip
         return {row.executor_id for row in self._ask(query)}
+
+    def foreign(self) -> int:
+        """How many workflows wait or run in this application that are no attempts."""
+        table = self._status
+        query = sa.select(sa.func.count().label("number")).where(
+            table.c.status.in_(["ENQUEUED", "DELAYED", "PENDING"]),
+            table.c.application_name == self._owner, sa.not_(self._ours),
+        )  # fmt: skip
+        return int(self._ask(query)[0].number)
 
 
 def parse(job_id: str, inputs: str) -> Attempt:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+import dbos._sys_db
 from dbos import DBOS
 
 from ..._attempt import Attempt, AttemptFailed
@@ -20,7 +21,7 @@ from .._engine import Served
 from .database import QUIET
 from .serializer import Json, refuse_pickles
 from .slots import Slots, take_one
-from .tables import FIRST, NEXT, Serial, from_arguments
+from .tables import FIRST, NEXT, Serial, from_arguments, is_attempt
 
 logger = logging.getLogger("wsgi_defer")
 
@@ -55,6 +56,8 @@ class Client(Protocol):
 
     def running(self, slot: str) -> set[str]: ...
 
+    def foreign(self) -> int: ...
+
     def follows(self, job_id: str, place: int) -> bool: ...
 
     def put(self, attempt: Attempt, place: int, delay: float) -> None: ...
@@ -77,6 +80,7 @@ class Worker:
         self._free: dict[int, float] = {}  # slots, and since when they are free
         self._stranded: set[str] = set()  # workflows, as of the last look
         self._notices = EachMinute()
+        self._knows_foreign = False
 
     def run(self) -> None:
         """Run jobs until SIGTERM or SIGINT; then finish the job that runs."""
@@ -98,6 +102,7 @@ class Worker:
 
     def _launch(self) -> None:
         refuse_pickles()
+        claim_only_attempts(self._client.serial)
         logging.getLogger("dbos").addFilter(is_news)
         client = self._client
         self._dbos = DBOS(
@@ -130,6 +135,7 @@ class Worker:
             try:
                 stranded = self._stranded_now()
                 self._rescue()
+                self._count_foreign()
             except JobsUnavailable as error:
                 logger.warning("%s (%s)", error, error.__cause__)
             if stranded & self._stranded:
@@ -209,6 +215,16 @@ class Worker:
                 finally:
                     self._slots.give_back(number)
 
+    def _count_foreign(self) -> None:
+        """Say once how many rows are left alone."""
+        if self._knows_foreign or not (number := self._client.foreign()):
+            return
+        self._knows_foreign = True
+        logger.warning(
+            "%d rows in DBOS's tables are no jobs that this worker knows, and are left "
+            "alone. Another release, or one of DBOS's tools, has written them", number,
+        )  # fmt: skip
+
     def _run_as(self, name: str) -> Any:
         def run(*args: Any) -> Any:
             return self._run(args)
@@ -218,7 +234,10 @@ class Worker:
 
     def _run(self, args: tuple[Any, ...]) -> Any:
         """The workflow. DBOS stores what it returns and raises."""
-        job_id, place = self._client.serial.split(DBOS.workflow_id or "")
+        found = self._client.serial.split(DBOS.workflow_id or "")
+        if found is None:
+            raise ValueError("this is no attempt of a job")
+        job_id, place = found
         attempt = from_arguments(job_id, *args)
         if not attempt.last and self._until_reached(
             self._client.follows, job_id, place
@@ -250,6 +269,19 @@ class Worker:
                     raise Unstored from error
                 logger.warning("%s (%s); tried again", error, error.__cause__)
                 time.sleep(1)
+
+
+def claim_only_attempts(serial: Serial) -> None:
+    """In this process, keep DBOS from taking other rows out of the queue.
+
+    It takes any (3.4), and could not run what has another workflow's name. That would
+    count as stranded, and end each worker.
+    """
+
+    def gate(self: Any, queue_name: str, partition_key: str | None) -> Any:
+        return is_attempt(self.tables.workflow_status, serial)
+
+    dbos._sys_db.SystemDatabase._claim_gate = gate  # type: ignore[method-assign]
 
 
 class Unstored(BaseException):
