@@ -237,7 +237,9 @@ def test_rows_of_others_are_no_jobs(jobs, tmp_path):
     assert [job.id for job in jobs.recent()] == ["a"]
     for status, cleared in (("ERROR", 0), ("SUCCESS", 1)):
         with closing(sqlite3.connect(tmp_path / "jobs.db")) as database, database:
-            database.execute(f"UPDATE workflow_status SET status = '{status}'")
+            database.execute(
+                f"UPDATE workflow_status SET status = '{status}', completed_at = 1"
+            )
         failed = [job.id for job in jobs.failed()]
         assert failed == ["a"] * (status == "ERROR")
         assert jobs.clear(0) == cleared
