@@ -255,6 +255,18 @@ class DeferredCall(Call, LazyFuture[T]):
         replaces the middleware's; ``math.inf`` means no limit. Until it is reached,
         gunicorn does not take the worker for stuck, even past gunicorn's ``timeout``.
         A call that runs early inside a call with a limit is ended with that one.
+
+        The error is raised at any line, as for Ctrl-C, but not inside ``threading``,
+        ``queue``, ``logging``, ``concurrent.futures``, pools of database connections,
+        and engines of jobs: it is raised at the next line outside of these, so that no
+        lock stays taken. Where a call waits in these for another thread, as in
+        ``queue.get()``, ``Event.wait()`` and ``Future.result()``, it is ended at once.
+        If it stays in these for another reason, more than 0.3 seconds past its limit,
+        the log says that it keeps running. In code of your own, take a lock by
+        ``with lock:``; after ``lock.acquire()``, the error may come before the ``try``.
+
+        Its ``except`` and ``finally`` blocks have ``time_limit_grace`` seconds, 5 by
+        default; after that, they are ended, too. gevent does not end them.
         """
         self.limit = check_seconds("time_limit", seconds)
         return self

@@ -11,6 +11,7 @@ from .invoke import Around
 
 MAX_CALLS = 1000  # of one request
 MAX_WAITING = 1000  # for the background thread of one process
+GRACE = 5.0  # seconds for a call's clean-up after its time limit
 WhenBusy = Literal["inline", "thread"]
 
 
@@ -33,6 +34,7 @@ class Options(NamedTuple):
     slow_after: float | None = None
     room: Room | None = None
     pools: Mapping[str, Any] | None = None  # of kinds of pools, by name
+    time_limit_grace: float = GRACE
 
     def checked(self) -> Options:
         """Refuse what would fail later, at the first call; return the options."""
@@ -46,6 +48,7 @@ class Options(NamedTuple):
         check_choice("when_busy", self.when_busy, ("inline", "thread"))
         if self.time_limit is not None:
             check_seconds("time_limit", self.time_limit)
+        check_seconds("time_limit_grace", self.time_limit_grace)
         if self.slow_after is not None:
             check_seconds("slow_after", self.slow_after)
         return self

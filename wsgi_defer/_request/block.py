@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from .._calls.drain import discard_held, drain, run_held
 from .._calls.invoke import Around
-from .._calls.options import MAX_CALLS, Options
+from .._calls.options import GRACE, MAX_CALLS, Options
 from .._calls.outcome import Outcome
 from .._calls.scope import Scope, enter, get_current, leave
 from .._runtime.stop_orders import is_order_to_stop
@@ -23,6 +23,7 @@ def deferring(
     around: Around | None = None,
     observers: Iterable[Observer] = (),
     time_limit: float | None = None,
+    time_limit_grace: float = GRACE,
     slow_after: float | None = None,
     pools: Pools | None = None,
 ) -> Iterator[Scope]:
@@ -41,6 +42,7 @@ def deferring(
         max_calls=max_calls,
         around=around,
         time_limit=time_limit,
+        time_limit_grace=time_limit_grace,
         slow_after=slow_after,
         pools=None if pools is None else checked_pools(pools),
     ).checked()

@@ -8,7 +8,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING
 
 from .._calls.invoke import Around
-from .._calls.options import MAX_CALLS, Options, WhenBusy
+from .._calls.options import GRACE, MAX_CALLS, Options, WhenBusy
 from .._calls.scope import enter, get_current, leave
 from .._calls.waiting_room import WhenFull, waiting_room
 from .._runtime.forks import end_fork
@@ -52,6 +52,10 @@ class DeferMiddleware:
     :param observers: each hears of every call, besides the log; see ``Observer``.
     :param time_limit: seconds for each deferred call that has no limit of its own; see
         ``DeferredCall.time_limit()`` for where a call can be ended.
+    :param time_limit_grace: seconds for the clean-up of a call that its limit ends: its
+        ``except`` and ``finally`` blocks. At least 1; after that, they are ended, too.
+        gunicorn does not wait for them: less time is left where the worker's own
+        ``timeout``, or ``graceful_timeout`` after TERM, is over sooner.
     :param slow_after: seconds after which the stack of a running call is logged, once.
         Under gevent, only of a call that waits for something, not of one that computes.
     :param max_waiting: how many deferred calls may wait in this process, of all
@@ -72,6 +76,7 @@ class DeferMiddleware:
         when_busy: WhenBusy = "inline",
         observers: Iterable[Observer] = (),
         time_limit: float | None = None,
+        time_limit_grace: float = GRACE,
         slow_after: float | None = None,
         max_waiting: int | None = None,
         when_full: WhenFull = "raise",
@@ -91,6 +96,7 @@ class DeferMiddleware:
             when_busy=when_busy,
             observers=Observers(observers if room is None else [room, *observers]),
             time_limit=time_limit,
+            time_limit_grace=time_limit_grace,
             slow_after=slow_after,
             room=room,
             pools=None if pools is None else checked_pools(pools),

@@ -143,7 +143,7 @@ def test_an_alarm_that_cannot_be_had(seen, ran, monkeypatch):
 
 def test_the_alarm_that_comes_too_late():
     """Between the end of the call and ours: nothing is raised."""
-    alarm = limit._Alarm(host.TimeUp())
+    alarm = limit._Alarm(host.TimeUp(), 5)
     alarm(signal.SIGALRM, None)
 
 
