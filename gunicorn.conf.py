@@ -21,6 +21,15 @@ timeout = 60
 
 # On TERM, a worker has this many seconds to finish its request and its calls. After
 # that it is killed, so choose more than the calls of your longest request take.
+#
+# Whatever stops gunicorn must wait longer than that, or it kills master and workers
+# first, and nobody is left to name what is lost. At TERM, each worker logs how many
+# calls it still has, and which one runs. For the 60 seconds here:
+#   docker stop -t 70                                         (10 by default)
+#   compose: stop_grace_period: 70s                           (10 by default)
+#   Kubernetes: terminationGracePeriodSeconds: 70             (30 by default; preStop
+#     takes its time from it, too)
+#   systemd: TimeoutStopSec=70, KillMode=mixed                (90 by default)
 graceful_timeout = 60
 
 # Errors, and what wsgi_defer logs, go to the terminal. So does each request.

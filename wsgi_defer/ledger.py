@@ -80,20 +80,16 @@ class Ledger:
         unnamed, last = numbers[begin // 8], numbers[begin // 8 + 1]
         now = time.monotonic()  # the same clock for all processes of a machine
         for entry in range(begin + ENTRY, last + 1, ENTRY):
-            state, queued, began, name, request = _ENTRY.unpack_from(
-                self._memory, entry
-            )
-            if state == _FREE:
+            call = _read(self._memory, entry, now)
+            if call is None:
                 continue
-            running = state == _RUNNING
-            since = now - (began if running else queued)
-            left.append(Left(_text(name), _text(request), running, since))
+            left.append(call)
             numbers[entry // 8] = _FREE
         if unnamed:
             numbers[begin // 8] = 0
         self._free.append(page)
         self._free.sort(reverse=True)
-        left.sort(key=lambda call: (not call.running, -call.since))
+        left.sort(key=_by_urgency)
         return left, unnamed
 
 
@@ -167,6 +163,13 @@ class Recorder(Observer):
         else:  # cancelled, and so not lost
             self._numbers[entry // 8] = _FREE
 
+    def left(self) -> tuple[list[Left], int]:
+        """What has not ended so far, as ``Ledger.close_page()`` returns it."""
+        now = time.monotonic()
+        found = [_read(self._memory, entry, now) for entry in [*self._entries.values()]]
+        left = [call for call in found if call is not None]
+        return sorted(left, key=_by_urgency), len(self._unnamed)
+
     def forget(self) -> None:
         """In a child process: the page is not its own."""
         self._entries.clear()
@@ -174,6 +177,19 @@ class Recorder(Observer):
     def _drop_unnamed(self, call: Call) -> None:
         self._unnamed.discard(id(call))
         self._numbers[self._count] = len(self._unnamed)
+
+
+def _read(memory: mmap.mmap, entry: int, now: float) -> Left | None:
+    state, queued, began, name, request = _ENTRY.unpack_from(memory, entry)
+    if state == _FREE:
+        return None
+    running = state == _RUNNING
+    since = now - (began if running else queued)
+    return Left(_text(name), _text(request), running, since)
+
+
+def _by_urgency(call: Left) -> tuple[bool, float]:
+    return not call.running, -call.since
 
 
 def _bytes(text: str) -> bytes:

@@ -221,3 +221,23 @@ def test_memory_that_was_not_used_is_not_read():
     for page in range(64):
         assert book.close_page(page) == ([], 0)
     assert shared_memory() - before <= 64 * 4
+
+
+def test_what_is_left_so_far(recorded):
+    """For the process that writes it: the calls that run come first."""
+
+    def look():
+        calls, unnamed = recorded.left()
+        seen.append([(call.name, call.running) for call in calls])
+        assert unnamed == 0
+        recorded._numbers[next(iter(recorded._entries.values())) // 8] = 0  # just over
+        assert len(recorded.left()[0]) == 1
+
+    seen = []
+    with deferring():
+        waits = defer(int).named("waits")
+        defer(look).named("runs")
+        waits.cancel()
+        defer(int).named("the last one")
+    assert seen == [[("runs", True), ("the last one", False)]]
+    assert recorded.left() == ([], 0)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, time
 from typing import Any
 
 from .._runtime import host
 from .._runtime.stop_orders import TimeUp
+from ..ledger import Left, Recorder
 
 BEAT = 0.05  # seconds; more often would not help: the master looks once a second
 MARGIN = 0.5  # seconds before the master kills the worker, to name what is lost
+NAMED = 3  # calls that run, named when the worker is told to stop
 ANSWER = 1.0  # seconds before gunicorn's timeout, so that the view can still answer
 
 
@@ -23,6 +27,7 @@ class GunicornHost(host.Host):
     """The worker around this process, whatever its class."""
 
     why = "the worker was told to stop"
+    recorder: Recorder | None = None  # if the master has a ledger
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
@@ -45,12 +50,50 @@ class GunicornHost(host.Host):
             return
 
         def note(number: int, frame: Any) -> None:
-            if self._stopped_at is None:
+            first = self._stopped_at is None
+            if first:
                 self._stopped_at = monotonic()
             theirs(number, frame)
+            if first:
+                self._tell_from_a_thread()
 
         signal.signal(signal.SIGTERM, note)
         signal.siginterrupt(signal.SIGTERM, False)  # as gunicorn has it
+
+    def _tell_from_a_thread(self) -> None:
+        # Not in here: what the signal has interrupted may hold the lock of the log, or
+        # that of threading, which Thread.start() takes.
+        try:
+            _thread.start_new_thread(self.tell_what_is_left, ())
+        except RuntimeError:  # too many threads
+            if line := self._what_is_left():
+                with suppress(OSError):  # nobody reads it
+                    os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+
+    def tell_what_is_left(self) -> None:
+        """Log how many calls have not ended, and which run; nothing if all have.
+
+        Written at once: whoever sent TERM may not wait, and send KILL.
+        """
+        if line := self._what_is_left():
+            self.worker.log.warning("%s", line)
+
+    def _what_is_left(self) -> str:
+        if self.recorder is None:
+            return ""
+        calls, unnamed = self.recorder.left()
+        number = len(calls) + unnamed
+        if not number:
+            return ""
+        running = [_in_short(call) for call in calls if call.running]
+        if len(running) > NAMED:
+            running[NAMED:] = [f"{len(running) - NAMED} more"]
+        seconds = self.time_left() or 0
+        return (
+            f"wsgi_defer: worker {self.worker.pid} was told to stop and has "
+            f"{number} deferred call{'' if number == 1 else 's'} to finish in "
+            f"{max(seconds, 0):.1f} s; running: {', '.join(running) or 'none'}"
+        )
 
     def beat(self, thread: int | None = None) -> None:
         now = monotonic()
@@ -131,6 +174,13 @@ class GeventHost(GunicornHost):
         with gevent.Timeout(seconds, up):
             run()
         return True
+
+
+def _in_short(call: Left) -> str:
+    name = "".join(
+        each if each.isprintable() else ascii(each)[1:-1] for each in call.name
+    )
+    return f"{name} (for {call.since:.1f} s)"
 
 
 def host_for(worker: Any) -> GunicornHost:

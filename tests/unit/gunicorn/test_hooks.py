@@ -26,6 +26,8 @@ from wsgi_defer import DeferMiddleware, background, defer, deferring, gunicorn
 from wsgi_defer._runtime import host
 from wsgi_defer.gunicorn import _hooks
 from wsgi_defer.gunicorn._host import GeventHost, GunicornHost, host_for, time_for_calls
+from wsgi_defer.ledger import Ledger, Left
+from wsgi_defer.observers._observers import observe_process, stop_observing
 
 from ...helpers.client import get, text_app
 from ...helpers.waiting import PATIENCE, until
@@ -219,6 +221,89 @@ def test_the_time_that_is_left(attached, worker):
     os.kill(os.getpid(), signal.SIGTERM)
     assert attached.time_left() <= left  # not from the second one
     assert 25 < time_for_calls() < 30
+
+
+@pytest.fixture
+def recorded(attached):
+    """The worker has a page of the ledger."""
+    ledger = Ledger(1)
+    attached.recorder = ledger.recorder(ledger.take_page())
+    observe_process(attached.recorder)
+    yield attached
+    stop_observing(attached.recorder)
+
+
+def terminate(recorded, caplog):
+    """TERM, and what the log then says of calls."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    until(lambda: "was told to stop" in caplog.text)
+    [line] = [each for each in caplog.messages if "was told to stop" in each]
+    return line
+
+
+def test_term_tells_what_is_left(recorded, caplog):
+    """At once, as KILL may come before the end: how many there are, and which run."""
+    lines = []
+    with deferring():
+        defer(lambda: lines.append(terminate(recorded, caplog))).named(
+            "two\nlines \x1b"
+        )
+        defer(print, "secret").named("waits")
+        defer(int)
+    start, _, rest = lines[0].partition(" s; running: ")
+    begins, _, seconds = start.partition(" was told to stop and has 3 deferred calls ")
+    assert begins == f"wsgi_defer: worker {os.getpid()}"
+    assert seconds.startswith("to finish in 2")
+    assert rest.startswith("two\\nlines \\x1b (for ")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert caplog.text.count("was told to stop") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (1, "1 deferred call to finish in 0.0 s; running: 1 (for 0.0 s)"),
+        (3, "3 (for 0.0 s)"),
+        (5, "running: 1 (for 0.0 s), 2 (for 0.0 s), 3 (for 0.0 s), 2 more"),
+    ],
+)
+def test_calls_of_several_threads(recorded, worker, caplog, number, says):
+    """Some of those that run are named."""
+    calls = [Left(str(each + 1), "", True, 0.0) for each in range(number)]
+    recorded.recorder = SimpleNamespace(left=lambda: (calls, 0))
+    worker.alive, recorded._stopped_at = False, 0.0
+    recorded.tell_what_is_left()
+    assert says in caplog.text
+
+
+def test_calls_that_only_wait(recorded, caplog):
+    """And such as the ledger has no names of."""
+    calls = [Left("waits", "", False, 0.0)]
+    recorded.recorder = SimpleNamespace(left=lambda: (calls, 2))
+    recorded.tell_what_is_left()
+    assert "has 3 deferred calls to finish in 0.0 s; running: none" in caplog.text
+
+
+def test_term_without_calls(recorded, caplog):
+    """Every day. The log says nothing, and nothing without a ledger."""
+    recorded.tell_what_is_left()
+    recorded.recorder = None
+    recorded.tell_what_is_left()
+    assert caplog.text == ""
+
+
+def test_term_without_a_thread(recorded, monkeypatch, capfd):
+    """The log may be locked by what is interrupted: it is written past it."""
+
+    def fail(*args):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", fail)
+    with deferring():
+        defer(os.kill, os.getpid(), signal.SIGTERM).named("it runs")
+    assert "running: it runs (for " in capfd.readouterr().err
+    recorded._tell_from_a_thread()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_time_that_is_left_without_a_signal(attached, worker):
