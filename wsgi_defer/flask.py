@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     when_busy: WhenBusy
     observers: Iterable[Observer]
     time_limit: float | None
+    time_limit_grace: float
     slow_after: float | None
     max_waiting: int | None
     when_full: WhenFull

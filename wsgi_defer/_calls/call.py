@@ -16,7 +16,7 @@ from .._runtime.report import printable, qualified_name
 from ..errors import WaitsForItselfError
 from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T, is_first
 from .invoke import Invocation, check_no_generator, complete
-from .outcome import Outcome
+from .outcome import Outcome, always, not_ok
 
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
 U = TypeVar("U")
@@ -228,7 +228,7 @@ class DeferredCall(Call, LazyFuture[T]):
 
     def always(self) -> DeferredCall[T]:
         """Run it whatever became of the response."""
-        return self.when(_always)
+        return self.when(always)
 
     def on_failure(self) -> DeferredCall[T]:
         """Run it only if the status is 400 or above, or the app raised."""
@@ -261,9 +261,9 @@ class DeferredCall(Call, LazyFuture[T]):
         and engines of jobs: it is raised at the next line outside of these, so that no
         lock stays taken. Where a call waits in these for another thread, as in
         ``queue.get()``, ``Event.wait()`` and ``Future.result()``, it is ended at once.
-        If it stays in these for another reason, more than 0.3 seconds past its limit,
-        the log says that it keeps running. In code of your own, take a lock by
-        ``with lock:``; after ``lock.acquire()``, the error may come before the ``try``.
+        If it stays there for another reason, the log says 0.3 seconds later that it
+        keeps running. In code of your own, take a lock by ``with lock:``; after
+        ``lock.acquire()``, the error may come before the ``try``.
 
         Its ``except`` and ``finally`` blocks have ``time_limit_grace`` seconds, 5 by
         default; after that, they are ended, too. gevent does not end them.
@@ -453,11 +453,3 @@ def check_seconds(option: str, seconds: float) -> float:
     if not seconds > 0:
         raise ValueError(f"{option} takes seconds, more than 0, not {seconds!r}")
     return seconds
-
-
-def _always(outcome: Outcome) -> bool:
-    return True
-
-
-def not_ok(outcome: Outcome) -> bool:
-    return not outcome.ok

@@ -16,11 +16,11 @@ from __future__ import annotations
 from .._runtime import host
 from .._runtime.forks import end_fork
 from .._runtime.stop_orders import is_order_to_stop
-from .call import DeferredCall, not_ok
+from .call import DeferredCall
 from .future import RAISED, RETURNED
 from .invoke import invoke
 from .options import WhenBusy
-from .outcome import Outcome
+from .outcome import Outcome, not_ok
 from .run import reason, run_now
 from .scope import NOT_FOLLOWED, Scope
 

@@ -31,3 +31,13 @@ class Outcome(NamedTuple):
     def ok(self) -> bool:
         """True for a status below 400, or none, from an app that did not raise."""
         return self.error is None and (self.status is None or self.status < 400)
+
+
+def always(outcome: Outcome) -> bool:
+    """For ``DeferredCall.always()``."""
+    return True
+
+
+def not_ok(outcome: Outcome) -> bool:
+    """For ``DeferredCall.on_failure()``."""
+    return not outcome.ok

@@ -227,10 +227,10 @@ def test_the_time_that_is_left(attached, worker):
 def recorded(attached):
     """The worker has a page of the ledger."""
     ledger = Ledger(1)
-    attached.recorder = ledger.recorder(ledger.take_page())
-    observe_process(attached.recorder)
+    recorder = attached.recorder = ledger.recorder(ledger.take_page())
+    observe_process(recorder)
     yield attached
-    stop_observing(attached.recorder)
+    stop_observing(recorder)
 
 
 def terminate(recorded, caplog):
