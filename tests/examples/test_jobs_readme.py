@@ -26,8 +26,8 @@ def shop(ran):
     """The first program, without an engine."""
     namespace = {"__name__": "shop", "send_mail": ran.append}
     code = block("# shop.py")
-    assert '"sqlite:///jobs.db"' in code
-    exec(code.replace('"sqlite:///jobs.db"', "None"), namespace)
+    assert '"sqlite:////srv/shop/jobs.db"' in code
+    exec(code.replace('"sqlite:////srv/shop/jobs.db"', "None"), namespace)
     return namespace
 
 

@@ -87,7 +87,7 @@ def test_promises(ran, capsys):
 def test_jobs(ran):
     """A job is enqueued, and its handler does it."""
     namespace = {"send_mail": ran.append}
-    exec(block("jobs.db").replace('"sqlite:///jobs.db"', "None"), namespace)
+    exec(block("jobs.db").replace('"sqlite:////srv/shop/jobs.db"', "None"), namespace)
     job_id = namespace["signup"]("ada@example.org")
     assert namespace["jobs"].status(job_id).state == "done"
     assert ran == ["ada@example.org"]

@@ -66,7 +66,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     """Each error names the place, and nothing is created."""
     with pytest.raises(ValueError, match=f"there is no directory {tmp_path}/no"):
         Jobs(f"sqlite:///{tmp_path}/no/jobs.db")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         Jobs(f"sqlite:///{tmp_path}")
     with pytest.raises(ValueError, match="takes a path only"):
         Jobs(f"sqlite:///{tmp_path}/jobs.db?timeout=3")

@@ -282,7 +282,9 @@ class DeferredCall(Call, LazyFuture[T]):
             call = call.before
             if call.done():
                 return not call.cancelled()
-        return outcome.ok if call._predicate is None else bool(call._predicate(outcome))
+        predicate = call._predicate
+        del self, call  # frame cycle
+        return outcome.ok if predicate is None else bool(predicate(outcome))
 
     @overload
     def then(self, fn: Callable[[T], Async[U]]) -> DeferredCall[U]: ...
@@ -449,7 +451,7 @@ def _continue(box: list[DeferredCall], how: str, fn: Callable[..., object]) -> o
 
 
 def check_seconds(option: str, seconds: float) -> float:
-    """Refuse what is no time to wait."""
+    """Refuse anything but a time to wait."""
     if not seconds > 0:
         raise ValueError(f"{option} takes seconds, more than 0, not {seconds!r}")
     return seconds

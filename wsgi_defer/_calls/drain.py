@@ -66,6 +66,7 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
             raise
         call.take()
         scope.conclude(call, RAISED, error=error)
+        del call  # frame cycle
         return
     if not wanted:
         scope.skip(call, _why_unwanted(call, outcome))

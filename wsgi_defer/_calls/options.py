@@ -67,7 +67,7 @@ DEFAULTS = Options()
 
 
 class Owner(Protocol):
-    """The scope of a call, as those see it who run the call."""
+    """A call's scope, as seen by the code that runs the call."""
 
     options: Options
     forked: bool
@@ -80,6 +80,9 @@ class Owner(Protocol):
         error: BaseException | None = None,
     ) -> None:
         """The call has returned, or raised: count it, and tell the observers."""
+
+    def skip(self, call: Call, why: str) -> None:
+        """The call does not run, as intended. No effect if its end was told."""
 
     def lose(self, call: Call, why: str) -> None:
         """The call did not run to its end."""

@@ -13,12 +13,13 @@ from .options import Owner
 
 
 def run_now(call: DeferredCall, owner: Owner) -> None:
-    """Run the call in this thread, unless another thread has started or lost it.
+    """Run the call in this thread, unless it was cancelled or lost meanwhile.
 
     What it raises is its failure. Only an order to stop goes up.
     """
     invocation = call.start()
     if invocation is None:
+        owner.skip(call, "it was cancelled")
         return
     options = owner.options
     heard = options.observers

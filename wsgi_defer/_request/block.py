@@ -80,5 +80,8 @@ def _end_block(scope: Scope, error: BaseException | None) -> None:
         scope.note_order(error)
     discard_held(scope, "the block raised")
     drain(scope, Outcome(status=None, error=error))
-    if refusal is not None:
-        raise refusal
+    try:
+        if refusal is not None:
+            raise refusal
+    finally:
+        del error, refusal  # frame cycle

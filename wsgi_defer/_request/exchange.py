@@ -207,7 +207,11 @@ class Exchange(Scope):
         finished = body if isinstance(body, (list, tuple)) else None
         is_file = finished is None and is_sendfile_body(self._environ, body)
         if finished is None and not is_file and not is_body(body):
-            self.abort(TypeError(f"the app returned {type(body).__name__}, no body"))
+            self.abort(
+                TypeError(
+                    f"the app returned {type(body).__name__}, which is not a WSGI body"
+                )
+            )
             return body  # the server says so in its own way
         if not self.registered:
             if is_file and self.end_unused():

@@ -45,10 +45,11 @@ class DeferMiddleware:
     :param inline: True runs the calls in the thread that served the request, False on
         the background thread. By default the server decides: inline, unless a client
         would have to wait for them.
-    :param when_busy: "thread" checks before each call whether a client waits for this
+    :param when_busy: with "inline", the default, the worker finishes all calls first.
+        With "thread", it looks before each call whether a client waits for this
         process, and then leaves the rest to the background thread; the app must be
-        thread-safe. "inline" finishes them first. It needs gunicorn, with the hooks of
-        ``wsgi_defer.gunicorn`` or its worker classes.
+        thread-safe. That needs gunicorn, with the hooks of ``wsgi_defer.gunicorn`` or
+        its worker classes.
     :param observers: each hears of every call, besides the log; see ``Observer``.
     :param time_limit: seconds for each deferred call that has no limit of its own; see
         ``DeferredCall.time_limit()`` for where a call can be ended.

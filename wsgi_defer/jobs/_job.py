@@ -120,7 +120,7 @@ def utc(seconds: float | None) -> datetime | None:
 
 
 def check_id(job_id: str) -> str:
-    """Refuse what is no id. Raises ``TypeError`` and ``ValueError``."""
+    """Refuse anything but an id. Raises ``TypeError`` and ``ValueError``."""
     if not isinstance(job_id, str):
         raise TypeError(f"a job's id is a str, not {type(job_id).__name__}")
     if not _ID.fullmatch(job_id):
@@ -137,7 +137,7 @@ def is_id(job_id: object) -> bool:
 
 
 def check_name(name: str) -> str:
-    """Refuse what is no name for a handler. Raises ``TypeError``, ``ValueError``."""
+    """Refuse anything but a handler's name. Raises ``TypeError``, ``ValueError``."""
     if not isinstance(name, str):
         raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:

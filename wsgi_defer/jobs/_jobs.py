@@ -46,7 +46,7 @@ class Jobs:
 
     ::
 
-        jobs = Jobs("sqlite:///jobs.db")
+        jobs = Jobs("sqlite:////srv/shop/jobs.db")
 
         @jobs.handler("mail.welcome", attempts=5, backoff=60)
         def welcome(payload):

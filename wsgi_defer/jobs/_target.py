@@ -78,7 +78,7 @@ def load(path: str) -> Jobs:
     hint = ""
     if given is None and callable(found):
         hint = f". If it makes the app, write '{path}()'"
-    raise Refusal(f"{path} is no Jobs object, but a {type(found).__name__}{hint}")
+    raise Refusal(f"{path} is not a Jobs object, but a {type(found).__name__}{hint}")
 
 
 def _tried(what: str, do: Callable[[], Any]) -> Any:

@@ -60,7 +60,7 @@ class LoggingObserver(Observer):
     def overran(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
         report.log(
             logging.WARNING,
-            "%s call %s runs on past its time limit, %.1f s so far; %s\n%s",
+            "%s call %s is still running past its time limit, after %.1f s; %s\n%s",
             call.kind, call.label, seconds, _where(call, scope), stack,
         )  # fmt: skip
 

@@ -93,10 +93,10 @@ class Coroutines:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Task:
-        """Raises ``TypeError`` for what is no coroutine function, too."""
+        """Raises ``TypeError`` for anything but a coroutine function, too."""
         if not (iscoroutinefunction(fn) or iscoroutinefunction(type(fn).__call__)):
             raise TypeError(
-                f"{qualified_name(fn)} is no coroutine function; the pool {pool!r} "
+                f"{qualified_name(fn)} is not a coroutine function; the pool {pool!r} "
                 "runs these only. A ThreadPool runs plain functions; if it calls a "
                 "coroutine function, wrap it: async def f(): return await g()"
             )

@@ -83,7 +83,7 @@ Pools = Mapping[str, PoolKind] | Iterable[tuple[str, PoolKind]]
 
 
 def checked_pools(pools: Pools | None) -> Mapping[str, PoolKind]:
-    """Refuse what is no set of pools; return it by name, with a ``default``."""
+    """Refuse anything but a set of pools; return it by name, with a ``default``."""
     if pools is None:
         return _DEFAULT_POOLS
     checked: dict[str, PoolKind] = {}

@@ -53,7 +53,7 @@ class Processes(Threads):
             return
         place = Place(self)
         try:
-            self._run_jobs(place.run)
+            self._run_tasks(place.run)
         finally:
             place.retire()
 

@@ -108,7 +108,7 @@ class Threads:
 
     def _work(self) -> None:
         if self._has_begun():
-            self._run_jobs(self._run)
+            self._run_tasks(self._run)
 
     def _has_begun(self) -> bool:
         """Count this thread in. False if another thread has its place: its start was
@@ -120,7 +120,7 @@ class Threads:
             self._threads += 1
             return True
 
-    def _run_jobs(self, run: Callable[[Task], None]) -> None:
+    def _run_tasks(self, run: Callable[[Task], None]) -> None:
         while True:
             self._tokens.get()
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -345,3 +345,50 @@ def test_what_comes_at_the_end_is_not_handed_over(monkeypatch, ran):
     finally:
         leave(token)
     assert ran == ["late"]
+
+
+def test_cancelled_by_its_own_when(ran):
+    """It has an end, and does not keep its place among those that wait."""
+    heard = Ends()
+
+    def view():
+        call = defer(ran.append, 1)
+        call.when(lambda outcome: call.cancel())
+
+    app = DeferMiddleware(text_app(view), observers=[heard], max_waiting=1)
+    for _ in range(2):  # the second needs the place of the first
+        get(app)
+    assert ran == []
+    assert heard.ends == ["it was cancelled"] * 2
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_block_is_freed_after_a_failure(held, caplog):
+    """A failure to ask a call, or to hand work over, leaves no cycle behind."""
+
+    def fail(outcome=None):
+        raise ZeroDivisionError
+
+    caplog.set_level(logging.CRITICAL, "wsgi_defer")  # a record keeps the traceback
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(ZeroDivisionError), deferring() as scope:
+            if held:
+                before_response(fail)
+            defer(int).when(fail)
+        gone = weakref.ref(scope)
+        del scope
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+class Ends(Observer):
+    """Notes why calls were skipped."""
+
+    def __init__(self):
+        self.ends = []
+
+    def skipped(self, call, scope, why):
+        self.ends.append(why)

@@ -228,7 +228,7 @@ def test_a_wait_inside_of_something_else(seen, ran, caplog, monkeypatch):
     assert [type(error) for error in seen.errors] == [TimeLimitError]
     (label, _, stack) = seen.over[0]
     assert "in emit" in stack
-    assert f"{label} runs on past its time limit" in caplog.text
+    assert f"{label} is still running past its time limit" in caplog.text
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_on_another_thread_it_is_reported(seen, caplog, monkeypatch):
     assert seconds >= 0.05
     assert "in long" in stack
     assert "_drain.py" not in stack
-    assert "runs on past its time limit" in caplog.text
+    assert "is still running past its time limit" in caplog.text
     assert label in caplog.text
 
 

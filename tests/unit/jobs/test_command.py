@@ -71,7 +71,7 @@ def test_clear_tells_how_many(here, capsys):
         (["list", "no_such_app:jobs"], "cannot import no_such_app: ModuleNotFoundErr"),
         (["list", "command_broken:jobs"], "ZeroDivisionError: division by zero, in"),
         (["list", "command_app:jbos"], "command_app has no jbos"),
-        (["list", "command_app:nothing"], "is no Jobs object, but a NoneType"),
+        (["list", "command_app:nothing"], "is not a Jobs object, but a NoneType"),
         (["list", "command_app:down"], "listing the jobs failed"),
         (["list", "command_app:down"], "(OSError: connection refused)"),
         (["show", "command_app:jobs", "x"], "there is no job 'x'"),

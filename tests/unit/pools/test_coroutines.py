@@ -133,7 +133,7 @@ def test_what_is_no_coroutine_function(scope):
         async def __call__(self):
             return 1
 
-    with pytest.raises(TypeError, match="sleep is no coroutine function"):
+    with pytest.raises(TypeError, match="sleep is not a coroutine function"):
         pool("coroutines").submit(time.sleep, 1)
     assert pool("coroutines").submit(Task()).result() == 1
     assert pool("coroutines").submit(functools.partial(same_later, 2)).result() == 2

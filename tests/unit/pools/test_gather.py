@@ -360,7 +360,7 @@ def test_map_raises_in_its_turn(scope):
     next(futures)
     futures.close()
     assert not scope.guests
-    with pytest.raises(TypeError, match="no coroutine function"):
+    with pytest.raises(TypeError, match="not a coroutine function"):
         pool("io").map(int, "1")
     with pytest.raises(ZeroDivisionError):  # of what it iterates over
         pool("io").map(asyncio.sleep, (1 / n + LONG for n in (1, 0)))

@@ -94,13 +94,13 @@ class Celery(Engine):
 
     @staticmethod
     def check(url: str) -> None:
-        """Refuse what is no URL."""
+        """Refuse anything but a URL."""
         try:
             parse_url(url)
         except ValueError:
             # Not the error itself: it may repeat a part of the password.
             raise ValueError(
-                "this is no URL of a broker, or of a result backend; # / ? @ in a "
+                "this is not a URL of a broker, or of a result backend; # / ? @ in a "
                 "password are written as %23 %2F %3F %40"
             ) from None
 

@@ -36,7 +36,7 @@ def check_file(path: str) -> None:
     if not os.path.isdir(folder):
         raise ValueError(f"there is no directory {folder} for the jobs; make it")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is no file, so it cannot hold jobs")
+        raise ValueError(f"{path} is not a file, so it cannot hold jobs")
     if any(point == path for point, _ in mounts()):
         raise ValueError(
             f"{path} is itself a mount point. SQLite keeps a log beside the file, and "

@@ -236,7 +236,7 @@ class Worker:
         """The workflow. DBOS stores what it returns and raises."""
         found = self._client.serial.split(DBOS.workflow_id or "")
         if found is None:
-            raise ValueError("this is no attempt of a job")
+            raise ValueError("this is not an attempt of a job")
         job_id, place = found
         attempt = from_arguments(job_id, *args)
         if not attempt.last and self._until_reached(

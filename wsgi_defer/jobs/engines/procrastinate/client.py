@@ -104,12 +104,12 @@ class Procrastinate(Engine):
         except psycopg.Error as error:
             # Not the error itself: it may repeat the password.
             raise ValueError(
-                f"this is no URL of PostgreSQL ({type(error).__name__})"
+                f"this is not a URL of PostgreSQL ({type(error).__name__})"
             ) from None
         if not all(port.isdigit() for port in ports.split(",") if port):
             raise ValueError(
-                "the port in this URL of PostgreSQL is no number; / ? @ in a password "
-                "are written as %2F %3F %40"
+                "the port in this URL of PostgreSQL is not a number; / ? @ in a "
+                "password are written as %2F %3F %40"
             )
 
     def cause(self, error: BaseException) -> BaseException:

@@ -68,14 +68,14 @@ class Rq(Engine):
 
     @staticmethod
     def check(url: str) -> None:
-        """Refuse what is no URL of Redis."""
+        """Refuse anything but a URL of Redis."""
         try:
             parse_url(url)
             number = urlsplit(url).path.strip("/")
         except ValueError:
             # Not the error itself: it may repeat a part of the password.
             raise ValueError(
-                "this is no URL of Redis; # / ? @ in a password are written as "
+                "this is not a URL of Redis; # / ? @ in a password are written as "
                 "%23 %2F %3F %40"
             ) from None
         if number and not (number.isascii() and number.isdigit()):

@@ -75,7 +75,7 @@ class RqJob(rq.job.Job):
         if order is None:
             self.retries_left = 0
             logger.error("a job of RQ was refused: it is not one of wsgi_defer's")
-            raise ValueError("this is no job of wsgi_defer")
+            raise ValueError("this is not a job of wsgi_defer")
         try:
             return self._attempt(*order)
         finally:  # RQ ends the process by os._exit()
