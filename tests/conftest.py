@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import threading
 
@@ -15,6 +16,10 @@ pytest.register_assert_rewrite("tests.helpers.every_pool", "tests.helpers.pools"
 from .helpers import command_app  # noqa: E402  # when those are known
 from .helpers.pools import POOLS, running_of  # noqa: E402, running_of
 from .helpers.waiting import until  # noqa: E402
+
+# A shell ignores it for what it starts in the background, and that is inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -158,15 +158,10 @@ def test_a_worker_whose_file_was_removed_ends(jobs, tmp_path):
 
 @with_sqlite
 def test_a_question_mark_in_the_path_is_refused(tmp_path):
-    """What follows would be left out without a word. Written as %3F, it is fine."""
+    """What follows would be left out without a word."""
     (tmp_path / "what?").mkdir()
-    with pytest.raises(ValueError, match="written as %3F"):
+    with pytest.raises(ValueError, match="Rename a directory"):
         Jobs(f"sqlite:///{tmp_path}/what?/jobs.db")
-    jobs = Jobs(f"sqlite:///{tmp_path}/what%3F/jobs.db")
-    jobs.handler("a")(print)
-    jobs.enqueue("a")
-    jobs.engine.close()
-    assert (tmp_path / "what?" / "jobs.db").exists()
 
 
 @with_sqlite

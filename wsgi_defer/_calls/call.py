@@ -257,10 +257,11 @@ class DeferredCall(Call, LazyFuture[T]):
         A call that runs early inside a call with a limit is ended with that one.
 
         The error is raised at any line, as for Ctrl-C, but not inside ``threading``,
-        ``queue``, ``logging``, ``concurrent.futures``, pools of database connections,
-        and engines of jobs: it is raised at the next line outside of these, so that no
-        lock stays taken. Where a call waits in these for another thread, as in
-        ``queue.get()``, ``Event.wait()`` and ``Future.result()``, it is ended at once.
+        ``queue``, ``logging``, ``concurrent.futures``, queues and locks of
+        ``multiprocessing``, pools of database connections, and engines of jobs: it is
+        raised at the next line outside of these, so that no lock stays taken. Where a
+        call waits there for another thread, as in ``queue.get()``, ``Event.wait()`` and
+        ``Future.result()``, it is ended at once; for another process, it is not.
         If it stays there for another reason, the log says 0.3 seconds later that it
         keeps running. In code of your own, take a lock by ``with lock:``; after
         ``lock.acquire()``, the error may come before the ``try``.

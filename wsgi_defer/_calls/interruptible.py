@@ -27,7 +27,7 @@ WAITING = frozenset(
         f"{_PACKAGE}.pools",
     ]
 )
-# In these it may not: they hold something else meanwhile.
+# In these, not even while it waits: they hold something else meanwhile.
 CLOSED = frozenset(
     [
         "logging",

@@ -196,10 +196,11 @@ class Dbos(Engine):
 
     def _watch_path(self) -> None:
         """Say it once if the URL leads to another file by now."""
-        if self._path is None or self._given is None:
+        given = self._given  # another thread may set it to None meanwhile
+        if self._path is None or given is None:
             return
         try:
-            now = os.path.realpath(self._given)
+            now = os.path.realpath(given)
         except OSError:  # the current directory was removed
             return
         if now != self._path:

@@ -56,8 +56,8 @@ def database(url: str) -> sa.URL:
                          "name a file, such as sqlite:///jobs.db")  # fmt: skip
     if "?" in url or found.host:
         raise ValueError("sqlite:// takes a path only: sqlite:///jobs.db, or with four "
-                         "slashes, sqlite:////var/lib/app/jobs.db. A ? in a path is "
-                         "written as %3F")  # fmt: skip
+                         "slashes, sqlite:////var/lib/app/jobs.db. Rename a directory "
+                         "that has a ? in its name")  # fmt: skip
     # Without links: workers of the same file need the same slots.
     return found.set(database=os.path.realpath(found.database or ""))
 

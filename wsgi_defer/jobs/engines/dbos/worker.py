@@ -200,8 +200,8 @@ class Worker:
                     if self._slots.is_silent(number) and self._notices.due(number):
                         logger.warning(
                             "%s is locked, but its holder has shown no sign of life for"
-                            " a minute. Jobs that ran under it wait until it is free. "
-                            "If no worker has it, end the process that has",
+                            " a minute: a worker that finishes a long job, or another "
+                            "program. Jobs that ran under it wait until it is free",
                             self._slots.name(number),
                         )
                     continue
