@@ -166,6 +166,7 @@ class Recorder(Observer):
     def left(self) -> tuple[list[Left], int]:
         """What has not ended so far, as ``Ledger.close_page()`` returns it."""
         now = time.monotonic()
+        # A copy, as other threads add to it.
         found = [_read(self._memory, entry, now) for entry in [*self._entries.values()]]
         left = [call for call in found if call is not None]
         return sorted(left, key=_by_urgency), len(self._unnamed)

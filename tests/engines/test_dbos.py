@@ -281,7 +281,7 @@ def test_a_worker_leaves_the_rows_of_others_alone(alone, kind):
         place.until(lambda: workers_of(workers), "a worker")
         before = workers_of(workers)
         output = place.root / "output"
-        told = "3 rows in DBOS's tables are no jobs"
+        told = "3 rows in DBOS's tables are not jobs"
         place.until(lambda: told in output.read_text(), "the count")
         time.sleep(2)  # three looks for stranded jobs
         assert place.wait(place.jobs.enqueue("echo")).state == "done"

@@ -221,7 +221,7 @@ def test_a_call_that_begins_while_the_rest_is_lost(monkeypatch):
     """It is the thread's, which tells its end, and was not cancelled."""
     monkeypatch.setattr(background, "EXIT_WAIT", 0.01)
     monkeypatch.setattr(background, "BEAT", 0.01)
-    monkeypatch.setattr(host.current, "recorded", True, raising=False)
+    monkeypatch.setattr(host.Host, "recorded", True)
     release, has_begun, over = (threading.Event() for _ in range(3))
 
     def begin():

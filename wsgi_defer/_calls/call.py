@@ -267,7 +267,7 @@ class DeferredCall(Call, LazyFuture[T]):
         ``lock.acquire()``, the error may come before the ``try``.
 
         Its ``except`` and ``finally`` blocks have ``time_limit_grace`` seconds, 5 by
-        default; after that, they are ended, too. gevent does not end them.
+        default; after that, they are ended, too. Under gevent, nothing ends them.
         """
         self.limit = check_seconds("time_limit", seconds)
         return self

@@ -1,9 +1,9 @@
-"""Where an alarm may end a call: not where locks are worked, but where it waits.
+"""Where an alarm may end a call: not while it works with locks, but while it waits.
 
 A handler of a signal may run, and raise, between any two steps of Python code. Just
 after a lock was taken, and before the ``try`` that gives it back, that leaves it taken
 for ever; a pool of connections loses one in the same way. So a call is left alone while
-it is in such code, whoever wrote what runs inside of it.
+it is in such code, and in all that such code calls.
 
 A wait for a condition is different: it has given its lock back, and Python has written
 it for ``KeyboardInterrupt``, which comes in the same way.
@@ -27,7 +27,7 @@ WAITING = frozenset(
         f"{_PACKAGE}.pools",
     ]
 )
-# In these, not even while it waits: they hold something else meanwhile.
+# In these, not even while it waits, as they hold something else meanwhile.
 CLOSED = frozenset(
     [
         "logging",

@@ -96,8 +96,9 @@ class _Alarm:
 
     It raises ``TimeUp`` inside the call at the limit; and then again after each grace,
     for code that catches even BaseException, or whose clean-up never ends. Where the
-    call must be left alone, it looks again soon, and at the next line that is not
-    there: in a loop, that may be much shorter than the time between two looks.
+    call must be left alone, it looks again soon. It also traces the lines of the
+    callers, to strike at the first one outside: in a loop, that line may be over before
+    the next look.
     """
 
     def __init__(self, up: TimeUp, grace: float) -> None:

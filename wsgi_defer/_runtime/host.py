@@ -15,8 +15,11 @@ class Host:
     """
 
     why = "the process was told to stop"  # the reason given for calls that were cut off
-    # Whether something outlives the process, and names the call that ran in it.
-    recorded = False
+
+    @property
+    def recorded(self) -> bool:
+        """Whether something outlives the process, and names the call that ran in it."""
+        return False
 
     def beat(self, thread: int | None = None) -> None:
         """Tell the watcher of this process that ``thread``, or this one, is at work."""

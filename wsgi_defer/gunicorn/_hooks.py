@@ -157,7 +157,7 @@ def attach(worker: Any) -> None:
         recorder = master.ledger.recorder(master.pages[worker.age])
         _recorders.append(recorder)
         observe_process(recorder)
-        current.recorder, current.recorded = recorder, True
+        current.recorder = recorder
     host.install(current)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .._runtime import host
 from .._runtime.stop_orders import TimeUp
-from ..ledger import Left, Recorder
+from ..ledger import Recorder
 
 BEAT = 0.05  # seconds; more often would not help: the master looks once a second
 MARGIN = 0.5  # seconds before the master kills the worker, to name what is lost
@@ -85,7 +85,8 @@ class GunicornHost(host.Host):
         number = len(calls) + unnamed
         if not number:
             return ""
-        running = [_in_short(call) for call in calls if call.running]
+        running = [f"{each.name} (for {each.since:.1f} s)"
+                   for each in calls if each.running]  # fmt: skip
         if len(running) > NAMED:
             running[NAMED:] = [f"{len(running) - NAMED} more"]
         seconds = self.time_left() or 0
@@ -94,6 +95,10 @@ class GunicornHost(host.Host):
             f"{number} deferred call{'' if number == 1 else 's'} to finish in "
             f"{max(seconds, 0):.1f} s; running: {', '.join(running) or 'none'}"
         )
+
+    @property
+    def recorded(self) -> bool:
+        return self.recorder is not None
 
     def beat(self, thread: int | None = None) -> None:
         now = monotonic()
@@ -174,13 +179,6 @@ class GeventHost(GunicornHost):
         with gevent.Timeout(seconds, up):
             run()
         return True
-
-
-def _in_short(call: Left) -> str:
-    name = "".join(
-        each if each.isprintable() else ascii(each)[1:-1] for each in call.name
-    )
-    return f"{name} (for {call.since:.1f} s)"
 
 
 def host_for(worker: Any) -> GunicornHost:

@@ -129,8 +129,8 @@ class Dbos(Engine):
                 if not slots.take(CLEARING):
                     if self._notices.due(CLEARING):
                         logger.warning(
-                            "nothing was cleared: another process has locked %s. If it "
-                            "is no other clear(), end it", slots.name(CLEARING),
+                            "nothing was cleared: another process has locked %s. If "
+                            "that is not another clear(), end it", slots.name(CLEARING),
                         )  # fmt: skip
                     return 0
                 cleared = 0
@@ -158,7 +158,7 @@ class Dbos(Engine):
         return self._ask("looking for lost jobs", lambda _, rows: rows.running(slot))
 
     def foreign(self) -> int:
-        """How many of DBOS's rows wait here that are no jobs."""
+        """How many of DBOS's rows that wait here are not jobs."""
         return self._ask("counting other rows", lambda _, rows: rows.foreign())
 
     def register_queue(self, polling: float) -> None:
@@ -288,9 +288,8 @@ class Dbos(Engine):
 
 def given_path(url: str | None) -> str | None:
     """The path of a URL of SQLite, as it was written."""
-    if url is None or not is_sqlite(sa.make_url(url.removeprefix("dbos+"))):
-        return None
-    return sa.make_url(url).database
+    given = None if url is None else sa.make_url(url)
+    return given.database if given is not None and is_sqlite(given) else None
 
 
 def clear(

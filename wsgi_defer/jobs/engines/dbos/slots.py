@@ -13,10 +13,11 @@ from zlib import crc32
 
 import sqlalchemy as sa
 
+from .sqlite_file import PRIVATE
+
 MOST = 1000
-# Seconds. A worker shows signs of life more often than that.
+# Seconds. A worker shows signs of life more often, until it is told to stop.
 SILENCE = 60.0
-PRIVATE = 0o600  # the mode of a new file
 
 
 class Slots(Protocol):

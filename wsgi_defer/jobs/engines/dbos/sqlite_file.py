@@ -91,6 +91,9 @@ def unescape(point: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
 
 
+PRIVATE = 0o600  # the mode of a new file
+
+
 class FileGone(Exception):  # noqa: N818 - says what happened
     """The file was removed, or replaced by another, while it was open."""
 
@@ -120,7 +123,7 @@ def make(path: str) -> None:
     process has on it. SQLite gives its log and its shared memory the same mode.
     """
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
     except FileExistsError:
         pass
 

@@ -73,7 +73,7 @@ class Serial:
         return f"{self._queue}:"
 
     def split(self, workflow_id: str) -> tuple[str, int] | None:
-        """The job's id and the place; None if it is no attempt of a job."""
+        """The job's id and the place; None if it is not an attempt of a job."""
         job_id, _, place = workflow_id.removeprefix(self.prefix).partition(":")
         if not (is_id(job_id) and place.isascii() and place.isdecimal()):
             return None
@@ -81,7 +81,7 @@ class Serial:
         return found if self.id(*found) == workflow_id else None
 
     def jobs(self, workflow_ids: Iterable[str]) -> list[str]:
-        """The jobs' ids. What is no attempt of a job is left out."""
+        """The jobs' ids. Ids that are not attempts of jobs are left out."""
         return [found[0] for id_ in workflow_ids if (found := self.split(id_))]
 
 
@@ -316,7 +316,7 @@ class Attempts:
         return {row.executor_id for row in self._ask(query)}
 
     def foreign(self) -> int:
-        """How many workflows wait or run in this application that are no attempts."""
+        """How many workflows that wait or run in this application are not attempts."""
         table = self._status
         query = sa.select(sa.func.count().label("number")).where(
             table.c.status.in_(["ENQUEUED", "DELAYED", "PENDING"]),

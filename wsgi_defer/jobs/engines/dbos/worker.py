@@ -221,8 +221,9 @@ class Worker:
             return
         self._knows_foreign = True
         logger.warning(
-            "%d rows in DBOS's tables are no jobs that this worker knows, and are left "
-            "alone. Another release, or one of DBOS's tools, has written them", number,
+            "%d rows in DBOS's tables are not jobs that this worker knows, and are "
+            "left alone. Another release, or one of DBOS's tools, has written them",
+            number,
         )  # fmt: skip
 
     def _run_as(self, name: str) -> Any:
