@@ -10,10 +10,12 @@ import threading
 import pytest
 
 from wsgi_defer import background, current_scope, deferring
+from wsgi_defer._calls import watch
 
 pytest.register_assert_rewrite("tests.helpers.every_pool", "tests.helpers.pools")
 
 from .helpers import command_app  # noqa: E402  # when those are known
+from .helpers.limits import Clock, Failures  # noqa: E402
 from .helpers.pools import POOLS, running_of  # noqa: E402, running_of
 from .helpers.waiting import until  # noqa: E402
 
@@ -26,6 +28,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def ran():
     """A list that calls append to, and that tests compare."""
     return []
+
+
+@pytest.fixture
+def seen():
+    """What calls failed with, and which were slow or ran over."""
+    return Failures()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of time limits, in which time can pass at once."""
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def the_alarm_is_as_it_was(monkeypatch):
+    """No test leaves a handler or a timer, or something that is watched; and none has
+    to wait long for who watches."""
+    monkeypatch.setattr(watch, "INTERVAL", 0.01)
+    yield
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert not (watch.watch.made and watch.watch.made._calls)
 
 
 @pytest.fixture

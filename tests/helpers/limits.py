@@ -50,13 +50,3 @@ def sleep_on(seconds=20, enough=bool):
     while time.monotonic() < deadline and not enough():
         with contextlib.suppress(Exception):
             time.sleep(0.005)
-
-
-def keep_the_alarm(monkeypatch):
-    """For a fixture: no test leaves a handler or a timer, or something that is watched;
-    and none has to wait long for who watches."""
-    monkeypatch.setattr(watch, "INTERVAL", 0.01)
-    yield
-    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    assert not (watch.watch.made and watch.watch.made._calls)

@@ -28,24 +28,11 @@ from wsgi_defer.pools import ThreadPool
 from wsgi_defer.pools._task import Task
 
 from ..helpers.client import get, text_app
-from ..helpers.limits import Clock, Failures, keep_the_alarm, sleep_on
+from ..helpers.limits import sleep_on
 from ..helpers.pools import LONG, impatient, same
 from ..helpers.waiting import PATIENCE, at_best, until
 
-
-@pytest.fixture
-def seen():
-    return Failures()
-
-
-@pytest.fixture(autouse=True)
-def the_alarm_is_as_it_was(monkeypatch):
-    yield from keep_the_alarm(monkeypatch)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    return Clock(monkeypatch)
+pytestmark = pytest.mark.usefixtures("the_alarm_is_as_it_was")
 
 
 @pytest.fixture

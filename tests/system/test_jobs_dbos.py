@@ -32,15 +32,6 @@ with_sqlite = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def jobs(tmp_path):
-    """Jobs in a file of their own, with a handler that is never run."""
-    jobs = Jobs(f"sqlite:///{tmp_path}/jobs.db")
-    jobs.handler("mail.welcome", attempts=3)(print)
-    yield jobs
-    jobs.engine.close()
-
-
 def test_an_old_sqlite_is_refused(tmp_path, monkeypatch):
     """With this Python, DBOS would fail at its start, with an obscure error."""
     monkeypatch.chdir(tmp_path)  # the tests' directory may belong to another user

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -19,15 +20,6 @@ from wsgi_defer.jobs.engines.dbos.tables import FIRST
 from wsgi_defer.jobs.engines.dbos.worker import Worker
 
 from .test_jobs_dbos import with_sqlite
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    """Jobs in a file of their own, with a handler that is never run."""
-    jobs = Jobs(f"sqlite:///{tmp_path}/jobs.db")
-    jobs.handler("mail.welcome", attempts=3)(print)
-    yield jobs
-    jobs.engine.close()
 
 
 def mode(path):
@@ -101,7 +93,7 @@ def test_a_slot_that_a_stranger_holds_is_logged(jobs, tmp_path, caplog, monkeypa
     other = jobs.engine.slots()  # a worker
     assert other.take(8)
     path = tmp_path / "jobs.db.wsgi_defer.slot"
-    with hold_lock(tmp_path / f"{path}-7"):
+    with hold_lock(Path(f"{path}-7")):
         for number in (7, 8):
             os.utime(f"{path}-{number}", (0, 0))
         other.check()

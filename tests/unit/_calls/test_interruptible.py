@@ -18,18 +18,9 @@ from wsgi_defer._calls.interruptible import blocker
 from wsgi_defer._calls.options import Options
 from wsgi_defer._runtime import host
 
-from ...helpers.limits import Failures, keep_the_alarm
 from ...helpers.waiting import PATIENCE, until
 
-
-@pytest.fixture
-def seen():
-    return Failures()
-
-
-@pytest.fixture(autouse=True)
-def the_alarm_is_as_it_was(monkeypatch):
-    yield from keep_the_alarm(monkeypatch)
+pytestmark = pytest.mark.usefixtures("the_alarm_is_as_it_was")
 
 
 def in_module(name):
@@ -79,18 +70,22 @@ def busy(seconds, then=int):
 
 
 @pytest.mark.parametrize("module", ["queue", "logging", "sqlalchemy.pool.base"])
-def test_it_comes_to_its_end_there(seen, ran, module, monkeypatch):
+def test_it_comes_to_its_end_there(seen, ran, module, clock, monkeypatch):
     """And the call is ended just after that."""
     monkeypatch.setattr(watch, "GRACE", PATIENCE)
     inside = in_module(module)
 
+    def reach_the_limit():
+        clock.skip(PATIENCE)
+        busy(0.1, lambda: ran.append("came to its end"))
+
     def work():
-        inside(busy, 0.1, lambda: ran.append("came to its end"))
+        inside(reach_the_limit)
         while True:
             pass
 
     with deferring(observers=[seen]):
-        defer(work).time_limit(0.02)
+        defer(work).time_limit(PATIENCE)
         defer(ran.append, "the next one")
     assert ran == ["came to its end", "the next one"]
     assert [type(error) for error in seen.errors] == [TimeLimitError]
@@ -203,13 +198,14 @@ def test_a_wait_is_ended(seen, wait):
     assert [type(error) for error in seen.errors] == [TimeLimitError]
 
 
-def test_a_wait_inside_of_something_else(seen, ran, caplog, monkeypatch):
+def test_a_wait_inside_of_something_else(seen, ran, caplog, clock, monkeypatch):
     """A handler of the log has its own lock meanwhile. It runs on, which is reported;
     and then the call is ended."""
     monkeypatch.setattr(watch, "GRACE", 0.0)
 
     class Slow(logging.Handler):
         def emit(self, record):
+            clock.skip(PATIENCE)
             until(lambda: seen.over)
             woken.wait(0.05)
             ran.append(record.getMessage())
@@ -223,7 +219,7 @@ def test_a_wait_inside_of_something_else(seen, ran, caplog, monkeypatch):
     logger = logging.Logger("its own")
     logger.addHandler(Slow())
     with deferring(observers=[seen]):
-        defer(work).time_limit(0.05)
+        defer(work).time_limit(PATIENCE)
     assert ran == ["from the call"]
     assert [type(error) for error in seen.errors] == [TimeLimitError]
     (label, _, stack) = seen.over[0]
@@ -233,14 +229,16 @@ def test_a_wait_inside_of_something_else(seen, ran, caplog, monkeypatch):
 
 @pytest.fixture
 def alarm(monkeypatch):
-    """An alarm that is due, and how Python is told to trace, which it does not do."""
+    """An alarm that is due, how Python is told to trace, which it does not do, and what
+    the timer is set to, which would end this process."""
     traces = [None]
     monkeypatch.setattr(sys, "gettrace", lambda: traces[-1])
     monkeypatch.setattr(sys, "settrace", traces.append)
     alarm = limit._Alarm(host.TimeUp(), PATIENCE)
     alarm.traces, alarm._until = traces, 0.0
-    yield alarm
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    alarm.armed = []
+    monkeypatch.setattr(alarm, "_arm", alarm.armed.append)
+    return alarm
 
 
 def test_steps_of_the_next_line(alarm):
@@ -285,37 +283,40 @@ def test_who_traces_is_left_alone(alarm):
     alarm.traces.append(print)
     in_module("queue")(lambda: alarm(signal.SIGALRM, sys._getframe()))
     assert alarm._traced is None
-    assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= limit.SOON
+    assert alarm.armed == [limit.SOON]
     alarm._traced = sys._getframe()  # it came later
     alarm._stop_tracing()
     assert alarm.traces[-1] is print
 
 
-def clean_up_for(seconds, note):
+def clean_up_for(seconds, note, clock):
     try:
+        clock.skip(PATIENCE)  # it has reached its limit
         busy(PATIENCE)
     finally:
         busy(seconds)
         note()
 
 
-def test_clean_up_has_its_time(seen, ran):
+def test_clean_up_has_its_time(seen, ran, clock):
     """A second was too little for a database."""
     assert Options().time_limit_grace >= 5
     with deferring(observers=[seen], time_limit_grace=PATIENCE):
-        defer(clean_up_for, 1.2, lambda: ran.append("clean")).time_limit(0.02)
+        call = defer(clean_up_for, 1.2, lambda: ran.append("clean"), clock)
+        call.time_limit(PATIENCE)
     assert ran == ["clean"]
     assert [type(error) for error in seen.errors] == [TimeLimitError]
 
 
-def test_clean_up_that_never_ends(seen, ran):
+def test_clean_up_that_never_ends(seen, ran, clock):
     """It is ended, too."""
     app = DeferMiddleware(int, time_limit_grace=1)
     with deferring(observers=[seen]) as scope:
         scope.options = scope.options._replace(
             time_limit_grace=app.options.time_limit_grace
         )
-        defer(clean_up_for, PATIENCE, lambda: ran.append("clean")).time_limit(0.02)
+        call = defer(clean_up_for, PATIENCE, lambda: ran.append("clean"), clock)
+        call.time_limit(PATIENCE)
         defer(ran.append, "the next one")
     assert ran == ["the next one"]
     assert [type(error) for error in seen.errors] == [TimeLimitError]

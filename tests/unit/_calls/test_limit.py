@@ -19,18 +19,10 @@ from wsgi_defer._runtime.per_process import PerProcess
 from wsgi_defer.gunicorn._host import GeventHost
 
 from ...helpers.client import get, text_app
-from ...helpers.limits import Clock, Failures, keep_the_alarm, sleep_on
+from ...helpers.limits import Clock, sleep_on
 from ...helpers.waiting import PATIENCE, until
 
-
-@pytest.fixture
-def seen():
-    return Failures()
-
-
-@pytest.fixture(autouse=True)
-def the_alarm_is_as_it_was(monkeypatch):
-    yield from keep_the_alarm(monkeypatch)
+pytestmark = pytest.mark.usefixtures("the_alarm_is_as_it_was")
 
 
 def spin():

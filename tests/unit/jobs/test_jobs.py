@@ -638,6 +638,7 @@ def test_a_handler_that_enqueues_an_unknown_job_fails(jobs):
     assert caught.value.wait is None
 
 
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")
 def test_names_are_remembered_across_forks():
     """RQ runs each job in a process of its own."""
     names = _notices.OncePerName()
