@@ -23,6 +23,7 @@ from ._calls.outcome import Outcome
 from ._calls.scope import Scope
 from ._runtime import host, report
 from ._runtime.per_process import PerProcess
+from ._runtime.threads import start
 
 EXIT_WAIT = 20.0  # seconds; gunicorn kills a worker 30 s (graceful_timeout) after TERM
 BEAT = 0.2  # seconds between two signs of life while the process waits for its end
@@ -70,7 +71,7 @@ class _Background:
         atexit.unregister(self.finish)  # of a start that has failed
         atexit.register(self.finish)
         try:
-            thread.start()
+            start(thread)
         except RuntimeError:  # too many threads, or the interpreter is shutting down
             with self._changed:
                 self._thread = None

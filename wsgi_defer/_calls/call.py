@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Any, Literal, Protocol, TypeVar, overload
@@ -15,7 +15,12 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 from .._runtime.report import printable, qualified_name
 from ..errors import WaitsForItselfError
 from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T, is_first
-from .invoke import Invocation, check_no_generator, complete
+from .invoke import (
+    Invocation,
+    check_no_generator,
+    check_seconds,
+    continue_after,
+)
 from .outcome import Outcome, always, not_ok
 
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
@@ -74,8 +79,9 @@ class Call:
         # One-element lists: the first thread to pop wins. The one may run the call, the
         # other lets a thread tell how it ended. pop() is atomic, and quicker than a
         # lock.
-        self._contexts = [copy_context()]
+        self._waiting = [True]
         self.untold = [True]
+        self.context: Context | None = copy_context()  # until its end is told
         # Not the frame itself, which would keep the view's locals alive; and not its
         # line number, which costs more than all the rest and is seldom needed.
         self._code: CodeType = registered_by.f_code
@@ -107,7 +113,7 @@ class Call:
     @property
     def pending(self) -> bool:
         """True until the call has started, or was skipped or cancelled."""
-        return bool(self._contexts)
+        return bool(self._waiting)
 
     @property
     def waited(self) -> float:
@@ -172,18 +178,17 @@ class Call:
     def take(self) -> Invocation | None:
         """What is to be run, for the first thread to ask; None for all others.
 
-        The call lets go of its context and its arguments: a handle that the app keeps
-        must not keep the request alive. So a call that is given up is taken, too.
+        The call lets go of its arguments, and of its context when its end is told: a
+        handle that the app keeps must not keep the request alive. So a call that is
+        given up is taken, too.
         """
-        fn, args, kwargs = self._fn, self._args, self._kwargs
-        try:
-            context = self._contexts.pop()
-        except IndexError:
+        context, fn, args, kwargs = self.context, self._fn, self._args, self._kwargs
+        if context is None or not is_first(self._waiting):
             return None
         self._args, self._kwargs = (), _NO_KWARGS
         self._thread = threading.get_ident()
         if self.before is not None:
-            return context, _continue, ([self.before], self._how, fn), kwargs
+            return context, continue_after, ([self.before], self._how, fn), kwargs
         return context, fn, args, kwargs
 
     def start(self) -> Invocation | None:
@@ -193,6 +198,11 @@ class Call:
             return None
         self.started_at = monotonic()
         return invocation
+
+    def own_context(self) -> Context:
+        """A copy of its context, since the call may be running in that."""
+        context = self.context
+        return Context() if context is None else context.copy()
 
     def claim_end(
         self, end: int, value: object = None, error: BaseException | None = None
@@ -284,8 +294,11 @@ class DeferredCall(Call, LazyFuture[T]):
             if call.done():
                 return not call.cancelled()
         predicate = call._predicate
+        context = self.own_context()
         del self, call  # frame cycle
-        return outcome.ok if predicate is None else bool(predicate(outcome))
+        if predicate is None:
+            return outcome.ok
+        return bool(context.run(predicate, outcome))
 
     @overload
     def then(self, fn: Callable[[T], Async[U]]) -> DeferredCall[U]: ...
@@ -428,31 +441,3 @@ class DeferredCall(Call, LazyFuture[T]):
     def __repr__(self) -> str:
         state = ("pending", "finished", "failed", "cancelled")[self._settled_as]
         return f"<DeferredCall {self.label}: {state}>"
-
-
-def _continue(box: list[DeferredCall], how: str, fn: Callable[..., object]) -> object:
-    """What runs in place of ``fn`` when a call follows another: that is in ``box``."""
-    before = box.pop()
-    if not before.done():  # another thread runs it
-        wait([before])
-    end, value, error = before.take_end(caught=how == "catch")
-    del before  # frame cycle
-    if end == CANCELLED:
-        raise CancelledError
-    if how == "finally_":
-        complete(fn())
-    elif (how == "catch") == (error is not None):
-        return fn(value if error is None else error)
-    try:
-        if error is not None:
-            raise error
-    finally:
-        del error
-    return value
-
-
-def check_seconds(option: str, seconds: float) -> float:
-    """Refuse anything but a time to wait."""
-    if not seconds > 0:
-        raise ValueError(f"{option} takes seconds, more than 0, not {seconds!r}")
-    return seconds

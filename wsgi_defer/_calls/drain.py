@@ -65,7 +65,7 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
         if is_order_to_stop(error):
             raise
         call.take()
-        scope.conclude(call, RAISED, error=error)
+        call.own_context().run(scope.conclude, call, RAISED, None, error)
         del call  # frame cycle
         return
     if not wanted:
@@ -110,7 +110,7 @@ def run_held(scope: Scope) -> Exception | None:
         if invocation is None:  # another thread was quicker
             scope.skip(call, "it was cancelled")
             continue
-        heard.tell(heard.started, call, scope)
+        invocation[0].run(heard.tell, heard.started, call, scope)
         try:
             value = invoke(invocation, None if call.bare else scope.options.around)
         except BaseException as error:
@@ -126,7 +126,7 @@ def run_held(scope: Scope) -> Exception | None:
             return error
         if scope.forked:
             end_fork()
-        scope.conclude(call, RETURNED, value)
+        invocation[0].run(scope.conclude, call, RETURNED, value)
     return None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError, wait
 from contextlib import AbstractContextManager
-from contextvars import Context
+from contextvars import Context, copy_context
 from types import BuiltinFunctionType, CoroutineType
 from typing import Any
 
 from .._runtime.report import qualified_name, without_partials
+from .future import CANCELLED
 
 # What is opened around a call and closed after it, such as a database session.
 Around = Callable[[], AbstractContextManager[object]]
@@ -50,8 +52,26 @@ def _complete_within(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> object:
-    with around():
-        return complete(fn(*args, **kwargs))
+    inside: Any = None
+    try:
+        with around():
+            try:
+                return complete(fn(*args, **kwargs))
+            finally:
+                inside = copy_context()
+    except BaseException:
+        # For its report: what around() has set, and has reset at its end.
+        if inside is not None:
+            copy_into_this(inside)
+        del inside, around, fn, args, kwargs  # frame cycle
+        raise
+    return None  # around() has taken the exception
+
+
+def copy_into_this(context: Context) -> None:
+    """Set each variable of that context in the one that this runs in."""
+    for variable, value in context.items():
+        variable.set(value)
 
 
 def check_function(fn: object, function: str, example: str) -> None:
@@ -82,3 +102,31 @@ def check_no_generator(fn: object, function: str) -> None:
         "function, and nobody would iterate over its generator; pass a function that "
         "does"
     )
+
+
+def check_seconds(option: str, seconds: float) -> float:
+    """Refuse anything but a time to wait."""
+    if not seconds > 0:
+        raise ValueError(f"{option} takes seconds, more than 0, not {seconds!r}")
+    return seconds
+
+
+def continue_after(box: list[Any], how: str, fn: Callable[..., object]) -> object:
+    """What runs in place of ``fn`` when a call follows another: that is in ``box``."""
+    before = box.pop()
+    if not before.done():  # another thread runs it
+        wait([before])
+    end, value, error = before.take_end(caught=how == "catch")
+    del before  # frame cycle
+    if end == CANCELLED:
+        raise CancelledError
+    if how == "finally_":
+        complete(fn())
+    elif (how == "catch") == (error is not None):
+        return fn(value if error is None else error)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error
+    return value

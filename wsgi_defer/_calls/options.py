@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..observers._observers import Observers
-from .call import Call, check_seconds
-from .invoke import Around
+from .call import Call
+from .invoke import Around, check_seconds
 
 MAX_CALLS = 1000  # of one request
 MAX_WAITING = 1000  # for the background thread of one process

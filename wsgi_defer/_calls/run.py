@@ -25,7 +25,7 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
     heard = options.observers
     try:
         if heard.started:
-            heard.tell(heard.started, call, owner)
+            invocation[0].run(heard.tell, heard.started, call, owner)
         limit = options.time_limit if call.limit is None else call.limit
         if limit is None and options.slow_after is None:
             value = invoke(invocation, options.around)
@@ -37,12 +37,12 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
         if is_order_to_stop(error):
             owner.lose(call, reason(error))
             raise
-        # In its context, which filters of the log may read.
+        # In its context, which error trackers and filters of the log read.
         invocation[0].run(owner.conclude, call, RAISED, None, error)
     else:
         if owner.forked:
             end_fork()
-        owner.conclude(call, RETURNED, value)
+        invocation[0].run(owner.conclude, call, RETURNED, value)
     del call, invocation  # frame cycle
 
 

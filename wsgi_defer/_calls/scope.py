@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
 from heapq import heappop, heappush
 from typing import Protocol, TypeVar
@@ -221,7 +222,7 @@ class Scope:
     ) -> None:
         """The call has returned, or raised: count it, and tell the observers.
 
-        No effect if another thread has told its end.
+        To be called in its context. No effect if another thread has told its end.
         """
         if call.claim_end(end, value, error):
             heard = self.options.observers
@@ -240,6 +241,8 @@ class Scope:
                 report.failure(
                     raised, "a callback of the deferred call %s failed", call.label
                 )
+            finally:
+                call.context = None
         if self.running is call:
             self.running = None
 
@@ -252,10 +255,18 @@ class Scope:
         call.take()
         if not call.claim_end(CANCELLED):
             return False
-        heard = self.options.observers
-        heard.tell(heard.skipped, call, self, why)
-        call.publish()
+        self._tell_end(self.options.observers.skipped, call, why)
         return True
+
+    def _tell_end(
+        self, heard: tuple[Callable[..., object], ...], call: Call, why: str
+    ) -> None:
+        # Of a call that may run, or wait, in another context than this code.
+        try:
+            call.own_context().run(self.options.observers.tell, heard, call, self, why)
+            call.publish()
+        finally:
+            call.context = None
 
     def lose(self, call: Call, why: str) -> None:
         """It does not run, or not to its end, which an operator should know.
@@ -265,9 +276,7 @@ class Scope:
         call.take()
         if call.claim_end(CANCELLED):
             self.lost += 1
-            heard = self.options.observers
-            heard.tell(heard.lost, call, self, why)
-            call.publish()
+            self._tell_end(self.options.observers.lost, call, why)
 
     def lose_rest(self, why: str) -> None:
         """Lose all calls that wait."""

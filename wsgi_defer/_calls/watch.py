@@ -18,6 +18,7 @@ from typing import Any
 
 from .._runtime import host
 from .._runtime.per_process import PerProcess
+from .._runtime.threads import start
 from .call import Call
 from .options import Owner
 
@@ -98,7 +99,7 @@ class Watch:
         if self.__dict__.setdefault("_thread", thread) is not thread:
             return
         try:
-            thread.start()
+            start(thread)
         except RuntimeError:  # too many threads, or the interpreter is shutting down
             del self.__dict__["_thread"]
             self._wanted.clear()
@@ -138,7 +139,9 @@ class Watch:
         stack = watched.stack()
         if id(watched) in self._calls:  # it has not ended meanwhile
             call, owner = watched.call, watched.owner
-            owner.options.observers.tell(listeners, call, owner, elapsed, stack)
+            call.own_context().run(
+                owner.options.observers.tell, listeners, call, owner, elapsed, stack
+            )
 
 
 watch = PerProcess(Watch)

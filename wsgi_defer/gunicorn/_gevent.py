@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any
 
 from gevent import pool
@@ -27,7 +28,8 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
             finally:
                 if drains:
                     self._unfinished.append(drains)
-                    self._calls.spawn(self._run, drains)
+                    # A greenlet has the context of the line that starts it.
+                    Context().run(self._calls.spawn, self._run, drains)
 
     def _run(self, drains: list[Drain]) -> None:
         for _, _, ready in drains:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .._runtime import report
 from .._runtime.per_process import PerProcess
+from .._runtime.threads import start
 
 LONGEST = 3600.0  # seconds to sleep at once; locks take no infinity
 
@@ -56,9 +57,10 @@ class Deadlines:
             with self._lock:
                 first, self._started = not self._started, True
             if first:
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._work, name="wsgi_defer-deadlines", daemon=True
-                ).start()
+                )
+                start(thread)
         except BaseException:
             # No thread can be started, or an order to stop came at any line. One thread
             # too many does no harm; to have none would.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .._calls.call import check_seconds
+from .._calls.invoke import check_seconds
 
 MAX_WAIT = 30.0  # seconds
 

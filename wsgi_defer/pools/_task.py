@@ -16,6 +16,7 @@ from .._calls.scope import Scope
 from .._runtime import host, report
 from .._runtime.report import qualified_name
 from .._runtime.stop_orders import is_order_to_stop
+from .._runtime.threads import start
 from ..errors import TOO_SLOW, PoolTimeoutError
 from ._deadlines import Queue
 
@@ -196,7 +197,7 @@ class Task(Future[Any]):
                 target=self._run_callbacks, name="wsgi_defer-callbacks", daemon=True
             )
             try:
-                thread.start()
+                start(thread)
                 return
             except RuntimeError:  # too many threads
                 pass

@@ -18,6 +18,7 @@ from .._calls.invoke import Around
 from .._calls.scope import Scope
 from .._runtime import report
 from .._runtime.forks import no_fork_leaves
+from .._runtime.threads import start
 from ..errors import PoolClosedError
 from ._deadlines import Queue, deadlines
 from ._task import Task, abandon_all
@@ -97,7 +98,7 @@ class Threads:
                 if not self._needs_thread():  # any more
                     return
                 self._starting.add(thread)
-            thread.start()
+            start(thread)
         except BaseException as error:
             with self._lock:
                 self._starting.discard(thread)
