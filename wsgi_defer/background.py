@@ -1,21 +1,22 @@
-"""The one daemon thread per process, for calls that would hold up a client inline.
+"""The daemon threads of each process, for calls that would hold up a client inline.
 
-The first scope that it is given starts it, and a child process starts its own. Scopes
-are drained one after the other, oldest first. When the process exits in an orderly way,
-what waits is finished first, for at most ``EXIT_WAIT`` seconds, or for as long as a
-server that is known allows. What is left then is lost, and named. A scope that comes
-after that is drained in the thread that hands it over.
+There is one, or as many as ``background_threads=`` says; a child process starts its
+own. A thread is started for a scope that finds none free. Scopes are taken oldest
+first, and the calls of one scope run one after the other. When the process exits in an
+orderly way, what waits is finished first, for at most ``EXIT_WAIT`` seconds, or for as
+long as a server that is known allows. What is left then is lost, and named. A scope
+that comes after that is drained in the thread that hands it over.
 """
 
 from __future__ import annotations
 
 import atexit
+import queue
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from ._calls.drain import drain, report_lost
 from ._calls.options import MAX_WAITING
@@ -37,13 +38,12 @@ class _Background:
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Drain, int]] = deque()  # with their numbers of calls
         self._calls = 0  # that wait, in all
-        # Released when something waits. The thread does not wait for the condition: the
-        # garbage collector may hand over a scope at any line of the thread itself, even
+        # A token for each that waits. The threads do not wait for the condition: the
+        # garbage collector may hand over a scope at any line of a thread itself, even
         # between its look and its wait.
-        self._wake = threading.Lock()
-        self._wake.acquire()
-        self._running: Scope | None = None
-        self._thread: threading.Thread | None = None
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._running: list[Scope] = []
+        self._threads: set[threading.Thread] = set()
         self._over = False
 
     def submit(self, handed: Drain, limited: bool) -> bool:
@@ -56,60 +56,73 @@ class _Background:
             waiting = handed, len(handed[0].deferred)
             self._waiting.append(waiting)
             self._calls += waiting[1]
-            with suppress(RuntimeError):  # it is released already
-                self._wake.release()
+        self._tokens.put(None)
         # Not with the lock held: gevent's start() lets the other greenlet run.
-        return self._thread is not None or self._start(waiting)
+        return self._start_if_needed(waiting)
 
-    def _start(self, waiting: tuple[Drain, int]) -> bool:
-        """Start the thread. False if that fails; the drain is then not taken."""
+    def _start_if_needed(self, waiting: tuple[Drain, int]) -> bool:
+        """Start a thread if none is free, and one more may be. False if none is there
+        at all; the drain is then not taken."""
+        most = waiting[0][0].options.background_threads
+        if not self._needs_thread(most):
+            return True
         thread = threading.Thread(target=self._work, name="wsgi_defer", daemon=True)
         with self._changed:
-            if self._thread is not None:  # another thread, or the collector, was first
+            if not self._needs_thread(most):  # the collector was first
                 return True
-            self._thread = thread
-        atexit.unregister(self.finish)  # of a start that has failed
-        atexit.register(self.finish)
+            first = not self._threads
+            self._threads.add(thread)
+        if first:
+            atexit.unregister(self.finish)  # of a start that has failed
+            atexit.register(self.finish)
         try:
             start(thread)
         except RuntimeError:  # too many threads, or the interpreter is shutting down
             with self._changed:
-                self._thread = None
+                self._threads.discard(thread)
+                if self._threads or waiting not in self._waiting:
+                    return True
                 self._waiting.remove(waiting)
                 self._calls -= waiting[1]
                 self._changed.notify_all()
             return False
         return True
 
+    def _needs_thread(self, most: int) -> bool:
+        with self._changed:
+            free = len(self._threads) - len(self._running)
+            return len(self._waiting) > free and len(self._threads) < most
+
     def join(self, timeout: float | None) -> bool:
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() in self._threads:
             return False  # it would wait for itself
         with self._changed:
             return self._changed.wait_for(self._has_nothing, timeout)
 
     def _has_nothing(self) -> bool:
-        return not self._waiting and self._running is None
+        return not self._waiting and not self._running
 
     def _work(self) -> None:
         while True:
-            self._wake.acquire()
-            while self._waiting:
-                self._drain_next()
+            self._tokens.get()
+            self._drain_next()
 
     def _drain_next(self) -> None:
         with self._changed:
+            if not self._waiting:  # it was taken back, as no thread could be started
+                return
             (scope, outcome, ready), count = self._waiting.popleft()
             self._calls -= count
-            self._running = scope
+            self._running.append(scope)
         try:
             _wait_for(ready)
             drain(scope, outcome)
         except BaseException as error:
-            report.failure(error, "the background thread failed; it keeps running")
+            report.failure(error, "a background thread failed; it keeps running")
         finally:
-            del scope, outcome, ready  # before join() hears of the end
             with self._changed:
-                self._running = None
+                self._running.remove(scope)
+                del scope, outcome, ready  # before join() hears of the end
                 self._changed.notify_all()
 
     def finish(self) -> None:
@@ -139,8 +152,7 @@ class _Background:
             return self._over
 
     def _unfinished(self) -> list[Scope]:
-        running = [] if self._running is None else [self._running]
-        waiting = running + [scope for (scope, _, _), _ in self._waiting]
+        waiting = self._running + [scope for (scope, _, _), _ in self._waiting]
         return [scope for scope in waiting if not scope.closed]
 
     def forget(self) -> None:
@@ -168,9 +180,9 @@ _background = PerProcess(_Background, forget=_Background.forget)
 def submit(
     scope: Scope, outcome: Outcome, ready: Callable[[], object], *, limited: bool = True
 ) -> None:
-    """Drain the scope on the background thread, once ``ready()`` has returned.
+    """Drain the scope on a background thread, once ``ready()`` has returned.
 
-    If the thread cannot take it, it is drained here and now: because ``MAX_WAITING``
+    If none can take it, it is drained here and now: because ``MAX_WAITING``
     calls wait already, and it is ``limited``, or because the interpreter shuts down.
     """
     if not _background().submit((scope, outcome, ready), limited):
@@ -195,6 +207,6 @@ def nothing_to_wait_for() -> None:
 
 
 def join(timeout: float | None = None) -> bool:
-    """Wait until the thread has nothing to do. False after ``timeout`` seconds, and at
-    once inside a call that runs on the thread itself."""
+    """Wait until the threads have nothing to do. False after ``timeout`` seconds, and
+    at once inside a call that runs on one of them."""
     return _background().join(timeout)

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
 
     max_calls: int
     inline: bool | None
+    background_threads: int
     when_busy: WhenBusy
     observers: Iterable[Observer]
     time_limit: float | None

@@ -6,7 +6,16 @@ import atexit
 import threading
 import weakref
 
-from wsgi_defer import Observer, Outcome, Scope, background, defer
+import pytest
+
+from wsgi_defer import (
+    DeferMiddleware,
+    Observer,
+    Outcome,
+    Scope,
+    background,
+    defer,
+)
 from wsgi_defer._calls.options import Options
 from wsgi_defer._calls.scope import enter, leave
 from wsgi_defer._runtime import host
@@ -196,6 +205,72 @@ def test_join_on_the_thread_itself(ran):
     background.submit(call, Outcome(200), ready)
     background.join()
     assert ran == [False]
+
+
+def scope_of_many(*calls, threads=16):
+    """A scope whose middleware has so many threads."""
+    scope = scope_with(*calls)
+    scope.options = scope.options._replace(background_threads=threads)
+    return scope
+
+
+def test_several_threads(ran):
+    """The calls of several requests run at the same time; those of one, in order."""
+    barrier = threading.Barrier(16)
+    for number in range(16):
+        calls = [(barrier.wait, PATIENCE), (barrier.wait, PATIENCE)]
+        scope = scope_of_many(*calls, (ran.append, number))
+        background.submit(scope, Outcome(200), ready)
+    assert background.join(2 * PATIENCE)
+    assert sorted(ran) == list(range(16))
+    assert not barrier.broken
+
+
+def test_no_more_threads_than_needed_and_than_there_may_be(ran):
+    """One that is free is used again, and each middleware has its own number."""
+    threads = background._Background()
+    go = threading.Event()
+    try:
+        for most, number in (16, 1), (16, 1), (16, 2), (2, 2), (3, 3), (3, 3):
+            calls = [(ran.append, 1)] if len(ran) < 2 else [(go.wait, PATIENCE)]
+            scope = scope_of_many(*calls, threads=most)
+            assert threads.submit((scope, Outcome(200), ready), limited=False)
+            if len(ran) < 2:
+                assert threads.join(PATIENCE)
+            assert len(threads._threads) <= number
+    finally:
+        go.set()
+        threads.finish()
+        threads.forget()
+    assert threads._has_nothing()
+
+
+def test_one_more_thread_that_cannot_be_started(ran, monkeypatch):
+    """Those that are there do the work."""
+    threads, go = background._Background(), threading.Event()
+    try:
+        first = scope_of_many((go.wait, PATIENCE))
+        assert threads.submit((first, Outcome(200), ready), limited=False)
+
+        def fail(self):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        for number in range(3):
+            drain = scope_of_many((ran.append, number)), Outcome(200), ready
+            assert threads.submit(drain, limited=False)
+        go.set()
+        assert threads.join(PATIENCE)
+        assert ran == [0, 1, 2]
+    finally:
+        threads.forget()
+
+
+def test_the_number_of_threads_is_checked():
+    """When the app starts."""
+    with pytest.raises(ValueError, match="background_threads must be at least 1"):
+        DeferMiddleware(int, background_threads=0)
+    assert DeferMiddleware(int, background_threads=2).options.background_threads == 2
 
 
 class Ends(Observer):

@@ -10,7 +10,7 @@ from .call import Call
 from .invoke import Around, check_seconds
 
 MAX_CALLS = 1000  # of one request
-MAX_WAITING = 1000  # for the background thread of one process
+MAX_WAITING = 1000  # for the background threads of one process
 GRACE = 5.0  # seconds for a call's clean-up after its time limit
 WhenBusy = Literal["inline", "thread"]
 
@@ -35,6 +35,7 @@ class Options(NamedTuple):
     room: Room | None = None
     pools: Mapping[str, Any] | None = None  # of kinds of pools, by name
     time_limit_grace: float = GRACE
+    background_threads: int = 1
 
     def checked(self) -> Options:
         """Refuse what would fail later, at the first call; return the options."""
@@ -44,6 +45,10 @@ class Options(NamedTuple):
             kind = type(self.around).__name__
             raise TypeError(
                 f"around must return a context manager when called, not {kind}"
+            )
+        if self.background_threads < 1:
+            raise ValueError(
+                f"background_threads must be at least 1, not {self.background_threads}"
             )
         check_choice("when_busy", self.when_busy, ("inline", "thread"))
         if self.time_limit is not None:

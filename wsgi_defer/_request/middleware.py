@@ -43,11 +43,15 @@ class DeferMiddleware:
         its thread, such as Bottle's ``request``. An error in it is a failure of the
         call. Tasks of a ``ThreadPool`` or ``AsyncPool`` run inside one, too.
     :param inline: True runs the calls in the thread that served the request, False on
-        the background thread. By default the server decides: inline, unless a client
+        a background thread. By default the server decides: inline, unless a client
         would have to wait for them.
+    :param background_threads: how many background threads this process may start for
+        requests to this middleware: so many requests can have their calls run there at
+        a time. More than 1 is for calls that wait for the network, and the app must be
+        thread-safe. The calls of one request still run in order, one at a time.
     :param when_busy: with "inline", the default, the worker finishes all calls first.
         With "thread", it looks before each call whether a client waits for this
-        process, and then leaves the rest to the background thread; the app must be
+        process, and then leaves the rest to a background thread; the app must be
         thread-safe. That needs gunicorn, with the hooks of ``wsgi_defer.gunicorn`` or
         its worker classes.
     :param observers: each hears of every call, besides the log; see ``Observer``.
@@ -74,6 +78,7 @@ class DeferMiddleware:
         max_calls: int = MAX_CALLS,
         around: Around | None = None,
         inline: bool | None = None,
+        background_threads: int = 1,
         when_busy: WhenBusy = "inline",
         observers: Iterable[Observer] = (),
         time_limit: float | None = None,
@@ -94,6 +99,7 @@ class DeferMiddleware:
             max_calls=max_calls,
             around=around,
             inline=inline,
+            background_threads=background_threads,
             when_busy=when_busy,
             observers=Observers(observers if room is None else [room, *observers]),
             time_limit=time_limit,
