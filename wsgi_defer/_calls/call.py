@@ -226,9 +226,9 @@ class DeferredCall(Call, LazyFuture[T]):
 
     It is a ``concurrent.futures.Future``, too. If it never runs, because it was
     cancelled, skipped or lost, the future is cancelled. Its methods as a future are
-    safe from any thread. Only ``result()`` and ``exception()`` run it early; ``wait()``
-    and ``as_completed()`` of ``concurrent.futures`` just wait, so use these in other
-    threads, or after the request.
+    safe from any thread. Whatever waits for it inside its request runs it early, once:
+    ``result()`` and ``exception()``, ``wait()`` and ``as_completed()`` of
+    ``concurrent.futures``, and ``asyncio.wrap_future()``. Elsewhere they wait.
     """
 
     kind = "deferred"
@@ -405,17 +405,23 @@ class DeferredCall(Call, LazyFuture[T]):
             return
         awaited, self._awaited = self._awaited, True  # so that its error is not logged
         try:
-            if self.home is not None:
-                self.home.bring_about(self)
+            self.about_to_wait()
             if self._settled_as == PENDING:
-                if self.running() and self._thread == threading.get_ident():
-                    raise WaitsForItselfError(self.chain)
                 Future.exception(self, timeout)
         except CancelledError:
             pass
         except (FutureTimeout, WaitsForItselfError):
             self._awaited = awaited
             raise
+        finally:
+            del self  # frame cycle
+
+    def about_to_wait(self) -> None:
+        try:
+            if self._settled_as == PENDING and self.home is not None:
+                self.home.bring_about(self)
+            if self.running() and self._thread == threading.get_ident():
+                raise WaitsForItselfError(self.chain)
         finally:
             del self  # frame cycle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,8 @@ class LazyFuture(Future[T]):
     for it: a method of ``Future``, or ``concurrent.futures.wait()``.
     """
 
+    _state: str  # these two are Future's
+    _done_callbacks: list[Callable[[Future[T]], object]]
     _settled_as = PENDING
     _value: T = None  # type: ignore[assignment]
     _error: BaseException | None = None
@@ -35,10 +38,14 @@ class LazyFuture(Future[T]):
 
     def __getattr__(self, name: str) -> Any:
         # Only for names that are not there.
-        if name not in ("_condition", "_state", "_waiters", "_done_callbacks",
-                        "_result", "_exception"):  # fmt: skip
+        if name not in ("_state", "_waiters", "_done_callbacks", "_result",
+                        "_exception"):  # fmt: skip
             kind = type(self).__name__
             raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+        self._make()
+        return self.__dict__[name]
+
+    def _make(self) -> Any:
         # Without a lock of ours, which the garbage collector might find taken. Each
         # attribute keeps the value that the first thread gives it. The condition comes
         # last: whoever sees it may rely on the others.
@@ -47,7 +54,29 @@ class LazyFuture(Future[T]):
         for key in sorted(made, key="_condition".__eq__):
             self.__dict__.setdefault(key, made[key])
         self.publish()
-        return self.__dict__[name]
+        return self.__dict__["_condition"]
+
+    @property
+    def _condition(self) -> Any:  # type: ignore[override]
+        """Whoever takes it is about to wait, and may be the one that holds it up."""
+        self.about_to_wait()
+        return self.__dict__.get("_condition") or self._make()
+
+    def about_to_wait(self) -> None:
+        """Somebody may wait for it, in this thread."""
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call ``fn(call)`` when it has ended, or now if it has.
+
+        In the thread that ends it. An exception of ``fn`` is logged.
+        """
+        if getattr(fn, "__module__", None) == "asyncio.futures":  # wrap_future()
+            self.about_to_wait()
+        with self.__dict__.get("_condition") or self._make():
+            if self._state in ("PENDING", "RUNNING"):
+                self._done_callbacks.append(fn)
+                return
+        super().add_done_callback(fn)
 
     def done(self) -> bool:
         """True when it has returned or raised, or will never run."""

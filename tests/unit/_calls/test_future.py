@@ -242,22 +242,64 @@ def test_many_threads_want_it(ran):
 
 
 def test_wait_and_as_completed():
-    """Those of concurrent.futures, before the calls have ended and after it."""
+    """Those of concurrent.futures, in another thread, and after the calls."""
     with deferring():
         calls = [defer(double, number) for number in range(3)]
         calls.append(defer(int).cancel())
-        first = wait(calls, return_when=FIRST_COMPLETED)
-        assert first.done == {calls[3]}
-        pending = iter(as_completed(calls[:3], timeout=10))
-        collected = []
-        thread = threading.Thread(
-            target=lambda: collected.extend(call.result() for call in pending)
-        )
+        firsts, collected = [], []
+
+        def collect():
+            firsts.append(wait(calls, return_when=FIRST_COMPLETED))
+            collected.extend(each.result() for each in as_completed(calls[:3], 10))
+
+        thread = threading.Thread(target=collect)
         thread.start()
+        until(lambda: firsts)
+        assert firsts[0].done == {calls[3]}
     thread.join(10)
     assert sorted(collected) == [0, 2, 4]
     assert wait(calls).not_done == set()
     assert set(as_completed(calls)) == set(calls)
+
+
+@pytest.mark.parametrize("inside", ["the view", "a call", "an app"])
+@pytest.mark.parametrize("known", [False, True])
+def test_whoever_waits_inside_the_request_runs_it(ran, inside, known):
+    """Once, and after those that it follows; also if it is watched already."""
+
+    async def main(call):
+        return await asyncio.wrap_future(call)
+
+    def waits():
+        calls = [defer(double, number) for number in (1, 2)]
+        calls.append(calls[0].then(double))
+        last = defer(ran.append, "once")
+        if known:  # what Future keeps in its instances is there
+            for each in (*calls, last):
+                each.add_done_callback(lambda done: ran.append(done.done()))
+            assert ran == []
+        assert set(as_completed(calls)) == set(calls)
+        assert wait([last, *calls]).not_done == set()
+        assert [each.result() for each in calls] == [2, 4, 4]
+        assert asyncio.run(main(defer(double, 3))) == 6
+        assert ran == ([True] * 3 + ["once", True] if known else ["once"])
+        ran.append("all")
+
+    if inside == "an app":
+        get(DeferMiddleware(text_app(waits)))
+    else:
+        with deferring():
+            waits() if inside == "the view" else defer(waits)
+    assert ran[-1] == "all"
+    assert ran.count("once") == 1
+
+
+@pytest.mark.parametrize("how", [wait, lambda calls: list(as_completed(calls))])
+def test_a_call_that_waits_for_itself_in_other_words(how):
+    """It is told so, too."""
+    with deferring():
+        call = defer(lambda: how([call]))
+    assert isinstance(call.exception(), WaitsForItselfError)
 
 
 def test_callbacks(ran):
@@ -667,7 +709,7 @@ def test_published_by_another_thread():
     """Two threads may make the future and end it at the same time; it ends once."""
     with deferring():
         call = defer(double, 1)
-        condition = call._condition
+        condition = call._make()
         assert call._state == "PENDING"
     call.publish()
     assert call._condition is condition
@@ -756,7 +798,7 @@ def test_two_threads_look_at_it_first():
     with deferring():
         call = defer(int)
     wait([call])
-    call.__getattr__("_condition")  # begun by another thread, before that
+    call._make()  # begun by another thread, before that
     assert call.result() == 0
 
 
