@@ -1,4 +1,5 @@
-"""A middleware outside of ours, which closes the body before all of it is sent."""
+"""A middleware outside of ours: one that closes the body before all of it is sent, and
+one that closes something else."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 
 from ..helpers.waiting import OF_PROCESSES, until
 from . import servers
+from .cell import BODIES, HEADS
 from .client import PATIENCE
 from .test_workers import events
 
@@ -75,4 +77,40 @@ def test_all_of_the_response_arrives(server, which):
     connection.close()
     until(
         lambda: events(server, which) == ["call"], server.output.read_text, OF_PROCESSES
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "gunicorn-20-sync", "gunicorn-sync", "gunicorn-sync-ours",
+        "gunicorn-gthread", "gunicorn-gevent", "uwsgi-http", "uwsgi-threads",
+        "werkzeug", "wsgiref", "waitress", "cheroot", "gevent-pywsgi", "bjoern",
+        "granian", "a2wsgi-uvicorn", "mod_wsgi-daemon",
+    ],
+)  # fmt: skip
+def iterated(request):
+    """A server whose app is in a middleware that closes what ``iter()`` gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WIRE_OUTSIDE", "iterated")
+        with servers.running_or_skipped(request.param) as server:
+            yield server
+
+
+@pytest.mark.parametrize("shape", [*BODIES, *HEADS])
+def test_closed_by_what_iter_gives(iterated, shape):
+    """Its calls run at the end, once; the app's body is closed once."""
+    if shape in iterated.setup.absent:
+        pytest.skip(iterated.setup.absent[shape])
+    key = f"{shape}-iterated"
+    (iterated.root / f"{key}.gate").touch()
+    connection = http.client.HTTPConnection(*iterated.address, timeout=PATIENCE)
+    method = "HEAD" if shape in HEADS else "GET"
+    connection.request(method, f"/{HEADS.get(shape, shape)}?key={key}")
+    body = connection.getresponse().read()
+    connection.close()
+    assert body == (b"" if shape in HEADS else BODIES[shape])
+    wanted = ["closed"] * (shape == "iterator") + ["begun", "done", "outcome"]
+    until(
+        lambda: events(iterated, key) == wanted, iterated.output.read_text, OF_PROCESSES
     )

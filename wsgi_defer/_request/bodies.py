@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Token
-from functools import partial
+from functools import cache, partial
+from itertools import chain, count
 from types import GeneratorType
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ class Ending(Protocol):
     complete: bool
     ended: bool
     was_dropped: bool
+    steps: Iterator[bytes]
 
     def begin(self) -> Iterable[bytes] | None:
         """The first item is about to leave. Returns a body to send instead of it."""
@@ -58,9 +60,24 @@ class Ending(Protocol):
     def close(self) -> None:
         """What ends a body that is stepped through."""
 
-    def __iter__(self) -> Iterator[bytes]: ...
 
-    def __next__(self) -> bytes: ...
+class Steps(chain[bytes]):
+    """What ``iter()`` gives of a body. Its ``close()`` is the body's, for a middleware
+    that has closed, and kept, nothing but this.
+
+    It steps in C, as a generator does.
+    """
+
+    __slots__ = ("close",)
+
+    close: Callable[[], object]
+
+
+def steps_of(body: Any, steps: Iterable[bytes]) -> Steps:
+    """Give the steps the ``close()`` of their body, which lives as long as they do."""
+    closing = Steps(steps)
+    closing.close = body.close
+    return closing
 
 
 class ProxyBody:
@@ -76,10 +93,10 @@ class ProxyBody:
         self._inner = inner
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._exchange)
+        return steps_of(self, self._exchange.steps)
 
     def __next__(self) -> bytes:
-        return next(self._exchange)
+        return next(self._exchange.steps)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -111,9 +128,9 @@ class SizedBody:
 
     def __iter__(self) -> Iterator[bytes]:
         if isinstance(self._chunks, (list, tuple)):
-            return self._iterate()
+            return steps_of(self, self._iterate())
         self._steps = step_through(self._chunks, self._exchange)  # code of the app
-        return self._steps
+        return steps_of(self, self._steps)
 
     def _iterate(self) -> Iterator[bytes]:
         yield from self._chunks
@@ -178,8 +195,30 @@ def hook_close(exchange: Ending, body: Any, made_of: tuple[Any, ...]) -> Any:
         if not made_of or not _has_descriptor(made_of[0]):
             return None
         body = type(body)(HookedFile(exchange, made_of[0], end), *made_of[1:])
+    else:
+        if not hasattr(type(body), "__iter__"):  # gunicorn's, up to 23
+            body.__class__ = _with_iter(type(body))  # type: ignore[arg-type]
     exchange.note_complete()  # unless an exception is on its way when it closes
     return body
+
+
+@cache
+def _with_iter(kind: Any) -> Any:
+    """The class, with an ``__iter__`` whose steps have the ``close()`` of the body.
+
+    A subclass, so that the server still knows the body as its own.
+    """
+
+    def __iter__(self: Any) -> Iterator[bytes]:  # noqa: N807
+        return steps_of(self, _items(self))
+
+    return type(kind.__name__, (kind,), {"__iter__": __iter__})
+
+
+def _items(body: Any) -> Iterator[bytes]:
+    with suppress(IndexError):  # the last one
+        for index in count():
+            yield body[index]
 
 
 def _has_descriptor(file: Any) -> bool:

@@ -29,6 +29,7 @@ from .bodies import (
     hook_close,
     is_body,
     step_through,
+    steps_of,
 )
 from .inline_or_background import run_calls
 
@@ -68,8 +69,8 @@ class Exchange(Scope):
     _request_id: str | None = None
     _sent_at: float | None = None  # when the server was done with the body
     _known_server: Server | None = None
-    _inner: Any = ()
-    _steps: Iterator[bytes] = CLOSED
+    _inner: Any = ()  # the app's body
+    steps: Iterator[bytes] = CLOSED  # through that
 
     def __init__(
         self,
@@ -242,21 +243,21 @@ class Exchange(Scope):
         if not generator and hasattr(type(inner), "__len__"):
             return SizedBody(self, inner)
         self._inner = inner
-        self._steps = step_through(inner, self)
+        self.steps = step_through(inner, self)
         return self if generator else ProxyBody(self, inner)
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._steps
+        return steps_of(self, self.steps)
 
     def __next__(self) -> bytes:
-        return next(self._steps)
+        return next(self.steps)
 
     def close(self) -> None:
         """What the server calls if this object is the body, or inside of it."""
         if self.ended:
             return
         self.ended = True
-        steps, self._steps = self._steps, CLOSED
+        steps, self.steps = self.steps, CLOSED
         inner, self._inner = self._inner, ()
         if not self.complete:
             close_steps(steps)

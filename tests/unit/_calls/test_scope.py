@@ -248,16 +248,15 @@ def test_a_collector_of_garbage_touches_no_context_variable(ran):
         steps = iter(body)
         next(steps)
         next(steps)
-        return steps
 
     def collect():
-        steps = half()
+        half()
         touched = []
         with pytest.MonkeyPatch.context() as patch:
             for name in ("enter", "leave"):
                 patch.setattr(bodies, name, touched.append)
                 patch.setattr(middleware, name, touched.append)
-            steps.close()  # as the collector does
+            body.steps.close()  # as the collector does
         assert touched == []
 
     try:
@@ -334,9 +333,9 @@ def test_what_is_dropped_runs_on_the_background_thread():
         yield b"1"
         yield b"2"
 
-    steps = iter(DeferMiddleware(streaming)(make_environ(), ignore))
-    next(steps)
-    steps.close()
+    body = DeferMiddleware(streaming)(make_environ(), ignore)
+    next(body)
+    body.steps.close()  # as the collector does
     DeferMiddleware(text_app(lambda: defer(call)))(make_environ(), ignore)
     background.join()
     assert threads == ["wsgi_defer"] * 2

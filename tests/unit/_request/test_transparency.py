@@ -114,6 +114,99 @@ def test_file_wrapper_that_takes_no_attribute(ran):
     assert ran == ["closed", 1]
 
 
+class Items:
+    """A body that is read by the older protocol, as gunicorn's files were up to 23."""
+
+    def __init__(self, file, block_size=1):
+        self.file, self.block_size = file, block_size
+        self.close = file.close
+
+    def __getitem__(self, index):
+        if data := self.file.read(self.block_size):
+            return data
+        raise IndexError
+
+
+class Response:
+    """A framework's response: its steps are a generator."""
+
+    def __iter__(self):
+        yield from (b"1", b"2")
+
+
+class Finished(Response):
+    """The same, with a length."""
+
+    def __len__(self):
+        return 2
+
+
+BODIES = {
+    "list": lambda wrapper: [b"1", b"2"],
+    "tuple": lambda wrapper: (b"1", b"2"),
+    "generator": lambda wrapper: (item for item in (b"1", b"2")),
+    "iterator": lambda wrapper: iter([b"1", b"2"]),
+    "response": lambda wrapper: Response(),
+    "finished": lambda wrapper: Finished(),
+    "file": lambda wrapper: wrapper(io.BytesIO(b"12"), 1),
+}
+
+
+@pytest.mark.parametrize("wrapper", [FileWrapper, Items, Slots])
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("read", [0, 1, 3])
+def test_what_iter_gives_ends_the_response(ran, kind, wrapper, read):
+    """A middleware outside keeps and closes that alone, as Datadog's does. The end is
+    the same, and comes once, also if somebody closes the body, too."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(int).when(lambda outcome: ran.append(outcome.delivered))
+        return BODIES[kind](environ["wsgi.file_wrapper"])
+
+    environ = make_environ(**{"wsgi.file_wrapper": wrapper})
+    body = DeferMiddleware(app)(environ, lambda status, headers: None)
+    if kind == "file":
+        assert isinstance(body, wrapper) is (wrapper is not Slots)
+    steps = iter(body)
+    del body
+    gc.collect()
+    assert ran == []
+    items = [b"12"] if wrapper is Slots and kind == "file" else [b"1", b"2"]
+    read_items = [item for item in (next(steps, b"") for _ in range(read)) if item]
+    assert read_items == items[:read]
+    gc.disable()  # or its chance run would do it
+    try:
+        steps.close()
+        assert len(ran) == 1
+    finally:
+        gc.enable()
+    steps.close()
+    gc.collect()
+    assert ran == [read == 3 or (kind == "file" and wrapper is not Slots)]
+
+
+def test_the_body_and_what_iter_gives_are_closed(ran):
+    """By a middleware that does both, in either order."""
+
+    class Body(Response):
+        def close(self):
+            ran.append("closed")
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(ran.append, "call")
+        return Body()
+
+    for order in (1, -1):
+        body = DeferMiddleware(app)(make_environ(), lambda status, headers: None)
+        steps = iter(body)
+        assert list(steps) == [b"1", b"2"]
+        for each in (body, steps)[::order]:
+            each.close()
+    assert ran == ["closed", "call"] * 2
+
+
 def test_file_delivered(ran):
     """A file is delivered unless the server fails while it sends it."""
 
