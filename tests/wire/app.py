@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from threading import current_thread, main_thread
 from urllib.parse import parse_qs
 
 from wsgi_defer import DeferMiddleware, before_response, defer
@@ -70,7 +71,7 @@ def gated(key, sock):
     """The deferred call: it says that it has begun, and waits for the gate."""
     closed = sock is None or sock.fileno() == -1
     log(key, "begun", sendfile=sum(sent_with_sendfile), reads=CountingFile.reads,
-        closed=closed)  # fmt: skip
+        closed=closed, main=current_thread() is main_thread())  # fmt: skip
     sent_with_sendfile.clear()
     CountingFile.reads = 0
     deadline = time.monotonic() + GATE
@@ -273,6 +274,19 @@ def iterated(environ, start_response, app=app):
     return Iterated(app(environ, start_response))
 
 
+def own_start_response(environ, start_response, app=app):
+    """One that puts its own ``start_response`` before the server's, as Sentry's does."""
+
+    def start(status, headers, exc_info=None):
+        if exc_info is None:
+            return start_response(status, headers)
+        return start_response(status, headers, exc_info)
+
+    return app(environ, start)
+
+
+if os.environ.get("WIRE_OUTSIDE") == "own_start_response":
+    app = own_start_response
 if os.environ.get("WIRE_OUTSIDE") == "iterated":
     gc.disable()  # or it may close what nobody has closed, before a test has seen that
     app = iterated

@@ -1,5 +1,5 @@
 """A middleware outside of ours: one that closes the body before all of it is sent, and
-one that closes something else."""
+two that stand between us and the server, as those of Datadog and Sentry do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..helpers.waiting import OF_PROCESSES, until
 from . import servers
 from .cell import BODIES, HEADS
 from .client import PATIENCE
+from .table import measure_one
 from .test_workers import events
 
 OUTSIDE = """
@@ -114,3 +115,24 @@ def test_closed_by_what_iter_gives(iterated, shape):
     until(
         lambda: events(iterated, key) == wanted, iterated.output.read_text, OF_PROCESSES
     )
+
+
+@pytest.fixture(
+    scope="module", params=["gunicorn-sync", "gunicorn-20-sync", "werkzeug"]
+)
+def replaced(request):
+    """A server with a middleware that passes on a ``start_response`` of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WIRE_OUTSIDE", "own_start_response")
+        with servers.running_or_skipped(request.param) as server:
+            yield server
+
+
+@pytest.mark.parametrize("protocol", servers.ALL)
+@pytest.mark.parametrize("shape", [*BODIES, *HEADS])
+def test_another_start_response(replaced, shape, protocol):
+    """The calls run where they run without it: in the thread of the request, as the
+    connection can be half-closed."""
+    cell = measure_one(replaced, replaced.name, shape, protocol)
+    assert str(cell) == "ok", cell.notes
+    assert [each["main"] for each in cell.begun] == [True]

@@ -217,8 +217,7 @@ def _with_iter(kind: Any) -> Any:
 
 def _items(body: Any) -> Iterator[bytes]:
     with suppress(IndexError):  # the last one
-        for index in count():
-            yield body[index]
+        yield from map(body.__getitem__, count())
 
 
 def _has_descriptor(file: Any) -> bool:

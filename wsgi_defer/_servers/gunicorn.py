@@ -9,9 +9,12 @@ from ..background import Drain
 from .half_close import ClosingServer
 from .handover import taking
 from .server import is_http1
+from .stack import is_closed_by, local_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+PACKAGE = "gunicorn."  # the start of the names of its modules
 
 
 class Gunicorn(ClosingServer):
@@ -23,16 +26,20 @@ class Gunicorn(ClosingServer):
     """
 
     socket_key = "gunicorn.socket"
-    package = "gunicorn."
 
     def closing_socket(self, environ: WSGIEnvironment) -> Any:
         return (
             None if environ.get("wsgi.multithread", True) else self.connection(environ)
         )
 
-    def head_is_out(self, start_response: StartResponse) -> bool:
+    def is_out(self, start_response: StartResponse) -> bool:
         response = _response(start_response)
-        return response is not None and bool(response.headers_sent)
+        if response is None or not response.headers_sent:
+            return False
+        # A middleware outside that closes the body too early, such as New Relic's, can
+        # add nothing to a length that has been sent (http/wsgi.py, Response.write).
+        length = response.response_length
+        return is_closed_by(PACKAGE) or (length is not None and response.sent >= length)
 
     def would_wait(self, environ: WSGIEnvironment) -> bool:
         """The next request on a connection that stays open, and the other streams of
@@ -53,9 +60,12 @@ class Gunicorn(ClosingServer):
 
 
 def _response(start_response: StartResponse) -> Any:
-    """gunicorn's object for this response; None behind another ``start_response``."""
+    """gunicorn's object for this response. Its workers' ``handle_request()`` has it,
+    too, for where a middleware has put its own ``start_response`` in place of that."""
     response = getattr(start_response, "__self__", None)
-    return response if type(response).__module__ == "gunicorn.http.wsgi" else None
+    if type(response).__module__ == "gunicorn.http.wsgi":
+        return response
+    return local_of(PACKAGE, "resp")
 
 
 GUNICORN = Gunicorn()

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import logging
 import socket
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .server import Server, is_http1
@@ -33,7 +31,6 @@ class ClosingServer(Server):
     """A server whose connection can be found in the environ, and may be half-closed."""
 
     socket_key: str  # of the environ
-    package: str  # the start of the names of the modules that close the body
 
     def connection(self, environ: WSGIEnvironment) -> Any:
         """The socket of this response alone; None under HTTP/2."""
@@ -43,18 +40,16 @@ class ClosingServer(Server):
         """The connection, if the server closes it after this response; or None."""
         return self.connection(environ)
 
-    def head_is_out(self, start_response: StartResponse) -> bool:
-        """Whether the server has sent the head. False, too, if that cannot be seen,
-        because a middleware has put its own function around the server's."""
+    def is_out(self, start_response: StartResponse) -> bool:
+        """Whether the server has sent all of the response. False, too, if that cannot
+        be seen."""
         raise NotImplementedError
 
     def end_stream(
         self, environ: WSGIEnvironment, start_response: StartResponse
     ) -> bool:
         connection = self.closing_socket(environ)
-        if connection is None or not (
-            is_closed_by(self.package) and self.head_is_out(start_response)
-        ):
+        if connection is None or not self.is_out(start_response):
             return False
         try:
             # Under TLS, too: SSLSocket.shutdown() gives up the TLS layer, as the server
@@ -81,22 +76,3 @@ def wait_until_closed(connection: Any, deadline: float) -> None:
         and time.monotonic() < deadline
     ):
         time.sleep(0.005)
-
-
-def is_closed_by(package: str) -> bool:
-    """Tell whether the server itself closes the body, maybe through the ``close()`` of
-    a middleware.
-
-    A middleware outside of this one that is a generator closes what it has read to the
-    end. The server still has to send what that adds, and the end of a chunked body.
-    """
-    frame: Any = sys._getframe(1)
-    while frame is not None and (
-        _module(frame).startswith("wsgi_defer.") or frame.f_code.co_name == "close"
-    ):
-        frame = frame.f_back
-    return frame is not None and _module(frame).startswith(package)
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._runtime.stop_orders import is_order_to_stop
 from .server import WaitingServer
+from .stack import local_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -23,7 +24,7 @@ class Wsgiref(WaitingServer):
     ) -> bool:
         # BaseHandler.run() gives what close() raises to handle_error(), which logs it.
         # Only what that raises ends serve_forever().
-        handler: Any = getattr(start_response, "__self__", None)
+        handler: Any = local_of("wsgiref.handlers", "self")
         theirs = getattr(handler, "handle_error", None)
         if theirs is not None:
             handler.handle_error = partial(_handle_error, handler, theirs)

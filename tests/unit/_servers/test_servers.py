@@ -9,12 +9,14 @@ import sys
 import threading
 import types
 import wsgiref.util
+from functools import partial
 
 import pytest
 
 from wsgi_defer import DeferMiddleware, background, defer
 from wsgi_defer._servers import detect, half_close, uwsgi
 from wsgi_defer._servers.detect import server_of
+from wsgi_defer._servers.gunicorn import GUNICORN
 from wsgi_defer._servers.handover import handed_over, run_drains
 from wsgi_defer._servers.wsgiref import WSGIREF
 
@@ -57,31 +59,36 @@ def frame(module, name):
 
 
 in_gunicorn = frame("gunicorn.workers.sync", "handle_request")
-in_werkzeug = frame("werkzeug.serving", "execute")
 
 
-def of_gunicorn(headers_sent=True):
+def in_werkzeug(function, *args, headers_sent=()):
+    """Call it as werkzeug does, which has sent the head unless that is None."""
+    space = {"__name__": "werkzeug.serving"}
+    exec("def execute(headers_sent, function, *args): return function(*args)", space)
+    return space["execute"](headers_sent, function, *args)
+
+
+def of_gunicorn(headers_sent=True, length=None, sent=0):
     """The ``start_response`` of a gunicorn that has sent the head, or has not."""
     from gunicorn.http.wsgi import Response
 
     response = Response.__new__(Response)
     response.headers_sent = headers_sent
+    response.response_length, response.sent = length, sent
     return response.start_response
 
 
-def of_werkzeug(headers_sent=()):
-    """The ``start_response`` of werkzeug; None, if the head is not out."""
-
-    def start_response(status, headers):
-        return headers_sent
-
-    return start_response
+def in_gunicorn_of(start_response):
+    """As ``in_gunicorn``, with the response where its workers have it."""
+    space = {"__name__": "gunicorn.workers.sync"}
+    exec("def handle_request(resp, function, *args): return function(*args)", space)
+    return partial(space["handle_request"], start_response.__self__)
 
 
 def ours(function):
-    """Make it look like a function of this package, to those who look at the stack."""
-    space = {**globals(), "__name__": "wsgi_defer.tests"}
-    return types.FunctionType(function.__code__, space, function.__name__)
+    """Make it look like a body's ``close()``, to those who look at the stack."""
+    code = function.__code__.replace(co_name="close")
+    return types.FunctionType(code, globals())
 
 
 @ours
@@ -107,7 +114,7 @@ def test_gunicorn_sync_and_werkzeug_are_half_closed():
     """These have said Connection: close."""
     in_gunicorn(end_stream, gunicorn(sync := Socket()), of_gunicorn())
     environ = {"SERVER_PROTOCOL": "HTTP/1.0", "werkzeug.socket": (dev := Socket())}
-    in_werkzeug(end_stream, environ, of_werkzeug())
+    in_werkzeug(end_stream, environ, print)
     assert sync.shut == dev.shut == [socket.SHUT_WR]
 
 
@@ -117,7 +124,7 @@ def test_gunicorn_sync_and_werkzeug_are_half_closed():
         ([], of_gunicorn(), True),
         ([("app", "close"), ("timer", "close")], of_gunicorn(), True),
         ([("app", "steps")], of_gunicorn(), False),  # closes what it has read
-        ([("app", "close"), ("timer", "steps")], of_gunicorn(), False),
+        ([("app", "close"), ("timer", "wrapper")], of_gunicorn(), True),
         ([], of_gunicorn(headers_sent=False), False),  # has collected the body
     ],
 )
@@ -261,16 +268,48 @@ def test_where_somebody_would_wait(environ, waits):
 
 
 def test_the_head_that_is_out():
-    """gunicorn and werkzeug can be asked; through another middleware, nobody can."""
+    """gunicorn and werkzeug can be asked."""
     ask = would_wait
-    environ = {"SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": "socket"}
+    environ = {"SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": Socket()}
     for sent in (True, False):
-        assert in_gunicorn(ask, gunicorn("socket"), of_gunicorn(sent)) is not sent
-        head = of_werkzeug([] if sent else None)
-        assert in_werkzeug(ask, environ, head) is not sent
-        assert in_gunicorn(ask, gunicorn("socket"), lambda status, headers: None)
-        assert in_gunicorn(ask, gunicorn("socket"), print)
-        assert in_werkzeug(ask, environ, print)
+        assert in_gunicorn(ask, gunicorn(Socket()), of_gunicorn(sent)) is not sent
+        head = () if sent else None
+        assert in_werkzeug(ask, environ, print, headers_sent=head) is not sent
+    assert ask(environ, print)
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_another_start_response_in_place_of_the_servers(sent):
+    """Sentry and New Relic bring theirs; gunicorn's own frame has the response."""
+
+    def theirs(status, headers):
+        raise AssertionError
+
+    within = in_gunicorn_of(of_gunicorn(sent))
+    for start_response in (theirs, partial(theirs, "200 OK"), ours, Socket().fileno):
+        assert within(would_wait, gunicorn(Socket()), start_response) is not sent
+    assert in_gunicorn(would_wait, gunicorn(Socket()), theirs)  # another release
+
+
+@pytest.mark.parametrize(
+    ("length", "sent", "out"), [(5, 5, True), (5, 4, False), (None, 5, False)]
+)
+def test_closed_by_a_generator_outside(length, sent, out):
+    """New Relic's closes the body before gunicorn does. All is out if its length is."""
+    steps, sock = frame("newrelic", "__iter__"), Socket()
+    head = of_gunicorn(True, length, sent)
+    assert in_gunicorn(steps, would_wait, gunicorn(sock), head) is not out
+    assert sock.shut == [socket.SHUT_WR] * out
+
+
+def test_the_headers_of_a_503_replace_those_of_gunicorn():
+    """Also through another ``start_response``."""
+    head = of_gunicorn()
+    head.__self__.headers = [("X", "1")]
+    forget = GUNICORN.forget_headers
+    in_gunicorn_of(head)(forget, print)
+    assert head.__self__.headers == []
+    forget(print)  # nobody is there
 
 
 def test_a_view_that_exits_by_itself(ran):
@@ -305,7 +344,7 @@ def test_a_process_for_each_request(ran, more, goes_on):
 
     environ = make_environ(**more, **{"werkzeug.socket": (sock := Socket())})
     with pytest.raises(LookupError):
-        DeferMiddleware(app, inline=False)(environ, of_werkzeug())
+        DeferMiddleware(app, inline=False)(environ, print)
     assert background.join(10)
     assert [thread is threading.current_thread() for thread in ran] == [not goes_on]
     assert sock.shut == []  # the error page is still to be sent
@@ -626,9 +665,6 @@ def test_wsgiref_logs_what_close_raises(ran):
     """But not an order to stop, which is to end ``serve_forever()``."""
 
     class Handler:
-        def start_response(self, status, headers):
-            pass
-
         def handle_error(self):
             ran.append(type(sys.exc_info()[1]))
 
@@ -636,8 +672,10 @@ def test_wsgiref_logs_what_close_raises(ran):
             raise AssertionError
 
     handler = Handler()
+    space = {"__name__": "wsgiref.handlers"}
+    exec("def finish_response(self, function): return function({}, print)", space)
     assert not WSGIREF.end_stream({}, print)
-    assert not WSGIREF.end_stream({}, handler.start_response)
+    assert not space["finish_response"](handler, WSGIREF.end_stream)
     try:
         raise ValueError
     except ValueError:
