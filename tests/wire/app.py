@@ -275,7 +275,7 @@ def iterated(environ, start_response, app=app):
 
 
 def own_start_response(environ, start_response, app=app):
-    """One that puts its own ``start_response`` before the server's, as Sentry's does."""
+    """One that puts its own ``start_response`` before the server's, as Sentry's."""
 
     def start(status, headers, exc_info=None):
         if exc_info is None:

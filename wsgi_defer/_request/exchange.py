@@ -208,6 +208,9 @@ class Exchange(Scope):
         finished = body if isinstance(body, (list, tuple)) else None
         is_file = finished is None and is_sendfile_body(self._environ, body)
         if finished is None and not is_file and not is_body(body):
+            if self.registered and self._server.is_end(body):
+                self.abort(StopIteration())
+                return body
             self.abort(
                 TypeError(
                     f"the app returned {type(body).__name__}, which is not a WSGI body"
@@ -315,7 +318,8 @@ class Exchange(Scope):
     def app_failed(self, error: BaseException) -> None:
         """The app raised ``error``, and the server is about to deal with it."""
         if not self.stopped:  # else the app's close() has raised, too
-            self._error = error
+            over = self.registered and self._server.is_end(error)
+            self._error = None if over else error
             # Asked now, before its traceback has the server's own frames.
             self.note_order(error)
         self._raised = True
@@ -327,7 +331,7 @@ class Exchange(Scope):
         self.ended = True
         self.app_failed(error)
         if not self.end_unused():
-            self._run_calls(delivered=False)
+            self._run_calls(delivered=self._error is None)
 
     def end_response(self, close: Callable[[], object] | None) -> None:
         """Close the app's body by its own ``close()``, and run the calls."""
@@ -382,6 +386,11 @@ class Exchange(Scope):
         finally:
             leave(token)
 
+    def _took_over(self) -> bool:
+        """The app has served the connection itself, and so started no response."""
+        upgrade = self._environ.get("HTTP_UPGRADE", "")
+        return self._raised or upgrade.lower() == "websocket"
+
     def _run_calls(self, delivered: bool) -> None:
         environ, respond, server = self._environ, self._respond, self._server
         ready: Callable[[], object] = background.nothing_to_wait_for
@@ -395,7 +404,7 @@ class Exchange(Scope):
     def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
         """What is needed to run the calls, in whatever thread that will be."""
         code, error = self._code(), self._error
-        if code is None and error is None:
+        if code is None and error is None and not self._took_over():
             error = DeferError("the app never called start_response() with a status")
         duration = (self._sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .stack import is_closed_by, local_of
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+ASYNC = "gunicorn.workers.base_async"
 PACKAGE = "gunicorn."  # the start of the names of its modules
 
 
@@ -49,6 +51,12 @@ class Gunicorn(ClosingServer):
 
     def taker(self, environ: WSGIEnvironment) -> Callable[[Drain], object] | None:
         return taking() if is_http1(environ) else None
+
+    def is_end(self, answer: object) -> bool:
+        """Every worker closes the connection on StopIteration, and logs no failure;
+        those of workers/base_async.py also on an object of theirs."""
+        handled = getattr(sys.modules.get(ASYNC), "ALREADY_HANDLED", self)
+        return isinstance(answer, StopIteration) or answer is handled
 
     def forget_headers(self, start_response: StartResponse) -> None:
         """It adds the new headers to the old ones, up to 27.0 at least (http/wsgi.py,

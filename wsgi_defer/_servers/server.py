@@ -72,6 +72,11 @@ class Server:
         PEP 3333 says it does. This is for servers that keep them.
         """
 
+    def is_end(self, answer: object) -> bool:
+        """Has the app served the connection itself, as that of a WebSocket, and says so
+        by what it raised, or returned in place of a body?"""
+        return False
+
     def file_inside(
         self, environ: WSGIEnvironment, body: Any, headers: list[tuple[str, str]]
     ) -> tuple[Any, ...]:
