@@ -43,9 +43,10 @@ _FRAMING = frozenset(["content-length", "transfer-encoding"])
 class Exchange(Scope):
     """One request and its response: what the server is told, and when.
 
-    The app's ``start_response`` goes to the server at once, unless calls are pending.
-    Then it is held until the response really starts, which is when the app returns,
-    calls ``write()``, or yields its first item: only then is its status final.
+    The app's ``start_response`` goes to the server at once, for those in between who
+    note the status. It is held only if calls are to run before the response, or if
+    calls are pending and a finished body may need a length: until the response really
+    starts, which is when the app returns, calls ``write()``, or yields its first item.
 
     For a body that is a generator, this object is also the body that the server gets.
     It takes one step of the app's for each of its own, inside the scope. One object for
@@ -64,6 +65,8 @@ class Exchange(Scope):
     _raised = False  # the app did, so the server has yet to send its error page
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
+    _headers: Headers = ()  # type: ignore[assignment]  # if calls were pending by then
+    _add_length: Callable[[int], object] | None = None  # to a head that was passed on
     _refusal: list[bytes] | None = None  # the body of a 503
     _given_id: str | None = None  # by a proxy, or anybody
     _request_id: str | None = None
@@ -112,14 +115,24 @@ class Exchange(Scope):
         """What the app gets as its ``start_response``."""
         if self.registered and not self.started:
             if self.status is None and isinstance(status, str):
-                self.status = status
-                self._waiting = (status, headers, exc_info)
-                return self.write
+                self._headers = headers
+                if self._must_hold(status, headers):
+                    self.status = status
+                    self._waiting = (status, headers, exc_info)
+                    return self.write
             if self._waiting is not None:  # the server judges both
                 self._write = self._pass(*self._waiting)
         write: Callable[[bytes], object] = self._pass(status, headers, exc_info)
         self.status = status  # now that the server has accepted it
         return write
+
+    def _must_hold(self, status: str, headers: Headers) -> bool:
+        if self.held:
+            return True
+        if not self._lacks_length(status, headers):
+            return False
+        self._add_length = self._server.length_adder(self._respond)
+        return self._add_length is None
 
     def _pass(self, status: str, headers: Headers, exc_info: Any) -> Any:
         self._waiting = None
@@ -147,13 +160,22 @@ class Exchange(Scope):
                 discard_held(self, f"the status is {self.status}")
             elif not self._run_held():
                 return self._refusal
+        if body is not None and (self._waiting or self._add_length):
+            self._give_length(body)
         if self._waiting is not None:
-            status, headers, exc_info = self._waiting
-            if body is not None and self._lacks_length(headers, body):
-                length = sum(len(item) for item in body)
-                headers = [*headers, ("Content-Length", str(length))]
-            self._write = self._pass(status, headers, exc_info)
+            self._write = self._pass(*self._waiting)
         return self._refusal
+
+    def _give_length(self, body: Sequence[bytes]) -> None:
+        if not all(isinstance(item, bytes) for item in body):
+            return
+        length = sum(len(item) for item in body)
+        if self._waiting is None:
+            self._add_length(length)  # type: ignore[misc]
+        elif self._lacks_length(*self._waiting[:2]):
+            status, headers, exc_info = self._waiting
+            headers = [*headers, ("Content-Length", str(length))]
+            self._waiting = status, headers, exc_info
 
     def _run_held(self) -> bool:
         error = run_held(self)
@@ -164,7 +186,7 @@ class Exchange(Scope):
         finally:
             del error  # frame cycle
 
-    def _lacks_length(self, headers: Headers, body: Sequence[bytes]) -> bool:
+    def _lacks_length(self, status: str, headers: Headers) -> bool:
         # Most servers can end a body without a length only by closing the connection.
         try:
             for name, _ in headers:
@@ -172,11 +194,8 @@ class Exchange(Scope):
                     return False
         except (TypeError, ValueError, AttributeError):
             return False  # these are no headers, and the server will say so
-        return (
-            self._code() not in (204, 304)
-            and self._environ.get("REQUEST_METHOD") != "HEAD"
-            and all(isinstance(item, bytes) for item in body)
-        )
+        bodiless = status[:3] in ("204", "304")
+        return not bodiless and self._environ.get("REQUEST_METHOD") != "HEAD"
 
     def _refuse(self, error: BaseException) -> None:
         self._error = error
@@ -221,7 +240,6 @@ class Exchange(Scope):
             if is_file and self.end_unused():
                 return body
             return self.stream(body)
-        headers = [] if self._waiting is None else self._waiting[1]
         if self.status is not None:
             try:
                 instead = self.begin(finished)
@@ -232,7 +250,7 @@ class Exchange(Scope):
             if instead is not None:
                 return SizedBody(self, instead, owner=body)
         if is_file:
-            made_of = self._server.file_inside(self._environ, body, headers)
+            made_of = self._server.file_inside(self._environ, body, self._headers)
             hooked = hook_close(self, body, made_of)
             if hooked is not None:
                 return hooked  # type: ignore[no-any-return]
@@ -409,7 +427,8 @@ class Exchange(Scope):
         duration = (self._sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.
         self._given_id = self._environ.get("HTTP_X_REQUEST_ID")
-        self._environ = self._respond = self._write = None
+        self._environ = self._respond = self._write = self._add_length = None
+        self._headers = []
         self._error = self._handled = None
         if self.held:
             discard_held(self, "the response never started")

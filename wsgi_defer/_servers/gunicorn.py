@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..background import Drain
@@ -65,6 +66,20 @@ class Gunicorn(ClosingServer):
         if response is not None:
             response.headers = []
             response.response_length = None
+
+    def length_adder(
+        self, start_response: StartResponse
+    ) -> Callable[[int], object] | None:
+        response = _response(start_response)
+        return None if response is None else partial(_add_length, response)
+
+
+def _add_length(response: Any, length: int) -> None:
+    given = response.headers_sent or response.response_length is not None
+    if not given and response.status is not None:  # else somebody holds it back
+        response.headers.append(("Content-Length", str(length)))
+        response.response_length = length
+        response.chunked = response.is_chunked()
 
 
 def _response(start_response: StartResponse) -> Any:

@@ -72,6 +72,13 @@ class Server:
         PEP 3333 says it does. This is for servers that keep them.
         """
 
+    def length_adder(
+        self, start_response: StartResponse
+    ) -> Callable[[int], object] | None:
+        """What adds a length to a head that this server has been given, if it has not
+        sent that. None if nothing can."""
+        return None
+
     def is_end(self, answer: object) -> bool:
         """Has the app served the connection itself, as that of a WebSocket, and says so
         by what it raised, or returned in place of a body?"""
@@ -83,8 +90,8 @@ class Server:
         """The file and the block size of a file wrapper that is written in C.
 
         They are needed to make another one, with a file that notices its end. Empty if
-        they are not known, or not needed. ``headers`` are those of a response that is
-        held; none if it has been passed on.
+        they are not known, or not needed. ``headers`` are those of the response; none
+        if nothing was pending when the app gave them.
         """
         return ()
 

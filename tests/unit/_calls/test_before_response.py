@@ -208,12 +208,12 @@ def test_refused_by_the_server(body):
 
     def app(environ, start_response):
         defer(int)
-        start_response("200 OK", "not a list of headers")
+        start_response("200 OK", [("X", "not a header")])
         return body
 
     def start_response(status, headers, exc_info=None):
         raise AssertionError(headers)
 
-    with pytest.raises(AssertionError, match="not a list"):
+    with pytest.raises(AssertionError, match="not a header"):
         DeferMiddleware(app)(make_environ(), start_response)
     assert getattr(body, "closed", True)
