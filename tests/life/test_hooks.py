@@ -206,3 +206,23 @@ def test_each_worker_has_its_own(ours):
         others = {f"other-{name}" for name in CALLS}
         gunicorn.until(lambda: others <= gunicorn.finished, "the others to finish")
         assert lost_in(gunicorn.log, others) == set()
+
+
+@pytest.mark.ahead
+def test_a_logging_configuration_that_disables_gunicorns_log():
+    """As dictConfig() does by default, in a master that has loaded the app: what is
+    lost is named all the same."""
+    hooks = f"""
+import logging.config
+
+def when_ready(server):
+    logging.config.dictConfig({{"version": 1}})
+
+{INSTALL}
+"""
+    with running(configuration(hooks=hooks)) as gunicorn:
+        gunicorn.request(f"/calls?long={FOR_EVER}")
+        pid = gunicorn.begun(CALLS[1])
+        os.kill(pid, signal.SIGKILL)
+        gunicorn.until(lambda: gunicorn.accounted >= EVERY, "all to be named")
+        assert gunicorn.named == {CALLS[1], CALLS[2]}

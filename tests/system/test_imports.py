@@ -63,3 +63,25 @@ def test_nobody_pays_for_it_who_does_not_use_it():
         [*PYTHON, textwrap.dedent(code)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False"] * 3
+
+
+def test_the_logger_may_be_there_before_the_import():
+    """Configured, or disabled, or of a class that the app has chosen. From the import
+    on, logging.config disables it no more."""
+    code = """
+        import logging, logging.config
+        class Own(logging.Logger): own = True
+        logging.setLoggerClass(Own)
+        log = logging.getLogger("wsgi_defer")
+        log.disabled = True
+        import wsgi_defer
+        print(log.own, log.disabled)
+        log.disabled = False
+        logging.config.dictConfig({"version": 1})
+        print(log.disabled, logging.getLogger("wsgi_defer") is log)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, check=True, cwd=HOME,
+    )  # fmt: skip
+    assert result.stdout.split() == ["True", "True", "False", "True"]

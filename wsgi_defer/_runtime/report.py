@@ -4,6 +4,12 @@ A filter or a handler of the app's may raise: one that reads ``flask.request`` d
 outside a request. The line then goes to ``sys.stderr``, each time. And a text of the
 app's, such as the message of an exception, may have line breaks and other control
 characters in it. Those are escaped, so that it cannot pass for a line of its own.
+
+``dictConfig()`` and ``fileConfig()`` of ``logging.config`` disable, by default, every
+logger that exists and that they do not name. They do not disable this one, whose lines
+are often the only trace of a failure. What somebody chooses for it holds: its level,
+handlers and filters, ``logging.disable()``, and
+``logging.getLogger("wsgi_defer").disabled = True``.
 """
 
 from __future__ import annotations
@@ -17,6 +23,24 @@ from contextlib import suppress
 from typing import Any
 
 logger = logging.getLogger("wsgi_defer")
+
+
+class _NotDisabledInPassing(logging.Logger):
+    """Takes no ``disabled = True`` from ``logging.config``, which sweeps them all."""
+
+    @property
+    def disabled(self) -> bool:
+        return bool(self.__dict__["disabled"])
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        setter = sys._getframe(1).f_globals.get("__name__")
+        if not (value and setter == "logging.config"):
+            self.__dict__["disabled"] = value
+
+
+# It may exist: somebody has configured it, perhaps as a logger of another class.
+logger.__class__ = type("Logger", (_NotDisabledInPassing, type(logger)), {})
 
 # Control characters, Unicode's line separators, and lone surrogates, which cannot be
 # encoded.

@@ -20,7 +20,7 @@ from .._servers.handover import report_lost_drains
 from ..background import Drain
 from ..ledger import Ledger, Left, Recorder
 from ..observers._observers import observe_process, stop_observing
-from ._host import GunicornHost, host_for, time_for_calls
+from ._host import GunicornHost, host_for, log_of, time_for_calls
 
 KILLED_WAIT = 2.0  # seconds for the kernel to end a worker that was sent SIGKILL
 
@@ -53,9 +53,9 @@ class _Master:
             return
         calls, unnamed = self.ledger.close_page(page)
         for call in calls:
-            server.log.error("wsgi_defer: %s", _sentence(call, f"{who} {end}"))
+            log_of(server).error("wsgi_defer: %s", _sentence(call, f"{who} {end}"))
         if unnamed:
-            server.log.error(
+            log_of(server).error(
                 "wsgi_defer: %d more deferred calls lost: %s %s; the ledger had no "
                 "room for their names", unnamed, who, end,
             )  # fmt: skip
@@ -140,7 +140,7 @@ def on_exit(server: Any) -> None:
         for age in list(master.pages):
             master.read(server, age, "a worker")
         if master.lost:
-            server.log.error(
+            log_of(server).error(
                 "wsgi_defer: deferred calls that were lost with their workers, in all: "
                 "%d", master.lost,
             )  # fmt: skip

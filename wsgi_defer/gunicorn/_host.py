@@ -13,7 +13,7 @@ from contextlib import suppress
 from time import monotonic, time
 from typing import Any
 
-from .._runtime import host
+from .._runtime import host, report
 from .._runtime.stop_orders import TimeUp
 from ..ledger import Recorder
 
@@ -76,7 +76,7 @@ class GunicornHost(host.Host):
         Written at once: whoever sent TERM may not wait, and send KILL.
         """
         if line := self._what_is_left():
-            self.worker.log.warning("%s", line)
+            log_of(self.worker).warning("%s", line)
 
     def _what_is_left(self) -> str:
         if self.recorder is None:
@@ -192,3 +192,14 @@ def host_for(worker: Any) -> GunicornHost:
 def time_for_calls() -> float:
     """Seconds that a stopping worker may still wait for its calls."""
     return host.current.time_left() or 0
+
+
+def log_of(process: Any) -> Any:
+    """The log of gunicorn's worker or master.
+
+    If the app's logging configuration has disabled it, as ``dictConfig()`` does by
+    default, our own: what it says of lost calls is said nowhere else.
+    """
+    log = process.log
+    silenced = getattr(getattr(log, "error_log", None), "disabled", False)
+    return report.logger if silenced else log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import logging.config
 import sys
 
 import pytest
@@ -109,3 +110,64 @@ def test_many_causes():
         following.__context__ = error
         error = following
     assert "ValueError: 1" in report.traceback_of(error)
+
+
+SILENT = {"version": 1}  # with disable_existing_loggers, as by default
+INI = "[loggers]\nkeys=root\n[handlers]\nkeys=\n[formatters]\nkeys=\n" \
+      "[logger_root]\nhandlers=\n"  # fmt: skip
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """Logging can be configured anew, and is then as it was."""
+    root, log = logging.getLogger(), logging.getLogger("wsgi_defer")
+    before = [(logger, logger.handlers[:], logger.level) for logger in (root, log)]
+    others = [
+        (logger, logger.disabled)
+        for logger in logging.root.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger)
+    ]
+    (tmp_path / "log.ini").write_text(INI)
+    yield lambda: logging.config.fileConfig(tmp_path / "log.ini")
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+    for logger, disabled in others:
+        logger.disabled = disabled
+
+
+def fails(caplog):
+    """Whether a call that fails is told."""
+    logging.getLogger().addHandler(caplog.handler)
+    caplog.clear()
+    with deferring():
+        defer(fail, "x")
+    return "failed" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["dictConfig", "fileConfig"])
+def test_logging_is_configured_after_the_import(caplog, configured, how):
+    """That disables all loggers that it does not name, but not this one."""
+    other = logging.getLogger("other")
+    if how == "dictConfig":
+        logging.config.dictConfig(SILENT)
+    else:
+        configured()
+    assert other.disabled
+    assert fails(caplog)
+
+
+def test_what_is_chosen_for_the_logger_holds(caplog, configured):
+    """By its attribute, and by its level in a configuration that names it."""
+    log = logging.getLogger("wsgi_defer")
+    log.disabled = True
+    assert not fails(caplog)
+    logging.config.dictConfig(SILENT)
+    assert not fails(caplog)
+    log.disabled = False
+    assert fails(caplog)
+    logging.config.dictConfig(
+        {**SILENT, "loggers": {"wsgi_defer": {"level": "CRITICAL"}}}
+    )
+    assert not fails(caplog)
+    assert not log.disabled

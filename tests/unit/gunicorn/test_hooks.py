@@ -570,3 +570,14 @@ def test_threads_without_the_worker_class_for_them(
     if warned:  # else the warning is wrong
         assert server.cfg.worker_class is gthread.ThreadWorker
         assert "threads is 2, so gunicorn uses its own gthread" in caplog.text
+
+
+@pytest.mark.parametrize("silenced", [False, True])
+def test_the_log_is_ours_where_gunicorns_is_silenced(silenced, caplog):
+    """By the app's logging configuration; gunicorn's own otherwise, of any class."""
+    theirs = logging.Logger("theirs")
+    theirs.disabled = silenced
+    gunicorns = SimpleNamespace(error_log=theirs)
+    expected = logging.getLogger("wsgi_defer") if silenced else gunicorns
+    assert _host.log_of(SimpleNamespace(log=gunicorns)) is expected
+    assert _host.log_of(SimpleNamespace(log=theirs)) is theirs
