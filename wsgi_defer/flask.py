@@ -13,6 +13,7 @@ from flask import Flask, g, has_app_context, has_request_context
 from flask.globals import app_ctx, request_ctx
 
 from . import background
+from ._calls.aside import aside
 from ._calls.options import WhenBusy
 from ._calls.scope import Scope, current_scope
 from ._calls.waiting_room import WhenFull
@@ -54,11 +55,16 @@ class Defer:
         Defer(app)              # or Defer().init_app(app)
 
     Each call runs inside a fresh copy of its request's context, whose teardown
-    functions run after it. ``request``, ``current_app`` and ``url_for()`` are as in the
-    view. ``session`` is read-only: a change is not sent to the client. ``g`` holds what
-    the view left in it, except for objects with a ``close()``: the teardown of the
-    request has closed those. Other extensions see a new app context, so the session of
-    Flask-SQLAlchemy, for example, is fresh, and is removed afterwards.
+    functions run after it. If the call failed, ``teardown_appcontext`` functions get
+    its exception. ``teardown_request`` functions get None: the request has not failed.
+    What they defer, hold or enqueue for their request, they do not defer once more for
+    each of its calls.
+
+    ``request``, ``current_app`` and ``url_for()`` are as in the view. ``session`` is
+    read-only: a change is not sent to the client. ``g`` holds what the view left in it,
+    except for objects with a ``close()``: the teardown of the request has closed those.
+    Other extensions see a new app context, so the session of Flask-SQLAlchemy, for
+    example, is fresh, and is removed afterwards.
 
     The tasks of a ``ThreadPool`` or an ``AsyncPool`` have such an app context, too,
     while the view runs. They share the view's ``request`` and ``session``, so
@@ -181,6 +187,9 @@ class Defer:
 def fresh_context(app: Flask) -> Iterator[None]:
     """An app context with its own teardown and, if the request has ended, a copy of its
     request context. It is the ``around`` of this extension.
+
+    What hooks of the app defer while these begin or end comes to nothing. They have
+    deferred it at the end of the request.
     """
     # What the view left. A copy, because the view may still run in another thread.
     left = dict(vars(app_ctx.g)) if has_app_context() else {}
@@ -189,16 +198,31 @@ def fresh_context(app: Flask) -> Iterator[None]:
     # uploaded files, and its start would set view_args again.
     if has_request_context() and not getattr(request_ctx, "_cv_tokens", ()):
         request_context = request_ctx.copy()
-    with ExitStack() as contexts:
+    with aside(), ExitStack() as beginning:
         # Push the app context first. Otherwise, the request context would find the old
         # one and use that, and its teardown would not run.
-        contexts.enter_context(app.app_context())
+        beginning.enter_context(app.app_context())
         for name, value in left.items():
             if not hasattr(type(value), "close"):
                 setattr(g, name, value)
         if request_context is not None:
-            contexts.enter_context(request_context)
+            request_context.push()
+            # Whatever the call raises: its request has not failed.
+            beginning.callback(request_context.pop, None)
+        contexts = beginning.pop_all()
+    error: BaseException | None = None
+    try:
         yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        try:
+            with aside():
+                kind = None if error is None else type(error)
+                contexts.__exit__(kind, error, None)
+        finally:
+            del error  # frame cycle
 
 
 @contextmanager

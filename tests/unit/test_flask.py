@@ -37,9 +37,10 @@ from wsgi_defer import (
     pool,
 )
 from wsgi_defer.flask import Defer, Options
+from wsgi_defer.jobs import Jobs
 from wsgi_defer.pools import AsyncPool, ThreadPool
 
-from ..helpers.waiting import until
+from ..helpers.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -331,7 +332,8 @@ def test_the_client_has_its_response_first(app, ran):
 
 
 def test_teardown_runs_after_each_call(app, client, ran):
-    """Of the request and of the app context, with the call's exception."""
+    """Of the app context with the call's exception, and of the request, which has not
+    failed, without."""
 
     @app.teardown_request
     def teardown_request(error):
@@ -352,8 +354,162 @@ def test_teardown_runs_after_each_call(app, client, ran):
     assert ran == [
         ("request", none), ("app", none),
         1, ("request", none), ("app", none),
-        ("request", zero), ("app", zero),
+        ("request", none), ("app", zero),
     ]  # fmt: skip
+
+
+def on_teardown_request(app, hook):
+    app.teardown_request(lambda error: hook())
+
+
+def on_teardown_appcontext(app, hook):
+    app.teardown_appcontext(lambda error: hook())
+
+
+def on_signals(app, hook):
+    def receive(sender, **kwargs):
+        hook()
+
+    app.keep_receiver_alive = receive
+    flask.request_tearing_down.connect(receive, app)
+    flask.appcontext_tearing_down.connect(receive, app)
+    flask.appcontext_pushed.connect(receive, app)
+
+
+PLACES = pytest.mark.parametrize(
+    ("register", "times"),
+    [(on_teardown_request, 1), (on_teardown_appcontext, 1), (on_signals, 3)],
+)
+
+
+@PLACES
+@pytest.mark.parametrize("held", [False, True])
+def test_hooks_that_defer_do_so_for_the_request_only(
+    app, client, ran, caplog, register, times, held
+):
+    """Not again around each of its calls, without end; nor around their own."""
+    caplog.set_level("DEBUG", "wsgi_defer")
+
+    def hook():
+        if held:
+            before_response(ran.append, "hook")
+            assert current_scope().answers
+        else:
+            assert defer(ran.append, "hook").then(ran.append)
+
+    register(app, hook)
+
+    @app.get("/")
+    def view():
+        defer(ran.append, "view")
+        defer(divmod, 1, 0)
+        return "ok"
+
+    client.get("/")
+    assert ran.count("view") == 1
+    assert ran.count("hook") == times
+    assert "a hook of the app registered it around a call" in caplog.text
+    assert "TooManyCalls" not in caplog.text
+
+
+@PLACES
+def test_hooks_that_enqueue_do_so_for_the_request_only(
+    app, client, ran, register, times
+):
+    """A job for each request, and none for each call."""
+    jobs = Jobs(None)
+    jobs.handler("count")(ran.append)
+    register(app, lambda: jobs.enqueue("count", "hook"))
+
+    @app.get("/")
+    def view():
+        defer(ran.append, "view")
+        return "ok"
+
+    with jobs.captured() as captured:
+        client.get("/")
+    assert len(captured) == times
+    client.get("/")
+    assert ran.count("hook") == times
+
+
+def test_a_hook_that_needs_what_it_defers(ran):
+    """It gets the result, also that of a pool's task, each time, and once for each."""
+    app = Flask("shop")
+    Defer(app, pools=POOLS)
+
+    @app.teardown_appcontext
+    def hook(error):
+        assert defer(divmod, 7, 2).result() == (3, 1)
+        assert pool("threads").submit(divmod, 7, 2).result(PATIENCE) == (3, 1)
+        ran.append("hook")
+
+    @app.get("/")
+    def view():
+        defer(ran.append, "call")
+        return "ok"
+
+    app.test_client().get("/")
+    # Of the call and the task of the request's own hook, of the request, of the call.
+    assert ran == ["hook", "hook", "hook", "call", "hook"]
+
+
+def test_waiting_calls_are_not_dropped_for_those_of_hooks(ran):
+    """What a hook defers around a call does not count, and nobody hears of it."""
+    app = Flask("shop")
+    heard = []
+
+    class Other(Observer):
+        def queued(self, call, scope):
+            heard.append(call.label)
+
+    Defer(app, max_waiting=3, when_full="drop", observers=[Other()])
+    app.teardown_request(lambda error: defer(ran.append, "hook"))
+
+    @app.get("/")
+    def view():
+        defer(ran.append, 1)
+        defer(ran.append, 2)
+        return "ok"
+
+    app.test_client().get("/")
+    assert ran == [1, 2, "hook"]
+    assert len(heard) == 3
+
+
+def test_a_failed_call_is_not_a_failed_request(app, client, ran):
+    """For what counts those in a teardown function, as exporters of metrics do."""
+    failed = []
+    app.teardown_request(lambda error: error and failed.append(error))
+
+    @app.get("/")
+    def view():
+        defer(divmod, 1, 0)
+        return "ok"
+
+    client.get("/")
+    assert failed == []
+
+
+def test_a_teardown_that_raises(app, client, ran, caplog):
+    """Is a failure of the call; the contexts are left all the same."""
+
+    @app.teardown_request
+    def teardown(error):
+        if ran:
+            raise LookupError("of teardown")
+
+    app.teardown_appcontext(lambda error: ran.append(type(error)))
+
+    @app.get("/")
+    def view():
+        defer(lambda: ran.append(current_app.name))
+        return "ok"
+
+    client.get("/")
+    assert ran == [type(None), "shop", LookupError]
+    assert "LookupError: of teardown" in caplog.text
+    assert not flask.has_app_context()
 
 
 def test_what_teardown_closed_is_not_in_g(app, client, ran):
