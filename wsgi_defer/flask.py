@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextvars import Context
 from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import click
+import flask
 from flask import Flask, g, has_app_context, has_request_context
-from flask.globals import app_ctx, request_ctx
+from flask.ctx import AppContext, RequestContext
+from flask.globals import _cv_app, app_ctx, request_ctx
 
 from . import background
 from ._calls.aside import aside
+from ._calls.invoke import Around
 from ._calls.options import WhenBusy
 from ._calls.scope import Scope, current_scope
 from ._calls.waiting_room import WhenFull
@@ -31,9 +35,10 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """Those of ``DeferMiddleware``, without ``around``."""
+    """Those of ``DeferMiddleware``."""
 
     max_calls: int
+    around: Around | None
     inline: bool | None
     background_threads: int
     when_busy: WhenBusy
@@ -83,8 +88,13 @@ class Defer:
         SQLAlchemy session, or a proxy such as ``request``: the call has a session of
         its own, so pass the object's id. By default, it does so if ``app.debug`` or
         ``app.testing`` is set at the first request.
-    :param options: those of ``DeferMiddleware``, such as ``max_calls``, but not
-        ``around``. Those that ``deferring()`` has apply to commands, too.
+    :param options: those of ``DeferMiddleware``, such as ``max_calls``. ``around`` is
+        entered inside the contexts of a call, where ``g`` and ``current_app`` are
+        there: for what ``before_request`` functions open, which do not run again.
+        Those that ``deferring()`` has apply to commands, too.
+
+    Where an app is mounted in another, each call has the contexts, the ``around`` and
+    the ``time_limit`` of the app that deferred it. All else is as the outer one says.
     """
 
     def __init__(
@@ -108,8 +118,9 @@ class Defer:
         if "wsgi_defer" in app.extensions:
             raise RuntimeError(f"Defer is already set up for the app {app.name!r}")
         app.extensions["wsgi_defer"] = self
-        middleware = DeferMiddleware(
-            app.wsgi_app, around=partial(fresh_context, app), **self.options
+        middleware = DeferMiddleware(app.wsgi_app, **self.options)
+        middleware.options = middleware.options._replace(
+            around=partial(fresh_context, app), limit_in=_limit_in
         )
         app.wsgi_app = middleware  # type: ignore[method-assign]
         if self.check_arguments is not False:
@@ -186,11 +197,15 @@ class Defer:
 @contextmanager
 def fresh_context(app: Flask) -> Iterator[None]:
     """An app context with its own teardown and, if the request has ended, a copy of its
-    request context. It is the ``around`` of this extension.
+    request context; inside of them, what the app's ``Defer()`` has as ``around``. It is
+    the ``around`` of this extension. The app is the one that deferred the call, and
+    ``app`` where that was done outside of any.
 
     What hooks of the app defer while these begin or end comes to nothing. They have
     deferred it at the end of the request.
     """
+    if has_app_context():
+        app = app_ctx.app
     # What the view left. A copy, because the view may still run in another thread.
     left = dict(vars(app_ctx.g)) if has_app_context() else {}
     request_context = None
@@ -201,18 +216,22 @@ def fresh_context(app: Flask) -> Iterator[None]:
     with aside(), ExitStack() as beginning:
         # Push the app context first. Otherwise, the request context would find the old
         # one and use that, and its teardown would not run.
-        beginning.enter_context(app.app_context())
+        app_context = app.app_context()
+        app_context.push()
+        beginning.push(lambda kind, error, trace: _leave(app_context, error))
         for name, value in left.items():
             if not hasattr(type(value), "close"):
                 setattr(g, name, value)
         if request_context is not None:
             request_context.push()
             # Whatever the call raises: its request has not failed.
-            beginning.callback(request_context.pop, None)
+            beginning.callback(_leave, request_context, None)
         contexts = beginning.pop_all()
+    around = _of_extension(app, "around") or nullcontext
     error: BaseException | None = None
     try:
-        yield
+        with around():
+            yield
     except BaseException as raised:
         error = raised
         raise
@@ -225,6 +244,47 @@ def fresh_context(app: Flask) -> Iterator[None]:
             del error  # frame cycle
 
 
+def _of_extension(app: Flask, option: str) -> Any:
+    """An option of the app's ``Defer()``; None if it has none."""
+    extension = app.extensions.get("wsgi_defer")
+    return None if extension is None else extension.options.get(option)
+
+
+def _limit_in(context: Context) -> float | None:
+    """The ``time_limit`` of the app that deferred the call of that context."""
+    where = context.get(_cv_app)
+    return None if where is None else _of_extension(where.app, "time_limit")
+
+
+def _leave(context: AppContext | RequestContext, error: BaseException | None) -> None:
+    """End a context of ours, with its teardown, if there is any.
+
+    Where no code of the app's would run, the methods of Flask's that run it are not
+    called: a tracer would make a span of each, long after the end of the request.
+    """
+    app = context.app
+    functions = bool(app.teardown_appcontext_funcs)
+    method, signal = "do_teardown_appcontext", flask.appcontext_tearing_down
+    if isinstance(context, RequestContext):
+        functions = any(app.teardown_request_funcs.values())
+        method, signal = "do_teardown_request", flask.request_tearing_down
+    definer = next(each for each in type(app).__mro__ if method in vars(each))
+    if (
+        functions
+        or signal.has_receivers_for(app)
+        or flask.appcontext_popped.has_receivers_for(app)
+        or definer is not Flask
+        or type(context) not in (AppContext, RequestContext)
+    ):
+        context.pop(error)
+        return
+    token: Any = context._cv_tokens.pop()
+    if isinstance(context, RequestContext):
+        context.request.close()
+        token, _ = token
+    token.var.reset(token)
+
+
 @contextmanager
 def _command_scope(app: Flask, options: Options) -> Iterator[None]:
     leaving: click.exceptions.Exit | None = None
@@ -232,7 +292,8 @@ def _command_scope(app: Flask, options: Options) -> Iterator[None]:
     chosen: dict[str, Any] = {
         name: value for name, value in options.items() if name in known
     }
-    with deferring(around=partial(fresh_context, app), **chosen):
+    chosen["around"] = partial(fresh_context, app)
+    with deferring(**chosen):
         try:
             yield
         except click.exceptions.Exit as error:

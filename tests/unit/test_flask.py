@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -22,6 +22,7 @@ from flask.cli import FlaskGroup
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column
 from werkzeug.local import Local, LocalProxy
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 from wsgi_defer import (
@@ -36,6 +37,8 @@ from wsgi_defer import (
     deferring,
     pool,
 )
+from wsgi_defer._calls import run
+from wsgi_defer._calls.invoke import invoke
 from wsgi_defer.flask import Defer, Options
 from wsgi_defer.jobs import Jobs
 from wsgi_defer.pools import AsyncPool, ThreadPool
@@ -277,9 +280,9 @@ def test_arguments_that_are_none_of_its_business(app, client, monkeypatch, caplo
 
 
 def test_its_options_are_known_to_type_checkers():
-    """All that the middleware has, but for the one that is ours."""
+    """All that the middleware has."""
     known = set(inspect.signature(DeferMiddleware).parameters)
-    assert set(Options.__annotations__) == known - {"app", "around"}
+    assert set(Options.__annotations__) == known - {"app"}
 
 
 def test_everything_of_flask_works_inside_a_call(app, client, ran):
@@ -489,6 +492,268 @@ def test_a_failed_call_is_not_a_failed_request(app, client, ran):
 
     client.get("/")
     assert failed == []
+
+
+HOOKS = {
+    "none": lambda app: None,
+    "request": lambda app: app.teardown_request(lambda error: None),
+    "appcontext": lambda app: app.teardown_appcontext(lambda error: None),
+    "both": lambda app: flask.appcontext_popped.connect(app.receiver, app),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_has_no_teardown_calls_no_methods_for_it(monkeypatch, ran, hook):
+    """A tracer that has patched them would make a span of each, of its own."""
+    called = []
+    for method in ("do_teardown_request", "do_teardown_appcontext"):
+        known = getattr(Flask, method)
+
+        def traced(self, *args, known=known, method=method):
+            called.append(method.removeprefix("do_teardown_"))
+            known(self, *args)
+
+        monkeypatch.setattr(Flask, method, traced)
+    app = Flask("shop")
+    app.receiver = lambda sender: None
+    HOOKS[hook](app)
+    Defer(app)
+
+    @app.get("/")
+    def view():
+        defer(lambda: defer(ran.append, request.path))
+        return "ok"
+
+    app.test_client().get("/")
+    assert ran == ["/"]
+    expected = {"none": [], "both": ["request", "appcontext"]}.get(hook, [hook])
+    assert called == ["request", "appcontext"] + expected * 2
+    assert not flask.has_app_context()
+
+
+def test_an_app_with_a_teardown_of_its_own(ran):
+    """Its class overrides Flask's method, which is called."""
+
+    class App(Flask):
+        def do_teardown_appcontext(self, *args):
+            ran.append("teardown")
+            super().do_teardown_appcontext(*args)
+
+    app = App("shop")
+    Defer(app)
+
+    @app.get("/")
+    def view():
+        defer(ran.append, "call")
+        return "ok"
+
+    app.test_client().get("/")
+    assert ran == ["teardown", "call", "teardown"]
+
+
+def test_files_that_a_call_is_the_first_to_read(app, ran):
+    """Are closed when it ends."""
+
+    @app.post("/")
+    def view():
+        request.get_data()  # while it is there
+        defer(lambda: ran.append(request.files["file"]))
+        return "ok"
+
+    app.test_client().post("/", data={"file": (io.BytesIO(b"uploaded"), "name")})
+    assert ran[0].closed
+
+
+def make_mounted(extended, plain=False, **options):
+    """An app in another, whose calls tell where they run; ``extended`` are the names of
+    those with the extension."""
+    apps = {}
+    for name in ("inner", "outer"):
+        app = apps[name] = Flask(name)
+        app.torn_down = []
+        app.teardown_appcontext(lambda error, app=app: app.torn_down.append(app.name))
+
+        def view(name=name):
+            g.name = name
+            defer(lambda: apps["seen"].append((current_app.name, g.name)))
+            return name
+
+        app.add_url_rule("/", view_func=view)
+    outer, inner = apps["outer"], apps["inner"]
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/inner": inner})
+    for name in extended:
+        Defer(apps[name], **options.get(name, {}))
+    apps["seen"] = []
+    return Client(DeferMiddleware(outer) if plain else outer), apps
+
+
+@pytest.mark.parametrize(
+    ("extended", "plain"),
+    [(["outer", "inner"], False), (["outer"], False), (["inner"], True),
+     (["outer", "inner"], True)],
+)  # fmt: skip
+def test_each_call_has_the_contexts_of_its_app(extended, plain, caplog):
+    """The app that deferred it, whichever it is mounted in."""
+    client, apps = make_mounted(extended, plain)
+    for name in ("inner", extended[0]):
+        root = "/inner" if name == "inner" else ""
+        assert client.get(f"{root}/", buffered=True).text == name
+        assert apps["seen"].pop() == (name, name)
+        assert apps[name].torn_down[-2:] == [name] * 2
+    assert caplog.text == ""
+
+
+def test_each_call_has_what_its_app_has_around(ran):
+    """The same for ``around``."""
+
+    def around(name):
+        return lambda: nullcontext(ran.append((name, current_app.name)))
+
+    client, _ = make_mounted(
+        ["outer", "inner"],
+        outer={"around": around("outer")},
+        inner={"around": around("inner")},
+    )
+    client.get("/inner/", buffered=True)
+    client.get("/", buffered=True)
+    assert ran == [("inner", "inner"), ("outer", "outer")]
+
+
+def test_each_call_has_the_time_limit_of_its_app(ran, monkeypatch):
+    """Not that of the app around it, unless it has none."""
+
+    def run_watched(invocation, call, owner, limit):
+        ran.append(limit)
+        return invoke(invocation, owner.options.around)
+
+    monkeypatch.setattr(run, "run_watched", run_watched)
+    limits = {"outer": {"time_limit": 50}, "inner": {"time_limit": 5}}
+    for inner in (limits["inner"], {}):
+        client, _ = make_mounted(["outer", "inner"], outer=limits["outer"], inner=inner)
+        client.get("/inner/", buffered=True)
+        client.get("/", buffered=True)
+    client, _ = make_mounted(["inner"], plain=True, inner=limits["inner"])
+    client.get("/inner/", buffered=True)
+    client.get("/", buffered=True)
+    assert ran == [5, 50, 50, 50, 5]
+
+
+def test_the_time_limit_of_what_no_app_has_deferred(monkeypatch):
+    """Is that of the middleware."""
+    app = Flask("shop")
+    wsgi_app = app.wsgi_app
+    app.wsgi_app = lambda *args: defer(int).always() and wsgi_app(*args)
+    Defer(app, time_limit=50)
+    seen = []
+    monkeypatch.setattr(run, "run_watched", lambda *args: seen.append(args[-1]))
+    Client(app).get("/", buffered=True)
+    assert seen == [50]
+
+
+def test_around_inside_the_contexts_of_a_call(ran):
+    """It has g and the request; what it opens is closed before their teardown; and what
+    it defers is a call like others."""
+
+    @contextmanager
+    def around():
+        g.connection = f"open for {request.path}"
+        yield
+        ran.append("around ends")
+        if "followed up" not in ran:
+            defer(ran.append, "followed up").named("follow-up")
+
+    app = Flask("shop")
+    Defer(app, around=around)
+    app.teardown_appcontext(lambda error: ran.append("teardown"))
+
+    @app.get("/")
+    def view():
+        defer(lambda: ran.append(g.connection))
+        return "ok"
+
+    app.test_client().get("/")
+    assert ran == [
+        "teardown",
+        "open for /", "around ends", "teardown",
+        "followed up", "around ends", "teardown",
+    ]  # fmt: skip
+
+
+def test_around_a_call_that_fails(ran, caplog):
+    """It may handle the error; otherwise the teardown gets it."""
+    app = Flask("shop")
+    Defer(app, around=lambda: suppress(LookupError))
+    app.teardown_appcontext(lambda error: ran.append(type(error)))
+
+    @app.get("/")
+    def view():
+        defer(dict.__getitem__, {}, "x")
+        defer(divmod, 1, 0)
+        return "ok"
+
+    app.test_client().get("/")
+    none = type(None)
+    assert ran == [none, none, ZeroDivisionError]
+    assert "KeyError" not in caplog.text
+
+
+def test_around_a_command(ran):
+    """As around a call of a view."""
+    app = Flask("shop")
+    Defer(app, around=lambda: nullcontext(ran.append("around")))
+    app.cli.command("work")(lambda: defer(ran.append, "call"))
+    assert app.test_cli_runner().invoke(args=["work"]).exit_code == 0
+    assert ran == ["around", "call"]
+
+
+def test_around_must_make_context_managers():
+    """Refused when the extension is set up."""
+    with pytest.raises(TypeError, match="around must return a context manager"):
+        Defer(Flask("shop"), around=nullcontext())
+
+
+@pytest.mark.parametrize("wrap", [
+    DeferMiddleware,
+    lambda app: setattr(app, "wsgi_app", DeferMiddleware(app.wsgi_app)) or app,
+    lambda app: DeferMiddleware(DispatcherMiddleware(app, {})),
+])  # fmt: skip
+def test_a_flask_app_without_the_extension(caplog, ran, wrap):
+    """The log says once what to write."""
+    app = Flask("shop")
+
+    @app.get("/")
+    def view():
+        if request.args:
+            defer(ran.append, 1)
+            defer(ran.append, 2)
+        return "ok"
+
+    client = Client(wrap(app))
+    client.get("/", buffered=True)
+    assert caplog.text == ""
+    for _ in range(2):
+        client.get("/?defer=1", buffered=True)
+    assert ran == [1, 2] * 2
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "Flask app 'shop'" in record.getMessage()
+    assert "write Defer(app)" in record.getMessage()
+
+
+def test_what_is_around_calls_of_a_flask_app_is_somebodys_choice(caplog, monkeypatch):
+    """So the log says nothing; nor of calls that were deferred in no app of Flask's."""
+    app = Flask("shop")
+    app.add_url_rule("/", view_func=lambda: defer(int) and "ok")
+    Client(DeferMiddleware(app, around=app.app_context)).get("/", buffered=True)
+
+    def other(environ, start_response):
+        defer(int)
+        return Flask("other")(environ, start_response)
+
+    Client(DeferMiddleware(other)).get("/", buffered=True)
+    monkeypatch.delitem(sys.modules, "flask.globals")
+    Client(DeferMiddleware(other)).get("/", buffered=True)
+    assert caplog.text == ""
 
 
 def test_a_teardown_that_raises(app, client, ran, caplog):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..observers._observers import Observers
@@ -36,6 +37,8 @@ class Options(NamedTuple):
     pools: Mapping[str, Any] | None = None  # of kinds of pools, by name
     time_limit_grace: float = GRACE
     background_threads: int = 1
+    # Tells a call's limit by its context, where several apps share a scope.
+    limit_in: Callable[[Context], float | None] | None = None
 
     def checked(self) -> Options:
         """Refuse what would fail later, at the first call; return the options."""
@@ -59,10 +62,12 @@ class Options(NamedTuple):
         return self
 
     def completed_by(self, other: Options) -> Options:
-        """Take ``around`` and ``pools`` of the other options where these have none."""
+        """Take from the other options what depends on the app, if these have none."""
         options = self
         if options.around is None and other.around is not None:
             options = options._replace(around=other.around)
+        if options.limit_in is None and other.limit_in is not None:
+            options = options._replace(limit_in=other.limit_in)
         if options.pools is None and other.pools is not None:
             options = options._replace(pools=other.pools)
         return options

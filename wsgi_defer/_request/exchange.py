@@ -21,6 +21,7 @@ from .._runtime.forks import end_fork
 from .._servers.detect import server_of
 from .._servers.server import Server, is_sendfile_body
 from ..errors import DeferError
+from .bare_flask import warn_of_bare_flask
 from .bodies import (
     CLOSED,
     ProxyBody,
@@ -410,6 +411,8 @@ class Exchange(Scope):
         return self._raised or upgrade.lower() == "websocket"
 
     def _run_calls(self, delivered: bool) -> None:
+        if self.options.around is None:
+            warn_of_bare_flask(self.deferred)
         environ, respond, server = self._environ, self._respond, self._server
         ready: Callable[[], object] = background.nothing_to_wait_for
         if self._raised:

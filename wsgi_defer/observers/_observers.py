@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 from .._runtime import report
 from .._runtime.stop_orders import is_order_to_stop
+from ._datadog import TraceKeeper, tracer
 from ._log import LoggingObserver
 from ._observer import EVENTS, Observer
 
@@ -30,6 +31,8 @@ class Observers:
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._own = [*_OF_ALL, *observers]
+        if tracer() is not None:
+            self._own.append(TraceKeeper())
         self._have_raised: set[object] = set()
         for observer in self._own:
             _check(observer)

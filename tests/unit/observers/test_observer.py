@@ -7,6 +7,8 @@ import gc
 import logging
 import sys
 import time
+from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
 
@@ -468,3 +470,47 @@ def test_a_deaf_observer_is_refused():
             DeferMiddleware(text_app, observers=[given])
         with pytest.raises(TypeError, match=said), deferring(observers=[given]):
             pass
+
+
+class Tracer:
+    """As Datadog's, as far as it matters here."""
+
+    def __init__(self):
+        self.active = ContextVar("active", default=None)
+        self.context_provider = SimpleNamespace(activate=self.active.set)
+
+    def current_trace_context(self):
+        return self.active.get()
+
+
+class Trace(SimpleNamespace):
+    def copy(self, trace_id, span_id):
+        return Trace(trace_id=trace_id, span_id=span_id)
+
+
+@pytest.fixture
+def tracer(monkeypatch):
+    module = SimpleNamespace(tracer=Tracer())
+    monkeypatch.setitem(sys.modules, "ddtrace", module)
+    return module.tracer
+
+
+def test_a_call_stays_in_its_trace(tracer, ran):
+    """Its context points to the trace, which does not end with a span. The context of
+    the view stays as it is."""
+    trace = Trace(trace_id=1, span_id=2)
+    token = tracer.active.set(trace)
+    with deferring(observers=[Heard()]):
+        defer(lambda: ran.append(tracer.active.get()))
+        assert tracer.active.get() is trace
+        tracer.active.reset(token)
+        defer(lambda: ran.append(tracer.active.get()))
+    seen, none = ran
+    assert (seen.trace_id, seen.span_id, seen._reactivate) == (1, 2, True)
+    assert not hasattr(trace, "_reactivate")
+    assert none is None
+
+
+def test_without_a_tracer_nobody_hears_of_a_new_call():
+    """So nothing is paid for it."""
+    assert Observers().queued == ()
