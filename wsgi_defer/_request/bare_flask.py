@@ -26,14 +26,15 @@ def warn_of_bare_flask(calls: Iterable[Call]) -> None:
     if variable is None:
         return
     for call in calls:
-        for context in call._contexts:
-            app = getattr(context.get(variable), "app", None)
-            if app is not None and app not in _told:
-                _told.add(app)
-                report.log(
-                    logging.WARNING,
-                    "calls of the Flask app %r run without a context of their own: no "
-                    "teardown function runs after them, so each may leave a database "
-                    "connection open. Instead of DeferMiddleware(app), write Defer(app)"
-                    ", from wsgi_defer.flask", app.name,
-                )  # fmt: skip
+        if call.context is None:
+            continue
+        app = getattr(call.context.get(variable), "app", None)
+        if app is not None and app not in _told:
+            _told.add(app)
+            report.log(
+                logging.WARNING,
+                "calls of the Flask app %r run without a context of their own: no "
+                "teardown function runs after them, so each may leave a database "
+                "connection open. Instead of DeferMiddleware(app), write Defer(app)"
+                ", from wsgi_defer.flask", app.name,
+            )  # fmt: skip

@@ -24,8 +24,8 @@ class TraceKeeper(Observer):
             return
         trace = trace.copy(trace.trace_id, trace.span_id)
         trace._reactivate = True  # after each span of the call, not after the first one
-        for context in call._contexts:  # none, if the call was taken meanwhile
-            context.run(tracer().context_provider.activate, trace)
+        if call.context is not None:  # not told of its end meanwhile
+            call.context.run(tracer().context_provider.activate, trace)
 
 
 def tracer() -> Any:
