@@ -11,7 +11,6 @@ that comes after that is drained in the thread that hands it over.
 from __future__ import annotations
 
 import atexit
-import queue
 import sys
 import threading
 import time
@@ -35,6 +34,8 @@ Drain = tuple[Scope, Outcome, Callable[[], object]]
 
 class _Background:
     def __init__(self) -> None:
+        import queue  # 2 ms, where nothing runs here
+
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Drain, int]] = deque()  # with their numbers of calls
         self._calls = 0  # that wait, in all
@@ -45,11 +46,9 @@ class _Background:
         self._running: list[Scope] = []
         self._threads: set[threading.Thread] = set()
         self._over = False
+        self._deadline: float | None = None  # by which all must have ended
 
     def submit(self, handed: Drain, limited: bool) -> bool:
-        if sys.is_finalizing():
-            # Threads are frozen now, and one that is started hangs (up to 3.11).
-            return False
         with self._changed:
             if self._over or (limited and self._calls >= MAX_WAITING):
                 return False
@@ -73,6 +72,9 @@ class _Background:
             first = not self._threads
             self._threads.add(thread)
         if first:
+            from ._runtime import exits  # it imports what few processes need
+
+            exits.before_exit(self.settle)
             atexit.unregister(self.finish)  # of a start that has failed
             atexit.register(self.finish)
         try:
@@ -125,12 +127,29 @@ class _Background:
                 del scope, outcome, ready  # before join() hears of the end
                 self._changed.notify_all()
 
+    def settle(self) -> None:
+        """The process is to exit: let what waits come to its end, while there is time.
+
+        Other threads may go on for long, so this accepts more.
+        """
+        from ._runtime import exits
+
+        if not exits.atexit_follows():
+            self.finish()
+            return
+        deadline = time.monotonic() + _time_to_finish()
+        while not (self._over or self.join(BEAT)):
+            host.current.beat()
+            if time.monotonic() >= deadline:
+                self._deadline = deadline  # finish() does not wait once more
+                return
+
     def finish(self) -> None:
         """Let what waits come to its end, while there is time; the rest is lost."""
         if self._over:  # several callers may do this
             return
         try:
-            deadline = time.monotonic() + _time_to_finish()
+            deadline = self._deadline or time.monotonic() + _time_to_finish()
             while not self._is_over(BEAT) and time.monotonic() < deadline:
                 host.current.beat()
         finally:  # gunicorn's timeout may end the wait, too
@@ -158,6 +177,8 @@ class _Background:
     def forget(self) -> None:
         """In a child process: the parent runs all this."""
         atexit.unregister(self.finish)
+        if exits := sys.modules.get(f"{__package__}._runtime.exits"):
+            exits.forget(self.settle)
         for scope in self._unfinished():
             scope.shut()
 
@@ -185,7 +206,10 @@ def submit(
     If none can take it, it is drained here and now: because ``MAX_WAITING``
     calls wait already, and it is ``limited``, or because the interpreter shuts down.
     """
-    if not _background().submit((scope, outcome, ready), limited):
+    # If it does, threads are frozen, and one that is started hangs (up to 3.11).
+    if sys.is_finalizing() or not _background().submit(
+        (scope, outcome, ready), limited
+    ):
         drain(scope, outcome)
 
 

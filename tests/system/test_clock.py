@@ -85,6 +85,27 @@ def test_a_coroutine_is_ended_at_its_limit(seen, ran, clock):
     assert ran == ["cleaned up"]
 
 
+def test_a_coroutine_that_blocks_its_loop(seen, ran, clock):
+    """The call is given up after its grace, and the next one has another loop."""
+    go, blocked = threading.Event(), []
+
+    async def block():
+        blocked.append(asyncio.get_running_loop())
+        clock.skip(60)
+        go.wait(PATIENCE)
+
+    async def work():
+        ran.append(asyncio.get_running_loop())
+
+    with deferring(observers=[seen], time_limit=50, time_limit_grace=1):
+        defer(block)
+        defer(work)
+    go.set()
+    assert isinstance(seen.errors[0], TimeLimitError)
+    assert ran
+    assert ran != blocked
+
+
 def test_a_call_that_sets_an_alarm_of_its_own(seen, ran, clock):
     """With a handler, it has it; and ours is not put over it at the end."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from textwrap import dedent
 
 import pytest
 
-from ..helpers.programs import run
+from ..helpers.programs import HOME, run
 
 
 def test_it_is_drained_when_the_process_exits():
@@ -19,6 +21,97 @@ def test_it_is_drained_when_the_process_exits():
                               Outcome(200), ready)
         """)
     assert result.stdout.split() == ["ran"] * 3
+
+
+USES_EXECUTORS = """
+    import concurrent.futures
+    from tests.unit.test_background import *
+
+    def executes():
+        threading.Event().wait(.2)
+        with concurrent.futures.ThreadPoolExecutor() as executor:
+            print(executor.submit(str, "executed").result(), flush=True)
+
+    def hand_over():
+        background.submit(scope_with((executes,)), Outcome(200), ready)
+"""
+
+
+def test_calls_use_executors_at_exit():
+    """As boto3 does for transfers."""
+    result = run(f"""
+        {USES_EXECUTORS}
+    hand_over()
+        """)
+    assert (result.stdout, result.stderr) == ("executed\n", "")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("parent", [False, True])
+def test_a_child_of_multiprocessing(tmp_path, monkeypatch, method, parent):
+    """It has no atexit. Its calls run, and not those of its parent once more."""
+    (tmp_path / "its.py").write_text(dedent(USES_EXECUTORS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HOME, str(tmp_path)]))
+    result = run(
+        f"""
+        import multiprocessing
+        import its
+        if __name__ == "__main__":
+            if {parent}:
+                its.hand_over()
+            context = multiprocessing.get_context({method!r})
+            process = context.Process(target=its.hand_over)
+            process.start()
+            process.join()
+            print("joined", flush=True)
+        """,
+        "ignore",
+    )
+    assert result.stderr == ""
+    lines = sorted(result.stdout.split())
+    assert lines == ["executed"] * (1 + parent) + ["joined"]
+    assert parent or result.stdout == "executed\njoined\n"
+
+
+def test_what_is_lost_in_a_child_of_multiprocessing(tmp_path, monkeypatch):
+    """It is named there."""
+    (tmp_path / "its.py").write_text(dedent(USES_EXECUTORS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HOME, str(tmp_path)]))
+    result = run(
+        """
+        import multiprocessing
+        import its
+        def slow():
+            its.background.EXIT_WAIT = .2
+            its.background.submit(
+                its.scope_with((its.threading.Event().wait, 60)), its.Outcome(200),
+                its.ready)
+            its.hand_over()
+        process = multiprocessing.get_context("fork").Process(target=slow)
+        process.start()
+        process.join()
+        """,
+        "ignore",
+    )
+    assert "Event.wait lost while it ran" in result.stderr
+    assert "its.executes lost: the process exits" in result.stderr
+
+
+def test_other_threads_may_go_on_for_long():
+    """A server in a thread that is not a daemon, when the main thread has ended."""
+    result = run("""
+        from tests.unit.test_background import *
+
+        def serve():
+            threading.main_thread().join()
+            threading.Event().wait(.5)
+            background.submit(scope_with(
+                (lambda: print(threading.current_thread().name),)), Outcome(200), ready)
+
+        background.submit(scope_with((int,)), Outcome(200), ready)
+        threading.Thread(target=serve).start()
+        """)
+    assert result.stdout == "wsgi_defer\n"
 
 
 def test_what_is_too_slow_at_exit_is_named():
@@ -94,6 +187,47 @@ def test_deferred_calls_may_use_pools_at_exit(first):
         """)
     assert result.stdout == "7 8\n"
     assert result.stderr == ""
+
+
+def test_what_coroutines_have_left_on_the_loop_ends():
+    """Their tasks are cancelled, and their generators closed; after the last call."""
+    result = run("""
+        import asyncio
+        from wsgi_defer import deferring
+        from tests.unit.test_background import *
+
+        async def forever():
+            try:
+                await asyncio.sleep(60)
+            finally:
+                print("cancelled", flush=True)
+
+        async def numbers():
+            try:
+                yield 1
+            finally:
+                print("closed", flush=True)
+
+        async def call():
+            kept.append(asyncio.ensure_future(forever()))
+            kept.append(numbers())
+            await kept[1].__anext__()
+            await asyncio.sleep(0)
+
+        async def late():
+            await asyncio.sleep(.1)
+            print("late", flush=True)
+
+        kept = []
+        background.submit(scope_with((int,)), Outcome(200), ready)
+        with deferring():
+            defer(call)
+        print("called", flush=True)
+        background.submit(scope_with((threading.Event().wait, .1), (late,)),
+                          Outcome(200), ready)
+        """)
+    assert result.stderr == ""
+    assert result.stdout.split() == ["called", "late", "cancelled", "closed"]
 
 
 def test_a_closed_pool_says_so_at_once():

@@ -13,6 +13,7 @@ from types import CodeType, FrameType
 from typing import Any, Literal, Protocol, TypeVar, overload
 
 from .._runtime.report import printable, qualified_name
+from .._runtime.threads import runs_here
 from ..errors import WaitsForItselfError
 from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T, is_first
 from .invoke import (
@@ -420,7 +421,7 @@ class DeferredCall(Call, LazyFuture[T]):
         try:
             if self._settled_as == PENDING and self.home is not None:
                 self.home.bring_about(self)
-            if self.running() and self._thread == threading.get_ident():
+            if self.running() and runs_here(self._thread):
                 raise WaitsForItselfError(self.chain)
         finally:
             del self  # frame cycle

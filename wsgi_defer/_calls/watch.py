@@ -18,7 +18,7 @@ from typing import Any
 
 from .._runtime import host
 from .._runtime.per_process import PerProcess
-from .._runtime.threads import start
+from .._runtime.threads import frame_of, start
 from .call import Call
 from .options import Owner
 
@@ -48,7 +48,7 @@ class Watched:
         """Where the call is now, without the frames of the server and of ours."""
         frame = getattr(self.greenlet, "gr_frame", None)
         if frame is None:
-            frame = sys._current_frames().get(self.thread)
+            frame = frame_of(self.thread)
         frames = []
         while frame is not None and frame is not self.frame:
             frames.append((frame, frame.f_lineno))
@@ -60,15 +60,16 @@ class Watched:
 def _ours(frames: list[tuple[FrameType, int]]) -> int:
     """How many of these frames, the outermost first, lead to the app's function.
 
-    They are ours, up to the last one before the app's. asyncio's or gevent's may stand
-    between them, but not after: the app may have called these itself.
+    They are ours, up to the last one before the app's. Those of asyncio, gevent, or
+    the start of a thread may stand between them, but not after: the app may have called
+    these itself.
     """
     ours = 0
     for number, (frame, _) in enumerate(frames, 1):
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
         if package == PACKAGE:
             ours = number
-        elif package not in ("asyncio", "gevent"):
+        elif package not in ("asyncio", "gevent", "threading"):
             break
     return ours
 

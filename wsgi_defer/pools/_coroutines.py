@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction
@@ -14,59 +12,14 @@ from typing import Any
 from .._calls.invoke import Around
 from .._calls.scope import Scope
 from .._runtime.forks import no_fork_leaves
-from .._runtime.per_process import PerProcess
+from .._runtime.loop import loop
 from .._runtime.report import qualified_name
 from ..errors import PoolClosedError
 from ._deadlines import Queue, deadlines
 from ._task import Task, abandon_all
 
-logger = logging.getLogger("wsgi_defer")
 END_WAIT = 0.1  # seconds for coroutines to end when the process exits
 END_POLL = 0.005  # seconds between two looks whether they have ended
-
-
-class Loop:
-    """An event loop in a daemon thread, which starts when it is first used."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Call it soon, in the loop."""
-        loop = self._loop or self._start()
-        loop.call_soon_threadsafe(function, *args)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this is its thread."""
-        return threading.current_thread() is self._thread
-
-    def _start(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(
-                    target=self._work, args=(loop,), name="wsgi_defer-loop", daemon=True
-                )
-                try:
-                    thread.start()
-                except BaseException:
-                    loop.close()
-                    raise
-                self._loop, self._thread = loop, thread
-            return self._loop
-
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        while True:
-            try:
-                loop.run_forever()
-            except BaseException:  # SystemExit in a coroutine stops a loop
-                logger.debug("the loop was stopped; it keeps running", exc_info=True)
-
-
-_loop = PerProcess(Loop)
 
 
 class Coroutines:
@@ -80,7 +33,7 @@ class Coroutines:
         self.tasks: Queue = OrderedDict()  # that have not ended, oldest first
         self._deadlines = deadlines()
         self._deadlines.watch(self.tasks)
-        self._loop = _loop()
+        self._loop = loop()
         self._waiting: OrderedDict[Task, None] = OrderedDict()
         self._coroutines: dict[Task, asyncio.Task[Any]] = {}
         self.closed = False

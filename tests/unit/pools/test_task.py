@@ -10,8 +10,8 @@ import pytest
 
 from wsgi_defer import PoolTimeoutError, Scope, deferring, pool
 from wsgi_defer._runtime import host
+from wsgi_defer._runtime.loop import Loop
 from wsgi_defer.pools import AsyncPool, ThreadPool
-from wsgi_defer.pools._coroutines import Loop
 from wsgi_defer.pools._task import Task
 
 from ...helpers.orders import handle_abort
