@@ -16,7 +16,7 @@ from flask.ctx import AppContext, RequestContext
 from flask.globals import _cv_app, app_ctx, request_ctx
 
 from . import background
-from ._calls.aside import aside
+from ._calls.aside import Apart
 from ._calls.invoke import Around
 from ._calls.options import WhenBusy
 from ._calls.scope import Scope, current_scope
@@ -122,6 +122,7 @@ class Defer:
         middleware.options = middleware.options._replace(
             around=partial(fresh_context, app), limit_in=_limit_in
         )
+        app.extensions["wsgi_defer_middleware"] = middleware
         app.wsgi_app = middleware  # type: ignore[method-assign]
         if self.check_arguments is not False:
             self._check_from_the_first_request_on(app, middleware)
@@ -201,11 +202,18 @@ def fresh_context(app: Flask) -> Iterator[None]:
     the ``around`` of this extension. The app is the one that deferred the call, and
     ``app`` where that was done outside of any.
 
-    What hooks of the app defer while these begin or end comes to nothing. They have
-    deferred it at the end of the request.
+    What hooks of the app defer while the contexts begin or end comes to nothing. They
+    have deferred it at the end of the request.
     """
     if has_app_context():
         app = app_ctx.app
+    around = _of_extension(app, "around") or nullcontext
+    with Apart(_own_contexts(app)), around():
+        yield
+
+
+@contextmanager
+def _own_contexts(app: Flask) -> Iterator[None]:
     # What the view left. A copy, because the view may still run in another thread.
     left = dict(vars(app_ctx.g)) if has_app_context() else {}
     request_context = None
@@ -213,35 +221,20 @@ def fresh_context(app: Flask) -> Iterator[None]:
     # uploaded files, and its start would set view_args again.
     if has_request_context() and not getattr(request_ctx, "_cv_tokens", ()):
         request_context = request_ctx.copy()
-    with aside(), ExitStack() as beginning:
+    with ExitStack() as contexts:
         # Push the app context first. Otherwise, the request context would find the old
         # one and use that, and its teardown would not run.
         app_context = app.app_context()
         app_context.push()
-        beginning.push(lambda kind, error, trace: _leave(app_context, error))
+        contexts.push(lambda kind, error, trace: _leave(app_context, error))
         for name, value in left.items():
             if not hasattr(type(value), "close"):
                 setattr(g, name, value)
         if request_context is not None:
             request_context.push()
             # Whatever the call raises: its request has not failed.
-            beginning.callback(_leave, request_context, None)
-        contexts = beginning.pop_all()
-    around = _of_extension(app, "around") or nullcontext
-    error: BaseException | None = None
-    try:
-        with around():
-            yield
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        try:
-            with aside():
-                kind = None if error is None else type(error)
-                contexts.__exit__(kind, error, None)
-        finally:
-            del error  # frame cycle
+            contexts.callback(_leave, request_context, None)
+        yield
 
 
 def _of_extension(app: Flask, option: str) -> Any:

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from wsgi_defer import defer
 from wsgi_defer.jobs import Jobs
 
 
@@ -100,6 +101,26 @@ def with_handlers(jobs):
         """Fail with a text that is no UTF-8."""
         note("strange", job.id)
         raise ValueError("\ud83d \x00 ä")
+
+    @jobs.handler("defers", attempts=2, backoff=0, pass_job=True)
+    def defers(payload, job):
+        """Fail at the first attempt; defer calls that tell of their attempt."""
+        defer(note, "on_failure", job.id, job.attempts).on_failure()
+        defer(note, "call", job.id, job.attempts)
+        defer(slow, job.id).time_limit(0.2)
+        if job.attempts == 1:
+            raise ValueError("attempt 1")
+        note("handler", job.id)
+        return payload
+
+    def slow(job_id):
+        """Run until the limit, where it can end a call."""
+        begun = time.monotonic()
+        try:
+            while time.monotonic() - begun < 1:
+                time.sleep(0.02)
+        finally:
+            note("slow", job_id)
 
     @jobs.handler("prints", pass_job=True)
     def prints(payload, job):

@@ -364,3 +364,17 @@ def test_failing_jobs_do_not_hold_up_healthy_ones(shared, kind, tmp_path):
     assert [len(place.times("rests", i)) for i in waiting] == [1] * 6
     gate.touch()
     place.until(lambda: all(place.times("end", i) for i in held), "both ended")
+
+
+@kinds("status")
+def test_calls_of_a_handler(shared, kind):
+    """They run when an attempt has succeeded, before the job counts as done; those for
+    failures, when it has failed."""
+    place = shared(kind)
+    job_id = place.jobs.enqueue("defers", 7)
+    job = place.wait(job_id)
+    assert (job.state, job.result, job.attempts) == ("done", 7, 2), place
+    assert len(place.times("call", job_id)) == len(place.times("slow", job_id)) == 1
+    assert len(place.times("on_failure", job_id)) == 1
+    order = [place.times(word, job_id)[0] for word in ("handler", "call", "slow")]
+    assert order == sorted(order)

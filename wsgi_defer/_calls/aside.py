@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 
 from .drain import discard_held
 from .options import DEFAULTS
@@ -36,3 +37,23 @@ def aside() -> Iterator[None]:
             if (call := scope.take()) is not None:
                 scope.skip(call, WHY)
         scope.abandon_guests()
+
+
+class Apart:
+    """A context manager that begins and ends aside, unlike what is inside of it."""
+
+    def __init__(self, manager: AbstractContextManager[object]) -> None:
+        self._manager = manager
+
+    def __enter__(self) -> None:
+        with aside():
+            self._manager.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        with aside():
+            return self._manager.__exit__(kind, error, trace)

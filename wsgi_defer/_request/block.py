@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from .._calls.drain import discard_held, drain, run_held
+from .._calls.block import calls_run_after
 from .._calls.invoke import Around
 from .._calls.options import GRACE, MAX_CALLS, Options
-from .._calls.outcome import Outcome
-from .._calls.scope import Scope, enter, get_current, leave
-from .._runtime.stop_orders import is_order_to_stop
+from .._calls.scope import Scope, get_current
 from ..observers._observer import Observer
 from ..observers._observers import Observers
 from ..pools._kinds import Pools, checked_pools
@@ -50,38 +48,5 @@ def deferring(
         options = options._replace(observers=Observers(observers))
     if pools is None and outer is not None:
         options = options._replace(pools=outer.options.pools)
-    scope = Scope(options, outer)
-    token = enter(scope)
-    error: BaseException | None = None
-    try:
+    with calls_run_after(Scope(options, outer)) as scope:
         yield scope
-    except BaseException as raised:
-        succeeded = isinstance(raised, SystemExit) and not raised.code
-        if not succeeded or is_order_to_stop(raised):
-            error = raised
-        raise
-    finally:
-        leave(token)
-        if scope.forked:  # the parent runs the calls
-            scope.shut()
-        else:
-            _end_block(scope, error)
-        del error  # frame cycle
-
-
-def _end_block(scope: Scope, error: BaseException | None) -> None:
-    refusal: BaseException | None = None
-    if error is None:
-        try:
-            error = refusal = run_held(scope)
-        except BaseException as raised:
-            error = refusal = raised
-    if error is not None:
-        scope.note_order(error)
-    discard_held(scope, "the block raised")
-    drain(scope, Outcome(status=None, error=error))
-    try:
-        if refusal is not None:
-            raise refusal
-    finally:
-        del error, refusal  # frame cycle

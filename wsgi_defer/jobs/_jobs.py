@@ -14,12 +14,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
+from .._calls.aside import Apart
+from .._calls.block import calls_run_after
 from .._calls.call import Call
 from .._calls.invoke import complete
+from .._calls.options import DEFAULTS, Options
 from .._calls.scope import current_scope
 from .._runtime.forks import no_fork_leaves
 from ..errors import ResponseStartedError, ScopeClosedError
 from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
+from ._scope import HandlerScope
 from ._testing import Captured, Capturing, Eager
 from .engines._engine import Engine, engine_for
 from .engines.memory import InProcess
@@ -91,6 +95,7 @@ class Jobs:
         self._engines: dict[int, Engine] = {}  # by process id
         self._instead: Engine | None = None  # in tests
         self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._extensions: dict[str, Any] = {}  # of a Flask app
 
     def handler(
         self,
@@ -105,7 +110,9 @@ class Jobs:
 
         It is called with the payload. What it returns is the job's result, if it is
         JSON. A job may run more than once if a worker is killed, so make the function
-        harmless to repeat. Coroutine functions run to their end.
+        harmless to repeat. Coroutine functions run to their end. What it defers with
+        ``defer()`` runs when it has returned, before the job counts as done, and is
+        skipped if it raises, as in a block of ``deferring()``.
 
         :param name: like "mail.welcome": a service, and its action.
         :param attempts: how often the job is tried in all before it has failed.
@@ -260,10 +267,13 @@ class Jobs:
     def init_app(self, app: FlaskApp) -> None:
         """Run handlers in the app context of a Flask app, with its teardown.
 
+        The calls that they defer have one each, too, and the options of ``Defer(app)``.
+
         This does not hold jobs for the response: ``wsgi_defer.flask.Defer(app)`` does.
         """
         app.extensions["wsgi_defer_jobs"] = self
         self._around = app.app_context
+        self._extensions = app.extensions
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -306,7 +316,8 @@ class Jobs:
             args = [json.loads(payload)]
             if handler.pass_job:
                 args.append(Job(job_id, name, "running", attempt))
-            with self._around(), no_fork_leaves():
+            scope = HandlerScope(self._options(), current_scope())
+            with calls_run_after(scope), Apart(self._around()), no_fork_leaves():
                 result = complete(handler.fn(*args))
         except BaseException as error:
             level = logging.ERROR if last else logging.WARNING
@@ -315,6 +326,16 @@ class Jobs:
                        type(error).__name__, attempt, then, exc_info=True)  # fmt: skip
             raise
         return self._checked(result, name, job_id)
+
+    def _options(self) -> Options:
+        """Those of the calls that handlers defer."""
+        middleware = self._extensions.get("wsgi_defer_middleware")
+        if middleware is not None:
+            options: Options = middleware.options
+            return options._replace(room=None)  # which is for requests
+        if self._around is nullcontext:
+            return DEFAULTS
+        return DEFAULTS._replace(around=lambda: Apart(self._around()))
 
     def _checked(self, result: Any, name: str, job_id: str) -> Any:
         try:

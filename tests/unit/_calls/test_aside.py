@@ -17,6 +17,7 @@ def test_what_is_registered_there_is_skipped(ran, caplog):
             call = defer(ran.append, "inside")
             before_response(ran.append, "inside")
             assert defer(divmod, 7, 2).result() == (3, 1)
+            defer(ran.append, "inside").cancel()
         assert call.cancelled()
         assert current_scope() is scope
     assert ran == ["outside"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from flask import Blueprint, Flask, abort, current_app, g
 
+from wsgi_defer import current_scope, defer
 from wsgi_defer.flask import Defer
 from wsgi_defer.jobs import Jobs, JobsUnavailable, NotSupported
+from wsgi_defer.jobs._attempt import Attempt
 from wsgi_defer.jobs.flask import accepted, status_blueprint
 
 
@@ -168,3 +172,37 @@ def test_handlers_have_a_context_with_its_teardown(app, jobs):
     jobs.enqueue("opens", 1)
     jobs.enqueue("opens", 2)
     assert ended == [1, 2]
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_what_a_handler_defers_in_a_worker(extended):
+    """Each call has an app context of its own, with the options of Defer(app), if there
+    is one. What the app's hooks defer or enqueue, they do so for requests."""
+    ran, limits = [], []
+    jobs, app = Jobs(None), Flask("shop")
+    jobs.init_app(app)
+    if extended:
+        Defer(app, around=lambda: nullcontext(ran.append("around")), max_waiting=1)
+
+    @app.teardown_appcontext
+    def teardown(error):
+        ran.append(f"teardown of {g.get('who')}")
+        defer(ran.append, "of a hook")
+        jobs.enqueue("work")
+
+    @jobs.handler("work")
+    def work(payload):
+        g.who = "handler"
+        limits.append(current_scope().options.room)
+
+        def call():
+            g.who = current_app.name
+
+        defer(call)
+        defer(call)
+
+    Attempt("id", "work", "null", []).run(jobs)
+    around = ["around"] * extended
+    call = [*around, "teardown of shop"]
+    assert ran == ["teardown of handler", *call, *call]
+    assert limits == [None]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 
 import pytest
 
-from wsgi_defer import DeferMiddleware, Scope, defer, deferring
+from wsgi_defer import (
+    DeferMiddleware,
+    Scope,
+    before_response,
+    current_scope,
+    defer,
+    deferring,
+)
 from wsgi_defer.jobs import (
     Job,
     JobNotFailedError,
@@ -24,9 +32,10 @@ from wsgi_defer.jobs import (
     _attempt,
     _notices,
 )
+from wsgi_defer.jobs._attempt import Attempt, AttemptFailed
 from wsgi_defer.jobs._job import MOST_CRASHES, describe, utc
 
-from ...helpers.client import get, make_environ
+from ...helpers.client import get, make_environ, text_app
 from ...helpers.orders import handle_abort
 
 
@@ -739,3 +748,92 @@ def test_without_an_engine_in_a_block_inside_a_request(jobs):
     seen.extend(body)
     body.close()
     assert seen == ["head", b"None", "ran"]
+
+
+def run_in_a_request(jobs):
+    """With jobs.eager(), inside a request, and with Jobs(None) after it."""
+    get(DeferMiddleware(text_app(lambda: jobs.enqueue("work"))))
+
+
+def run_as_a_worker(jobs):
+    """As the worker of an engine does, with no scope around it."""
+    Attempt("id", "work", "null", []).run(jobs)
+
+
+@pytest.mark.parametrize("run", [
+    run_in_a_request, run_as_a_worker, lambda jobs: jobs.enqueue("work"),
+])  # fmt: skip
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_handler_defers(ran, run, eager):
+    """Its calls run at its end, before the job is done; joined by calls of theirs."""
+    jobs = Jobs(None)
+
+    @jobs.handler("work", pass_job=True)
+    def work(payload, job):
+        defer(ran.append, "skipped").on_failure()
+        defer(lambda: defer(ran.append, "of a call"))
+        defer(divmod, 1, 0)
+        if eager is False and run is not run_as_a_worker:
+            defer(lambda: ran.append(jobs.status(job.id).state))
+        before_response(ran.append, "held")
+        ran.append("handler")
+
+    with jobs.eager() if eager else nullcontext():
+        run(jobs)
+    assert [each for each in ran if each != "running"] == [
+        "handler", "held", "of a call",
+    ]  # fmt: skip
+    assert current_scope() is None
+
+
+def test_calls_of_a_handler_that_fails(ran):
+    """Are skipped, but for those for failures; and so they are if a held one fails."""
+    jobs = Jobs(None)
+
+    @jobs.handler("work")
+    def work(payload):
+        defer(ran.append, "skipped")
+        defer(ran.append, "failure").on_failure()
+        before_response(divmod, 1, 0)
+        if payload == "raise":
+            raise ValueError
+
+    for payload in ('"raise"', "null"):
+        with pytest.raises(AttemptFailed):
+            Attempt("id", "work", payload, []).run(jobs)
+    assert ran == ["failure"] * 2
+
+
+def test_an_order_to_stop_ends_the_calls_of_a_handler(ran, caplog):
+    """And the attempt: the job is not done, and runs again."""
+    jobs = Jobs(None)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    @jobs.handler("work")
+    def work(payload):
+        defer(stop).named("stop")
+        defer(ran.append, "lost").named("next")
+
+    with pytest.raises(KeyboardInterrupt):
+        Attempt("id", "work", "null", []).run(jobs, (KeyboardInterrupt,))
+    assert ran == []
+    assert "call stop lost" in caplog.text
+    assert "call next lost" in caplog.text
+
+
+def test_without_an_engine_a_job_may_enqueue_the_next(ran):
+    """And so on, in a request: none runs inside of another."""
+    jobs = Jobs(None)
+
+    @jobs.handler("work")
+    def work(number):
+        ran.append(len(inspect.stack()))
+        if number:
+            jobs.enqueue("work", number - 1)
+
+    with deferring():
+        jobs.enqueue("work", 30)
+    assert len(ran) == 31
+    assert len(set(ran)) == 1

@@ -14,6 +14,7 @@ from ..._calls.call import DeferredCall
 from ..._calls.scope import current_scope
 from ..._runtime.stop_orders import is_order_to_stop
 from .._job import Job, Order, describe, utc
+from .._scope import HandlerScope
 from ..errors import JobNotFailedError, UnknownJobError
 from ._engine import Engine, Served
 
@@ -57,7 +58,9 @@ class InProcess(Engine):
         job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()))
         self.remember(job, order)
         scope = current_scope()
-        while scope is not None and scope.closed:  # a block of deferring() that is over
+        # Not in a block of deferring() that is over. And not inside of another job: one
+        # that queues the next, and so on, would never come to its end.
+        while scope is not None and (scope.closed or isinstance(scope, HandlerScope)):
             scope = scope.outer
         if scope is None:
             self._run(job, order)
