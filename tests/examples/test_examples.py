@@ -14,7 +14,7 @@ import pytest
 
 from wsgi_defer.jobs import Jobs
 
-from ..helpers.client import get
+from ..helpers.client import get, make_environ
 from ..helpers.waiting import at_best
 
 HOME = Path(__file__).parent.parent.parent
@@ -66,6 +66,37 @@ def test_flask_app(caplog):
     caplog.clear()
     assert client.post("/signup").status_code == 400
     assert "never" not in caplog.text
+
+
+def signs_up_and_is_welcomed(app, caplog):
+    """The call's write is committed, as the view's is, each time."""
+    for _ in range(2):
+        assert (
+            get(app, environ=make_environ(PATH_INFO="/signup/ada")).status == "200 OK"
+        )
+    text = get(app, environ=make_environ(PATH_INFO="/log")).body.decode()
+    assert text.splitlines() == ["ada signed up", "ada was welcomed"] * 2
+    assert caplog.text == ""
+
+
+def test_pyramid_app(caplog):
+    """With pyramid_tm and zope.sqlalchemy."""
+    for name in ("pyramid_tm", "zope.sqlalchemy"):
+        pytest.importorskip(name)
+    from examples import pyramid_app
+
+    signs_up_and_is_welcomed(pyramid_app.app, caplog)
+    pyramid_app.engine.dispose()
+
+
+def test_flask_peewee(caplog):
+    """With a database that connects when it is told to."""
+    pytest.importorskip("peewee")
+    from examples import flask_peewee
+
+    signs_up_and_is_welcomed(flask_peewee.app, caplog)
+    assert flask_peewee.database.is_closed()
+    flask_peewee.folder.cleanup()
 
 
 def test_promise_chain():

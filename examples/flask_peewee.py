@@ -1,0 +1,65 @@
+"""Flask with peewee: a call has a connection of its own.
+
+    gunicorn examples.flask_peewee:app
+    curl http://127.0.0.1:8000/signup/ada
+    curl http://127.0.0.1:8000/log
+
+before_request functions do not run again for a call. What they open, as the connection
+here, ``around`` opens for each call, and closes after it.
+"""
+
+import tempfile
+
+from flask import Flask
+from peewee import Model, SqliteDatabase, TextField
+
+from wsgi_defer import defer
+from wsgi_defer.flask import Defer
+
+folder = tempfile.TemporaryDirectory()
+database = SqliteDatabase(f"{folder.name}/log.db", autoconnect=False)
+app = Flask(__name__)
+Defer(app, around=database.connection_context)
+
+
+class Entry(Model):
+    text = TextField()
+
+    class Meta:
+        database = database
+
+
+with database.connection_context():
+    database.create_tables([Entry])
+
+
+@app.before_request
+def connect():
+    database.connect()
+
+
+@app.teardown_request
+def close(error):
+    if not database.is_closed():
+        database.close()
+
+
+@app.get("/signup/<name>")
+def signup(name):
+    Entry.create(text=f"{name} signed up")
+    defer(welcome, name)
+    return f"Welcome, {name}!\n"
+
+
+def welcome(name):
+    Entry.create(text=f"{name} was welcomed")
+
+
+@app.get("/log")
+def log():
+    texts = [entry.text for entry in Entry.select().order_by(Entry.id)]
+    return "".join(f"{text}\n" for text in texts)
+
+
+if __name__ == "__main__":
+    app.run(port=8000)
