@@ -927,3 +927,14 @@ def test_the_last_name_counts():
     assert ran == [8, 10, 1, 2, 4, 5, 6, 9]
     one.named("too late")
     Call(int, (), {}, inspect.currentframe()).named("of nobody")
+
+
+def test_what_tools_look_at():
+    """As those that show a future do, without waiting for it."""
+    with deferring():
+        call = defer(int)
+        assert call._state == "PENDING"
+        assert not call.done()
+    assert call._state == "FINISHED"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        call.nothing  # noqa: B018
