@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import threading
 import time
 from typing import NamedTuple
 
@@ -29,8 +30,9 @@ _ENTRY = struct.Struct(f"Qdd{NAME}s{REQUEST}s")
 _NAME = struct.Struct(f"{NAME}s")
 _HEAD = _ENTRY.size - NAME - REQUEST
 ENTRY = _ENTRY.size  # 256 bytes
-# The first entry holds the number of calls without an entry, and the place of the last
-# entry that was ever used: to read memory that was never written would allocate it.
+# The first entry holds the number of calls without an entry; the place of the last
+# entry that was ever used, as to read memory that was never written would allocate it;
+# and the number of calls that the process itself has told to be lost.
 _PAGE = (ENTRIES + 1) * ENTRY
 
 _FREE, _WAITING, _RUNNING = 0, 1, 2
@@ -67,6 +69,16 @@ class Ledger:
     def recorder(self, page: int) -> Recorder:
         """What writes that page, for the forked process."""
         return Recorder(self._memory, page)
+
+    def take_lost(self, page: int) -> int:
+        """How many calls a process that has ended has told to be lost; 0 from then on.
+
+        These are not among those that ``close_page()`` returns.
+        """
+        number = page * _PAGE // 8 + 2
+        numbers = memoryview(self._memory).cast("Q")
+        lost, numbers[number] = numbers[number], 0
+        return lost
 
     def close_page(self, page: int) -> tuple[list[Left], int]:
         """Read what a process that has ended has left, and free its page.
@@ -107,6 +119,7 @@ class Recorder(Observer):
         self._free = list(range(first, first + ENTRIES * ENTRY, ENTRY))[::-1]
         self._entries: dict[int, int] = {}
         self._unnamed: set[int] = set()
+        self._lock = threading.RLock()  # of the number of lost calls
 
     def queued(self, call: Call, scope: Scope) -> None:
         self._write(call, scope, _WAITING)
@@ -135,6 +148,9 @@ class Recorder(Observer):
         self.finished(call, scope)
 
     def lost(self, call: Call, scope: Scope, why: str) -> None:
+        # In this order: the master may count it twice, but never forget it.
+        with self._lock:
+            self._numbers[self._count + 2] += 1
         self.finished(call, scope)
 
     def _write(self, call: Call, scope: Scope, state: int) -> None:

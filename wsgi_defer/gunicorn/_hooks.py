@@ -51,6 +51,7 @@ class _Master:
         page = self.pages.pop(age, None)
         if page is None:
             return
+        self.lost += self.ledger.take_lost(page)  # the worker has named these
         calls, unnamed = self.ledger.close_page(page)
         for call in calls:
             log_of(server).error("wsgi_defer: %s", _sentence(call, f"{who} {end}"))
@@ -141,8 +142,8 @@ def on_exit(server: Any) -> None:
             master.read(server, age, "a worker")
         if master.lost:
             log_of(server).error(
-                "wsgi_defer: deferred calls that were lost with their workers, in all: "
-                "%d", master.lost,
+                "wsgi_defer: deferred calls that were lost in all workers: %d",
+                master.lost,
             )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from gunicorn.app import base
 from gunicorn.workers import gthread
 
 from wsgi_defer import DeferMiddleware, background, defer, deferring, gunicorn
+from wsgi_defer._calls.drain import report_lost
 from wsgi_defer._runtime import host
 from wsgi_defer.gunicorn import _hooks, _host
 from wsgi_defer.gunicorn._host import GeventHost, GunicornHost, host_for, time_for_calls
@@ -397,7 +398,28 @@ def test_what_a_dead_worker_left(server, worker, caplog):
     assert caplog.text.count("deferred call of worker 7 lost while it waited") == 1
     assert f"worker {worker.pid} ended after gunicorn's timeout" in caplog.text
     gunicorn.on_exit(server)
-    assert "lost with their workers, in all: 1" in caplog.text
+    assert "lost in all workers: 1" in caplog.text
+
+
+def test_what_a_worker_named_itself_counts(server, worker, caplog):
+    """The total is that of all that the log names."""
+    fork_worker(server, worker)
+    leave_a_call(worker)
+    (master,) = _hooks._masters.values()
+    recorder = master.ledger.recorder(master.pages[worker.age])
+    observe_process(recorder)
+    try:
+        with deferring() as scope:
+            for _ in range(2):
+                defer(int)
+            report_lost(scope, "the worker was told to stop")
+    finally:
+        stop_observing(recorder)
+    gunicorn.child_exit(server, worker)
+    fork_worker(server, worker)  # the page is used again
+    gunicorn.child_exit(server, worker)
+    gunicorn.on_exit(server)
+    assert "lost in all workers: 3" in caplog.text
 
 
 def test_workers_that_gunicorn_forgets(server, worker, caplog):
