@@ -23,6 +23,7 @@ from ._calls.scope import Scope, current_scope
 from ._calls.waiting_room import WhenFull
 from ._request.block import deferring
 from ._request.middleware import SCOPE_KEY, DeferMiddleware
+from ._servers.spent import spend_stream
 from .observers._arguments import ArgumentObserver
 from .observers._observer import Observer
 from .observers._observers import Observers
@@ -221,6 +222,7 @@ def _own_contexts(app: Flask) -> Iterator[None]:
     # uploaded files, and its start would set view_args again.
     if has_request_context() and not getattr(request_ctx, "_cv_tokens", ()):
         request_context = request_ctx.copy()
+        spend_stream(request_context.request, request_context.request.environ)
     with ExitStack() as contexts:
         # Push the app context first. Otherwise, the request context would find the old
         # one and use that, and its teardown would not run.

@@ -290,3 +290,33 @@ if os.environ.get("WIRE_OUTSIDE") == "own_start_response":
 if os.environ.get("WIRE_OUTSIDE") == "iterated":
     gc.disable()  # or it may close what nobody has closed, before a test has seen that
     app = iterated
+
+
+def looking(environ, start_response):
+    """Its call looks at the environ when the response is over."""
+    key = environ["PATH_INFO"].strip("/")
+    kept = environ["wsgi.input"]
+    part = kept.read(2) if key.startswith("part") else b""
+    defer(look, key, environ, kept)
+    start_response("200 OK", [("Content-Length", str(len(part)))])
+    return [part]
+
+
+def look(key, environ, kept):
+    """Note what is there, and write a line to the error log."""
+    environ["wsgi.errors"].write(f"a line of {key}\n")
+    environ["wsgi.errors"].flush()
+    read = {}
+    for name, body in (("own", environ["wsgi.input"]), ("kept", kept)):
+        try:
+            read[name] = repr(body.read(1))
+        except Exception as error:
+            read[name] = str(error)
+    log(key, "looked", scheme=environ["wsgi.url_scheme"], path=environ["PATH_INFO"],
+        stale=environ.get("HTTP_X_STALE"), read=read)  # fmt: skip
+
+
+if os.environ.get("WIRE_OUTSIDE") == "looking":
+    app = DeferMiddleware(looking)
+if os.environ.get("WIRE_OUTSIDE") == "flask":
+    from .flask_app import app

@@ -20,6 +20,7 @@ from .._calls.scope import Scope, enter, leave
 from .._runtime.forks import end_fork
 from .._servers.detect import server_of
 from .._servers.server import Server, is_sendfile_body
+from .._servers.spent import GuardedInput
 from ..errors import DeferError
 from .bare_flask import warn_of_bare_flask
 from .bodies import (
@@ -69,6 +70,7 @@ class Exchange(Scope):
     _headers: Headers = ()  # type: ignore[assignment]  # if calls were pending by then
     _add_length: Callable[[int], object] | None = None  # to a head that was passed on
     _refusal: list[bytes] | None = None  # the body of a 503
+    _guard: GuardedInput | None = None
     _given_id: str | None = None  # by a proxy, or anybody
     _request_id: str | None = None
     _sent_at: float | None = None  # when the server was done with the body
@@ -107,6 +109,14 @@ class Exchange(Scope):
         if self._known_server is None:
             self._known_server = server_of(self._environ, self._respond)
         return self._known_server
+
+    def keep_environ(self, environ: WSGIEnvironment) -> WSGIEnvironment:
+        """The environ for the app, in a dict that the server does not clear."""
+        if self._environ is not environ or self._guard is not None:
+            return environ  # it is one of the app's, or that already
+        self._environ = own = dict(environ)
+        own["wsgi.input"] = self._guard = GuardedInput(environ.get("wsgi.input"))
+        return own
 
     # The head
 
@@ -430,6 +440,9 @@ class Exchange(Scope):
         duration = (self._sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.
         self._given_id = self._environ.get("HTTP_X_REQUEST_ID")
+        if self._guard is not None:
+            self._guard.spend()
+        self._server.leave_request(self._environ, self._respond)
         self._environ = self._respond = self._write = self._add_length = None
         self._headers = []
         self._error = self._handled = None

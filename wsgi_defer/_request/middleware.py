@@ -12,7 +12,7 @@ from .._calls.options import GRACE, MAX_CALLS, Options, WhenBusy
 from .._calls.scope import enter, get_current, leave
 from .._calls.waiting_room import WhenFull, waiting_room
 from .._runtime.forks import end_fork
-from .._servers.detect import prepare_process, prepare_request
+from .._servers.detect import clears_environ, prepare_process, prepare_request
 from ..observers._observer import Observer
 from ..observers._observers import Observers
 from ..pools._kinds import Pools, checked_pools
@@ -94,7 +94,7 @@ class DeferMiddleware:
                 f"start_response, not {type(app).__name__}"
             )
         room = waiting_room(max_waiting, when_full)
-        self.app = app
+        self.app = with_lasting_environ(app) if clears_environ() else app
         self.options = Options(
             max_calls=max_calls,
             around=around,
@@ -141,3 +141,18 @@ class DeferMiddleware:
             raise
         finally:
             leave(token)
+
+
+def with_lasting_environ(app: WSGIApplication) -> WSGIApplication:
+    """The app, for a server that clears its environ: its calls may still look at it."""
+
+    def lasting(
+        environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        own = environ[SCOPE_KEY].keep_environ(environ)
+        body = app(own, start_response)
+        if len(own) > len(environ):  # middlewares outside may look for what is new
+            environ.update(own)
+        return body
+
+    return lasting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from .a2wsgi import A2WSGI
@@ -59,6 +60,11 @@ def server_of(environ: WSGIEnvironment, start_response: StartResponse) -> Server
 def prepare_process() -> None:
     """Ask the server for what it grants only while it imports the app."""
     HOOK.place()
+
+
+def clears_environ() -> bool:
+    """Does the server use one dict for all requests, and clear it in between?"""
+    return "uwsgi" in sys.modules
 
 
 def prepare_request(environ: WSGIEnvironment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ..background import Drain
 from .half_close import ClosingServer
 from .handover import taking
 from .server import is_http1
+from .spent import SpentInput
 from .stack import is_closed_by, local_of
 
 if TYPE_CHECKING:
@@ -58,6 +60,18 @@ class Gunicorn(ClosingServer):
         those of workers/base_async.py also on an object of theirs."""
         handled = getattr(sys.modules.get(ASYNC), "ALREADY_HANDLED", self)
         return isinstance(answer, StopIteration) or answer is handled
+
+    def leave_request(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> None:
+        """A framework may keep the body, which the worker reads to its end before the
+        next request (http/parser.py). So the worker gets a copy of it."""
+        super().leave_request(environ, start_response)
+        request: Any = getattr(_response(start_response), "req", None)
+        body = getattr(request, "body", None)
+        if type(body).__module__ == "gunicorn.http.body":
+            request.body = copy(body)
+            body.__class__ = SpentInput
 
     def forget_headers(self, start_response: StartResponse) -> None:
         """It adds the new headers to the old ones, up to 27.0 at least (http/wsgi.py,

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..background import Drain, nothing_to_wait_for
+from .spent import spend_input
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -83,6 +84,12 @@ class Server:
         """Has the app served the connection itself, as that of a WebSocket, and says so
         by what it raised, or returned in place of a body?"""
         return False
+
+    def leave_request(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> None:
+        """Take from the environ what ends with the response. Calls see the rest."""
+        spend_input(environ)
 
     def file_inside(
         self, environ: WSGIEnvironment, body: Any, headers: list[tuple[str, str]]
