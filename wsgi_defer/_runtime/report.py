@@ -44,14 +44,16 @@ logger.__class__ = type("Logger", (_NotDisabledInPassing, type(logger)), {})
 
 # Control characters, Unicode's line separators, and lone surrogates, which cannot be
 # encoded.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MOST_ERRORS = 100  # whose messages are escaped, of the causes of one
 
 
 def printable(text: object) -> str:
-    """The text on one line: each control character as its escape sequence."""
-    return _CONTROL.sub(_escape, str(text))
+    """The text on one line, without what a terminal would obey, or would not show."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _escape(match: re.Match[str]) -> str:

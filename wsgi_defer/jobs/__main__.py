@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from .._runtime.parent import end_with
+from .._runtime.report import printable
 from ..errors import DeferError
 from ._job import Job
 from ._jobs import MOST_LISTED, Jobs
@@ -151,10 +152,16 @@ def work(jobs: Jobs, options: argparse.Namespace) -> int:
         format="%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
     )
     if not jobs.names:
+        module, _, name = options.target.partition(":")
+        factory = ""
+        if not name.endswith(")"):
+            factory = (
+                ". If an app factory does that, name the factory: "
+                f"{module}:create_app()"
+            )
         raise Refusal(
             f"{options.target} has no handlers, so its jobs would wait in vain. Import "
-            "the modules with its @jobs.handler(...). If an app factory does that, "
-            f"name the factory: {options.target.partition(':')[0]}:create_app()"
+            f"the modules with its @jobs.handler(...){factory}"
         )
     if options.slot is None:
         where = jobs.engine.where()
@@ -241,11 +248,6 @@ def display(value: object) -> str:
 
 def short(cell: str) -> str:
     return cell if len(cell) <= WIDEST else cell[: WIDEST - 3] + "..."
-
-
-def printable(text: str) -> str:
-    """The text on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from ._jobs import Jobs
@@ -33,11 +34,12 @@ def parse(text: str) -> tuple[str, str, tuple[list[Any], dict[str, Any]] | None]
             call = ast.parse(rest, mode="eval").body
             if not isinstance(call, ast.Call):
                 raise ValueError("no call")
-            given = (
-                [ast.literal_eval(argument) for argument in call.args],
-                {word.arg or "**": ast.literal_eval(word.value)
-                 for word in call.keywords},
-            )  # fmt: skip
+            words: dict[str, Any] = {}
+            for word in call.keywords:
+                if word.arg is None:
+                    raise ValueError("no plain value: **")
+                words[word.arg] = ast.literal_eval(word.value)
+            given = [ast.literal_eval(argument) for argument in call.args], words
             name = ast.unparse(call.func)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(
@@ -66,6 +68,7 @@ def load(path: str) -> Jobs:
             raise Refusal(f"{module} has no {name}") from None
     if given is not None:
         args, words = given
+        _check_arguments(path, found, args, words)
         made = found
         found = _tried(f"cannot call {path}", lambda: made(*args, **words))
     extensions = getattr(found, "extensions", None)
@@ -79,6 +82,20 @@ def load(path: str) -> Jobs:
     if given is None and callable(found):
         hint = f". If it makes the app, write '{path}()'"
     raise Refusal(f"{path} is not a Jobs object, but a {type(found).__name__}{hint}")
+
+
+def _check_arguments(
+    path: str, made: Any, args: list[Any], words: dict[str, Any]
+) -> None:
+    """Refuse arguments that it does not take; the fault is not in its own lines."""
+    try:
+        takes = signature(made)
+    except (TypeError, ValueError):  # not callable, or it does not tell
+        return
+    try:
+        takes.bind(*args, **words)
+    except TypeError as error:
+        raise Refusal(f"cannot call {path}: {error}") from None
 
 
 def _tried(what: str, do: Callable[[], Any]) -> Any:

@@ -58,6 +58,13 @@ def test_nothing_can_be_written(refusing, monkeypatch):
     report.log(logging.ERROR, "x")
 
 
+def test_what_would_not_be_shown_is_escaped():
+    """Also what changes the direction of a line, or has no width; letters are not."""
+    assert report.printable("ä漢 \u202e\u200b\ufeff\x1b\n") == (
+        "ä漢 \\u202e\\u200b\\ufeff\\x1b\\n"
+    )
+
+
 def test_a_level_that_is_off(caplog):
     """It costs no record."""
     caplog.set_level(logging.ERROR, "wsgi_defer")
