@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import click
 import flask
 from flask import Flask, g, has_app_context, has_request_context
-from flask.ctx import AppContext, RequestContext
-from flask.globals import _cv_app, app_ctx, request_ctx
+from flask.ctx import AppContext
+from flask.globals import _cv_app, app_ctx
 
 from . import background
 from ._calls.aside import Apart
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from flask.testing import FlaskClient
     from typing_extensions import Unpack
+
+
+MERGED = hasattr(AppContext, "has_request")  # the two contexts, from Flask 3.2 on
+if TYPE_CHECKING or not MERGED:
+    from flask.ctx import RequestContext
+    from flask.globals import request_ctx
 
 
 class Options(TypedDict, total=False):
@@ -217,26 +223,35 @@ def fresh_context(app: Flask) -> Iterator[None]:
 def _own_contexts(app: Flask) -> Iterator[None]:
     # What the view left. A copy, because the view may still run in another thread.
     left = dict(vars(app_ctx.g)) if has_app_context() else {}
-    request_context = None
-    # A request context that is still in use is kept: the end of a copy would close the
-    # uploaded files, and its start would set view_args again.
-    if has_request_context() and not getattr(request_ctx, "_cv_tokens", ()):
-        request_context = request_ctx.copy()
-        spend_stream(request_context.request, request_context.request.environ)
     with ExitStack() as contexts:
-        # Push the app context first. Otherwise, the request context would find the old
-        # one and use that, and its teardown would not run.
-        app_context = app.app_context()
-        app_context.push()
-        contexts.push(lambda kind, error, trace: _leave(app_context, error))
-        for name, value in left.items():
-            if not hasattr(type(value), "close"):
-                setattr(g, name, value)
-        if request_context is not None:
-            request_context.push()
-            # Whatever the call raises: its request has not failed.
-            contexts.callback(_leave, request_context, None)
+        if MERGED:
+            merged, in_use = _begin_merged(app)
+            contexts.push(lambda kind, error, trace: _end_merged(merged, in_use, error))
+            _fill_g(left)
+        else:
+            request_context = None
+            # A request context that is still in use is kept: the end of a copy would
+            # close the uploaded files, and its start would set view_args again.
+            if has_request_context() and not request_ctx._cv_tokens:
+                request_context = request_ctx.copy()
+                spend_stream(request_context.request, request_context.request.environ)
+            # Push the app context first. Otherwise, the request context would find the
+            # old one and use that, and its teardown would not run.
+            app_context = app.app_context()
+            app_context.push()
+            contexts.push(lambda kind, error, trace: _leave(app_context, error))
+            _fill_g(left)
+            if request_context is not None:
+                request_context.push()
+                # Whatever the call raises: its request has not failed.
+                contexts.callback(_leave, request_context, None)
         yield
+
+
+def _fill_g(left: dict[str, Any]) -> None:
+    for name, value in left.items():
+        if not hasattr(type(value), "close"):
+            setattr(g, name, value)
 
 
 def _of_extension(app: Flask, option: str) -> Any:
@@ -257,20 +272,9 @@ def _leave(context: AppContext | RequestContext, error: BaseException | None) ->
     Where no code of the app's would run, the methods of Flask's that run it are not
     called: a tracer would make a span of each, long after the end of the request.
     """
-    app = context.app
-    functions = bool(app.teardown_appcontext_funcs)
-    method, signal = "do_teardown_appcontext", flask.appcontext_tearing_down
-    if isinstance(context, RequestContext):
-        functions = any(app.teardown_request_funcs.values())
-        method, signal = "do_teardown_request", flask.request_tearing_down
-    definer = next(each for each in type(app).__mro__ if method in vars(each))
-    if (
-        functions
-        or signal.has_receivers_for(app)
-        or flask.appcontext_popped.has_receivers_for(app)
-        or definer is not Flask
-        or type(context) not in (AppContext, RequestContext)
-    ):
+    of_request = isinstance(context, RequestContext)
+    own_kind = type(context) not in (AppContext, RequestContext)
+    if own_kind or _has_teardown(context.app, of_request):
         context.pop(error)
         return
     token: Any = context._cv_tokens.pop()
@@ -278,6 +282,57 @@ def _leave(context: AppContext | RequestContext, error: BaseException | None) ->
         context.request.close()
         token, _ = token
     token.var.reset(token)
+
+
+def _has_teardown(app: Flask, of_request: bool) -> bool:
+    functions = bool(app.teardown_appcontext_funcs)
+    method, signal = "do_teardown_appcontext", flask.appcontext_tearing_down
+    if of_request:
+        functions = any(app.teardown_request_funcs.values())
+        method, signal = "do_teardown_request", flask.request_tearing_down
+    definer = next(each for each in type(app).__mro__ if method in vars(each))
+    return bool(
+        functions
+        or signal.has_receivers_for(app)
+        or flask.appcontext_popped.has_receivers_for(app)
+        or definer is not Flask
+    )
+
+
+# Flask 3.2 has one context for both, with what its pop() does for both.
+
+
+def _begin_merged(app: Flask) -> tuple[Any, bool]:
+    """The context, and whether its request is still in use, by the view."""
+    where: Any = _cv_app.get(None)
+    if where is None or not where.has_request:
+        context: Any = app.app_context()
+        in_use = False
+    else:
+        context = where.copy()
+        in_use = where._cv_token is not None
+        if not in_use:
+            spend_stream(context.request, context.request.environ)
+    if in_use:  # push() would set view_args again
+        context._push_count = 1
+        context._cv_token = _cv_app.set(context)
+    else:
+        context.push()
+    return context, in_use
+
+
+def _end_merged(context: Any, in_use: bool, error: BaseException | None) -> None:
+    app = context.app
+    with ExitStack() as end:  # the last one first
+        end.callback(context._cv_token.var.reset, context._cv_token)
+        if _has_teardown(app, of_request=False):
+            end.callback(app.do_teardown_appcontext, context, error)
+        if context.has_request and not in_use:
+            end.callback(context.request.close)
+            if _has_teardown(app, of_request=True):
+                end.callback(app.do_teardown_request, context, None)
+    context._cv_token, context._push_count = None, 0
+    flask.appcontext_popped.send(app, _async_wrapper=app.ensure_sync)
 
 
 @contextmanager
