@@ -26,17 +26,6 @@ CHAINED = f"""
 def pre_fork(server, worker):
     server.log.error("the user's pre_fork")
 
-def test_the_total_is_that_of_all_lost_calls():
-    """Those that the worker has named, and those that the master has."""
-    conf = configuration(graceful_timeout=2)
-    with running(conf) as gunicorn:
-        gunicorn.request("/calls?seconds=60")
-        gunicorn.begun(CALLS[0])
-        gunicorn.stop()
-        assert gunicorn.named == set(CALLS)
-        assert "deferred calls that were lost in all workers: 3" in gunicorn.log
-
-
 def post_worker_init(worker):
     worker.log.error("the user's post_worker_init")
 
@@ -237,3 +226,14 @@ def when_ready(server):
         os.kill(pid, signal.SIGKILL)
         gunicorn.until(lambda: gunicorn.accounted >= EVERY, "all to be named")
         assert gunicorn.named == {CALLS[1], CALLS[2]}
+
+
+def test_the_total_is_that_of_all_lost_calls():
+    """Those that the worker has named, and those that the master has."""
+    conf = configuration(graceful_timeout=2)
+    with running(conf) as gunicorn:
+        gunicorn.request("/calls?seconds=60")
+        gunicorn.begun(CALLS[0])
+        gunicorn.stop()
+        assert gunicorn.named == set(CALLS)
+        assert "deferred calls that were lost in all workers: 3" in gunicorn.log

@@ -404,7 +404,6 @@ def test_what_a_dead_worker_left(server, worker, caplog):
 def test_what_a_worker_named_itself_counts(server, worker, caplog):
     """The total is that of all that the log names."""
     fork_worker(server, worker)
-    leave_a_call(worker)
     (master,) = _hooks._masters.values()
     recorder = master.ledger.recorder(master.pages[worker.age])
     observe_process(recorder)
@@ -415,6 +414,7 @@ def test_what_a_worker_named_itself_counts(server, worker, caplog):
             report_lost(scope, "the worker was told to stop")
     finally:
         stop_observing(recorder)
+    leave_a_call(worker)
     gunicorn.child_exit(server, worker)
     fork_worker(server, worker)  # the page is used again
     gunicorn.child_exit(server, worker)
