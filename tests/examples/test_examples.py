@@ -95,6 +95,9 @@ def test_flask_peewee(caplog):
     from examples import flask_peewee
 
     signs_up_and_is_welcomed(flask_peewee.app, caplog)
+    # A call that runs early leaves the connection to the view.
+    counted = get(flask_peewee.app, environ=make_environ(PATH_INFO="/count"))
+    assert counted.body == b"4 of 4\n"
     assert flask_peewee.database.is_closed()
     flask_peewee.folder.cleanup()
 
