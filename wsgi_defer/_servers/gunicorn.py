@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from copy import copy
 from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ..background import Drain
@@ -68,10 +69,10 @@ class Gunicorn(ClosingServer):
         next request (http/parser.py). So the worker gets a copy of it."""
         super().leave_request(environ, start_response)
         request: Any = getattr(_response(start_response), "req", None)
-        body = getattr(request, "body", None)
+        body: Any = getattr(request, "body", None)
         if type(body).__module__ == "gunicorn.http.body":
             request.body = copy(body)
-            body.__class__ = SpentInput
+            body.reader, body.buf = SpentInput(), BytesIO()
 
     def forget_headers(self, start_response: StartResponse) -> None:
         """It adds the new headers to the old ones, up to 27.0 at least (http/wsgi.py,

@@ -34,16 +34,26 @@ class GuardedInput:
     def __init__(self, server_input: Any) -> None:
         self._input = server_input
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._input, name)
+    # Methods of its own: frameworks such as Django keep them.
+
+    def read(self, *args: Any) -> Any:
+        return self._input.read(*args)
+
+    def readline(self, *args: Any) -> Any:
+        return self._input.readline(*args)
+
+    def readlines(self, *args: Any) -> Any:
+        return self._input.readlines(*args)
 
     def __iter__(self) -> Any:
         return iter(self._input)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._input, name)
+
     def spend(self) -> None:
         """Raise at each attempt to read it from now on."""
-        self.__dict__.clear()
-        self.__class__ = SpentInput  # type: ignore[assignment]
+        self._input = SpentInput()
 
 
 def spend_input(environ: WSGIEnvironment) -> None:

@@ -146,6 +146,7 @@ def test_the_input_of_gunicorn():
     from gunicorn.http.wsgi import Response
 
     body = Body(LengthReader(IterUnreader(iter([b"body"])), 4))
+    kept_by_django = body.read
     response = Response.__new__(Response)
     response.req = types.SimpleNamespace(body=body)
     response.start_response = lambda status, headers: print
@@ -165,6 +166,8 @@ def test_the_input_of_gunicorn():
     assert background.join(10)
     assert "read it in the view" in seen[0][1]
     assert "read it in the view" in read_of(body)
+    with pytest.raises(DeferError, match="read it in the view"):
+        kept_by_django(1)
     assert response.req.body.read() == b"ody"
 
 
@@ -177,14 +180,18 @@ def in_uwsgi(monkeypatch):
 
 def test_the_environ_of_uwsgi(in_uwsgi):
     """It clears its own; the app and its calls have another, once."""
-    seen, kept = [], []
+    seen, kept, reads = [], [], []
     server_input = io.BytesIO(b"body")
 
     def view(environ):
         kept.append(environ)
         environ["app.key"] = "new"
         assert environ["wsgi.input"].read(1) == b"b"
-        assert list(environ["wsgi.input"]) == [b"ody"]
+        assert environ["wsgi.input"].readline(1) == b"o"
+        assert environ["wsgi.input"].readlines(1) == [b"dy"]
+        assert list(environ["wsgi.input"]) == []
+        assert environ["wsgi.input"].seekable()
+        reads.append(environ["wsgi.input"].read)  # as Django does
 
     inner = DeferMiddleware(looking(seen, view))
     environ = {**with_body(), "uwsgi.version": b"2", "wsgi.input": server_input}
@@ -200,7 +207,8 @@ def test_the_environ_of_uwsgi(in_uwsgi):
     assert looked["PATH_INFO"] == "/"
     assert "read it in the view" in read
     assert "read it in the view" in read_of(guard)
-    assert server_input.closed is False
+    with pytest.raises(DeferError, match="read it in the view"):
+        reads[0]()
 
 
 def test_a_part_of_a_larger_request_in_uwsgi(in_uwsgi):
