@@ -52,7 +52,7 @@ class Task(Future[Any]):
     """A function with its arguments on its way through a pool.
 
     The state RUNNING of a ``Future`` means that it cannot be cancelled. Tasks that a
-    pool can stop while they run do not use it, and override ``running()``.
+    pool can stop while they run do not use it: ``begun`` tells that they run.
 
     It ends once: by its function, by ``cancel()``, or because it is late. The first of
     these wins, and the others have no effect. At that moment it lets go of its
