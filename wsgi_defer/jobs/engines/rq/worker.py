@@ -20,6 +20,7 @@ import rq.worker
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
+from rq.timeouts import UnixSignalDeathPenalty
 from rq.utils import now
 
 from ...._runtime.parent import end_with
@@ -183,9 +184,23 @@ class Scheduler(rq.scheduler.RQScheduler):
         pass
 
 
+class Penalty(UnixSignalDeathPenalty):
+    """RQ's time limit. Without one, as our jobs are, it leaves SIGALRM to the limits of
+    calls that their handlers defer."""
+
+    def setup_death_penalty(self) -> None:
+        if self._timeout > 0:
+            super().setup_death_penalty()  # type: ignore[no-untyped-call]
+
+    def cancel_death_penalty(self) -> None:
+        if self._timeout > 0:
+            super().cancel_death_penalty()  # type: ignore[no-untyped-call]
+
+
 class Worker(rq.worker.Worker):
     """RQ's worker, which forks for each job, and reports while the job runs."""
 
+    death_penalty_class = Penalty
     max_connection_wait_time = 5.0  # seconds between two tries to reach Redis again
 
     @classmethod
