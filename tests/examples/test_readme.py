@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from flask import Flask, g
 from gunicorn.util import load_class
 
 import wsgi_defer
 from wsgi_defer import DeferMiddleware, defer, deferring
+from wsgi_defer.flask import Defer
 from wsgi_defer.gunicorn import SyncWorker
 from wsgi_defer.gunicorn._hooks import HOOKS
 from wsgi_defer.pools import ThreadPool
@@ -96,9 +99,25 @@ def test_jobs(ran):
 def test_flask(ran):
     """The app answers and sends."""
     namespace = {"__name__": "app", "send_mail": ran.append}
-    exec(block("Defer(app)"), namespace)
+    exec(block("signup():\n    defer"), namespace)
     response = namespace["app"].test_client().post("/signup", data={"email": "ada"})
     assert (response.status_code, ran) == (201, ["ada"])
+
+
+def test_flask_with_something_around(ran):
+    """It is gone in the call, and was there in the view."""
+    app = Flask(__name__)
+    namespace = {"contextmanager": contextmanager, "g": g, "Defer": Defer, "app": app}
+    exec(block("fresh_user"), namespace)
+
+    @app.get("/")
+    def view():
+        g._login_user = "detached"
+        defer(lambda: ran.append("_login_user" in g))
+        return str("_login_user" in g)
+
+    assert app.test_client().get("/").text == "True"
+    assert ran == [False]
 
 
 def test_gunicorn():
@@ -128,7 +147,7 @@ def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
                "worker_class", "price.result()", "when_full", "class Timings",
-               "gather(", "detach", "jobs.db"]  # fmt: skip
+               "gather(", "detach", "jobs.db", "fresh_user"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 
