@@ -16,6 +16,7 @@ from __future__ import annotations
 from .._runtime import host
 from .._runtime.forks import end_fork
 from .._runtime.stop_orders import is_order_to_stop
+from . import switch
 from .call import DeferredCall
 from .future import RAISED, RETURNED
 from .invoke import invoke
@@ -36,6 +37,8 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
         # The order ended the view. gunicorn 22+ treats it as any error, and kills the
         # worker a second later.
         report_lost(scope, reason(outcome.error))
+        return True
+    if switch.mode is not None and switch.mode.take(scope, outcome):
         return True
     try:
         while scope.deferred or not scope.shut():
@@ -59,6 +62,13 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
 
 def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
     host.current.beat()
+    if is_wanted(call, scope, outcome):
+        run_now(call, scope)
+    del call  # frame cycle
+
+
+def is_wanted(call: DeferredCall, scope: Scope, outcome: Outcome) -> bool:
+    """Ask the call whether it runs after that. If not, this tells its end."""
     try:
         wanted = call.wants(outcome)
     except BaseException as error:
@@ -67,14 +77,14 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
         call.take()
         call.own_context().run(scope.conclude, call, RAISED, None, error)
         del call  # frame cycle
-        return
+        return False
     if not wanted:
         scope.skip(call, _why_unwanted(call, outcome))
     elif call.before is not None and call.before.cancelled():
         scope.skip(call, NOT_FOLLOWED)
-    else:
-        run_now(call, scope)
+        wanted = False
     del call  # frame cycle
+    return wanted
 
 
 def _why_unwanted(call: DeferredCall, outcome: Outcome) -> str:

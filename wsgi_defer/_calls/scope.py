@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from .._runtime import report
 from .._runtime.stop_orders import is_order_to_stop
 from ..errors import ResponseStartedError, ScopeClosedError, TooManyCallsError
+from . import switch
 from .call import Call, DeferredCall
 from .future import CANCELLED
 from .options import DEFAULTS, Options
@@ -114,6 +115,8 @@ class Scope:
             self.registered -= 1
             self._tell_skipped(call, "it came too late")
             raise ScopeClosedError(function) if self.closed else ResponseStartedError
+        if switch.mode is not None and isinstance(call, DeferredCall):
+            switch.mode.registered(call, self)
 
     def add_guest(self, guest: Guest, function: str) -> None:
         """Abandon it when this scope has closed. Raises ``ScopeClosedError``."""

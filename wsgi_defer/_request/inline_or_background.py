@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import background
+from .._calls import switch
 from .._servers.server import Server
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def run_calls(
     ``inline`` is the option of the middleware. ``raised``: the app did, so the server
     has yet to send its error page, which must not wait for the calls.
     """
+    if switch.mode is not None and switch.mode.holds:
+        background.drain_here(*drain[:2])
+        return
     take = server.taker(environ)
     if take is not None and inline is not False:
         take(drain)

@@ -1,0 +1,104 @@
+"""The pytest plugin of wsgi_defer: two fixtures, and an option of the ini file.
+
+It is a module of its own, and imports the package only where it is used: pytest loads
+its plugins at each start, and before coverage is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from wsgi_defer.testing import Captured, Strict
+
+_strict_of = pytest.StashKey["list[Strict]"]()  # an item's blocks, the outermost first
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option ``wsgi_defer``."""
+    parser.addini(
+        "wsgi_defer",
+        'what becomes of deferred calls: "strict" puts strict() of wsgi_defer.testing '
+        "around every test, so that a call that fails fails its test",
+        default="",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put ``strict()`` around every test, if the option says so."""
+    option = str(config.getini("wsgi_defer")).strip()
+    if option not in ("", "strict"):
+        raise pytest.UsageError(f'wsgi_defer is "strict" or nothing, not {option!r}')
+    if option:
+        config.pluginmanager.register(_StrictEverywhere(), "wsgi_defer_everywhere")
+        _check_from_now_on(config)
+
+
+@pytest.fixture
+def deferred() -> Iterator[Captured]:
+    """What the test's requests defer; none of it runs. See ``captured()``."""
+    from wsgi_defer.testing import captured
+
+    with captured() as calls:
+        yield calls
+
+
+@pytest.fixture
+def strict_deferred(request: pytest.FixtureRequest) -> Iterator[Strict]:
+    """A deferred call that fails fails the test. See ``strict()``."""
+    from wsgi_defer.testing import strict
+
+    _check_from_now_on(request.config)
+    with strict() as block:
+        blocks = request.node.stash.setdefault(_strict_of, [])
+        blocks.append(block)
+        yield block
+
+
+def _check_from_now_on(config: pytest.Config) -> None:
+    """Not before somebody wants it: it costs something at each test."""
+    if not config.pluginmanager.has_plugin("wsgi_defer_checks"):
+        config.pluginmanager.register(_Checks(), "wsgi_defer_checks")
+
+
+class _StrictEverywhere:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Around fixtures, too, so that ``deferred`` is inside."""
+        from wsgi_defer.testing import strict
+
+        with strict() as block:
+            item.stash[_strict_of] = [block]
+            return (yield)
+
+
+class _Checks:
+    """Fails the test itself, and not its clean-up after it.
+
+    A test that fails by itself does so with its own error, and shows the others.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        try:
+            result = yield
+        except BaseException:
+            for block in item.stash.get(_strict_of, ()):
+                try:
+                    block.check()
+                except AssertionError as failed:
+                    item.add_report_section("call", "deferred calls", str(failed))
+            raise
+        for block in item.stash.get(_strict_of, ()):
+            block.check()
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        result = yield
+        for block in item.stash.get(_strict_of, ()):
+            block.check()
+        return result

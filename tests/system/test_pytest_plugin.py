@@ -1,0 +1,225 @@
+"""The pytest plugin, in a pytest of its own."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ..helpers.programs import HOME
+
+SHOP = """
+    import wsgi_defer
+    from wsgi_defer import DeferMiddleware, defer
+    from wsgi_defer.testing import exchange, captured, eager, strict
+    import pytest
+
+    ran = []
+
+    def fail():
+        raise LookupError("the mail server is down")
+
+    def shop(environ, start_response):
+        path = environ["PATH_INFO"]
+        if path == "/fail":
+            defer(fail)
+        else:
+            defer(ran.append, path)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    shop = DeferMiddleware(shop)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder that tells what setup.cfg tells an installer."""
+    setup = configparser.ConfigParser()
+    setup.read(Path(HOME, "setup.cfg"))
+    found = tmp_path / "site" / "wsgi_defer_here-1.dist-info"
+    found.mkdir(parents=True)
+    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: wsgi-defer-here\n")
+    points = setup["options.entry_points"]
+    text = "\n".join(f"[{group}]{points[group]}" for group in points)
+    (found / "entry_points.txt").write_text(text)
+    return tmp_path / "site"
+
+
+@pytest.fixture
+def run(tmp_path, installed):
+    """Run pytest on a module of tests, in a folder of its own."""
+
+    def run(tests, *args, ini=""):
+        project = tmp_path / "project"
+        project.mkdir(exist_ok=True)
+        (project / "shop.py").write_text(textwrap.dedent(SHOP))
+        tests = "from shop import *\n" + textwrap.dedent(tests)
+        (project / "test_shop.py").write_text(tests)
+        (project / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
+        path = os.pathsep.join([str(installed), HOME])
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error",
+             "--strict-config", *args],
+            cwd=project, env={**os.environ, "PYTHONPATH": path},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_the_fixture_deferred(run):
+    """Nothing runs, and the test sees what would have."""
+    out = run("""
+        def test_green(deferred):
+            exchange(shop, "/a")
+            deferred.assert_deferred(ran.append, "/a")
+            assert ran == []
+
+        def test_red(deferred):
+            exchange(shop, "/b")
+            deferred.assert_nothing_deferred()
+
+        def test_after():
+            exchange(shop, "/c")
+            assert ran == ["/c"]
+    """)
+    assert "1 failed, 2 passed" in out
+    assert "list.append('/b')" in out
+
+
+def test_the_fixture_strict_deferred(run):
+    """It is the test that fails, not its clean-up; others do not."""
+    out = run("""
+        def test_green(strict_deferred):
+            exchange(shop, "/a")
+            assert ran == ["/a"]
+
+        def test_red(strict_deferred):
+            exchange(shop, "/fail")
+
+        def test_its_own_failure(strict_deferred):
+            exchange(shop, "/fail")
+            assert 1 == 2
+
+        def test_others():
+            exchange(shop, "/fail")
+    """)
+    assert "2 failed, 2 passed" in out
+    assert "error" not in out.splitlines()[-1]
+    assert "1 deferred call failed in strict()" in out
+    assert "assert 1 == 2" in out
+    assert out.count("Captured deferred calls call") == 1  # of the last one
+    assert "shop.fail raised LookupError: the mail server is down" in out
+
+
+def test_strict_everywhere(run):
+    """By one line in the ini file, in classes of unittest, too."""
+    out = run(
+        """
+        import unittest
+
+        def test_green():
+            exchange(shop, "/a")
+            assert ran == ["/a"]
+
+        def test_red():
+            exchange(shop, "/fail")
+
+        def test_captured(deferred):
+            exchange(shop, "/fail")
+            deferred.assert_deferred(fail)
+
+        def test_expected():
+            with pytest.raises(AssertionError), strict():
+                exchange(shop, "/fail")
+
+        def test_both(strict_deferred):
+            exchange(shop, "/fail")
+
+        class TestShop(unittest.TestCase):
+            def test_green(self):
+                exchange(shop, "/a")
+
+            def test_red_in_a_class(self):
+                exchange(shop, "/fail")
+
+            def test_red_by_itself(self):
+                exchange(shop, "/fail")
+                self.fail("its own")
+        """,
+        ini="wsgi_defer = strict",
+    )
+    assert "4 failed, 4 passed" in out
+    for red in ("test_red", "test_both", "TestShop::test_red_in_a_class"):
+        assert f"FAILED test_shop.py::{red} - wsgi_defer.testing" in out
+    assert "AssertionError: its own" in out
+
+
+def test_strict_in_fixtures(run):
+    """What a fixture's clean-up sends fails, too, as an error."""
+    out = run(
+        """
+        @pytest.fixture
+        def sends():
+            yield
+            exchange(shop, "/fail")
+
+        @pytest.fixture
+        def sent():
+            exchange(shop, "/fail")
+
+        def test_late(sends):
+            pass
+
+        def test_soon(sent):
+            pass
+
+        def test_next():
+            pass
+        """,
+        ini="wsgi_defer = strict",
+    )
+    assert "1 failed, 2 passed, 1 error" in out
+    assert "FAILED test_shop.py::test_soon" in out
+    assert "ERROR test_shop.py::test_late" in out
+
+
+def test_an_unknown_option(run):
+    """It is told, and nothing runs."""
+    out = run("def test(): pass", ini="wsgi_defer = lenient")
+    assert 'wsgi_defer is "strict" or nothing' in out
+
+
+def test_what_is_not_used_is_not_imported(run):
+    """The plugin costs next to nothing where nobody wants it."""
+    out = run("""
+        import sys
+
+        def test_nothing():
+            pass
+
+        def test_hooks(request):
+            plugins = request.config.pluginmanager
+            assert plugins.has_plugin("pytest_wsgi_defer")
+            assert not plugins.has_plugin("wsgi_defer_checks")
+            assert not plugins.has_plugin("wsgi_defer_everywhere")
+    """)
+    assert "2 passed" in out
+    code = "import sys, pytest_wsgi_defer; print('wsgi_defer' in sys.modules)"
+    out = subprocess.check_output([sys.executable, "-c", code], cwd=HOME, text=True)
+    assert out == "False\n"
+
+
+def test_fixtures_are_listed(run):
+    """With what they do."""
+    out = run("def test(): pass", "--fixtures")
+    assert "deferred -- " in out
+    assert "What the test's requests defer; none of it runs." in out
+    assert "strict_deferred -- " in out
