@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -22,6 +21,7 @@ from ._calls.options import MAX_WAITING
 from ._calls.outcome import Outcome
 from ._calls.scope import Scope
 from ._runtime import host, report
+from ._runtime.clock import monotonic
 from ._runtime.per_process import PerProcess
 from ._runtime.threads import start
 
@@ -137,10 +137,10 @@ class _Background:
         if not exits.atexit_follows():
             self.finish()
             return
-        deadline = time.monotonic() + _time_to_finish()
+        deadline = monotonic() + _time_to_finish()
         while not (self._over or self.join(BEAT)):
             host.current.beat()
-            if time.monotonic() >= deadline:
+            if monotonic() >= deadline:
                 self._deadline = deadline  # finish() does not wait once more
                 return
 
@@ -149,8 +149,8 @@ class _Background:
         if self._over:  # several callers may do this
             return
         try:
-            deadline = self._deadline or time.monotonic() + _time_to_finish()
-            while not self._is_over(BEAT) and time.monotonic() < deadline:
+            deadline = self._deadline or monotonic() + _time_to_finish()
+            while not self._is_over(BEAT) and monotonic() < deadline:
                 host.current.beat()
         finally:  # gunicorn's timeout may end the wait, too
             with self._changed:

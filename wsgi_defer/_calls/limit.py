@@ -14,11 +14,11 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
 from types import FrameType
 from typing import Any
 
 from .._runtime import host
+from .._runtime.clock import monotonic
 from .._runtime.stop_orders import TimeUp
 from ..errors import TimeLimitError
 from .call import Call

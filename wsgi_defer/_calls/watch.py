@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 import traceback
-from time import monotonic
 from types import FrameType
 from typing import Any
 
 from .._runtime import host
+from .._runtime.clock import monotonic
 from .._runtime.per_process import PerProcess
 from .._runtime.threads import frame_of, start
 from .call import Call

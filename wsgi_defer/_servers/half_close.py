@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .._runtime.clock import monotonic
 from .server import Server, is_http1
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class ClosingServer(Server):
 
         From now, so that several in a row do not wait longer than one.
         """
-        deadline = time.monotonic() + CLOSE_WAIT
+        deadline = monotonic() + CLOSE_WAIT
         return partial(wait_until_closed, self.connection(environ), deadline)
 
 
@@ -73,6 +74,6 @@ def wait_until_closed(connection: Any, deadline: float) -> None:
     while (
         connection is not None
         and connection.fileno() != -1
-        and time.monotonic() < deadline
+        and monotonic() < deadline
     ):
         time.sleep(0.005)

@@ -6,11 +6,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 from .._calls.invoke import Around
 from .._calls.scope import Scope
+from .._runtime.clock import monotonic
 from .._runtime.forks import no_fork_leaves
 from .._runtime.loop import loop
 from .._runtime.report import qualified_name

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from time import monotonic
 from typing import Protocol
 
 from .._runtime import report
+from .._runtime.clock import monotonic
 from .._runtime.per_process import PerProcess
 from .._runtime.threads import start
 

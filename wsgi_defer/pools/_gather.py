@@ -8,10 +8,10 @@ from __future__ import annotations
 import queue
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from time import monotonic
 from typing import Any
 
 from .._calls.call import DeferredCall
+from .._runtime.clock import monotonic
 from ..errors import PoolTimeoutError
 from ._kinds import DEFAULT
 from ._task import Quick, wait_for

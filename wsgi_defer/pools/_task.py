@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextvars import Context, copy_context
 from functools import partial
-from time import monotonic
 from typing import Any, Protocol
 
 from .._calls.invoke import Around
 from .._calls.scope import Scope
 from .._runtime import host, report
+from .._runtime.clock import monotonic
 from .._runtime.report import qualified_name
 from .._runtime.stop_orders import is_order_to_stop
 from .._runtime.threads import start

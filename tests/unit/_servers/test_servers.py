@@ -185,8 +185,8 @@ def test_many_that_do_not_close(monkeypatch, ran):
         slept.append(seconds)
         now[0] += 1.0
 
-    clock = types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
-    monkeypatch.setattr(half_close, "time", clock)
+    monkeypatch.setattr(half_close, "monotonic", lambda: now[0])
+    monkeypatch.setattr(half_close, "time", types.SimpleNamespace(sleep=sleep))
     app = DeferMiddleware(deferring_app(ran, raises=True))
     environs = [gunicorn(Socket(open_for=10**9)) for _ in range(5)]
     drains = []

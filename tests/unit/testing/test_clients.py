@@ -132,7 +132,7 @@ def django_app():
         settings.configure(
             ROOT_URLCONF=(path("<int:number>", index),),
             ALLOWED_HOSTS=["*"],
-            SECRET_KEY="x",  # noqa: S106
+            SECRET_KEY="x",
         )
         django.setup()
     from django.core.wsgi import get_wsgi_application
