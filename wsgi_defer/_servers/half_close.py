@@ -72,8 +72,6 @@ class ClosingServer(Server):
 def wait_until_closed(connection: Any, deadline: float) -> None:
     """Wait until the server has closed it, or until that monotonic time."""
     while (
-        connection is not None
-        and connection.fileno() != -1
-        and monotonic() < deadline
+        connection is not None and connection.fileno() != -1 and monotonic() < deadline
     ):
         time.sleep(0.005)

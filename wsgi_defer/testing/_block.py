@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from weakref import ref
 
 from .. import background
 from .._calls import switch
 from .._calls.scope import Scope, get_current
 from .._calls.switch import Mode
+from .._runtime.clock import monotonic
 
 WAIT = 30.0  # seconds for other threads to come to an end
 PAUSE = 0.01  # seconds between two looks at them
@@ -29,6 +32,15 @@ def leave_block(mode: Mode) -> None:
     """It decides no more. Fixtures may leave their blocks in any order."""
     _blocks.remove(mode)
     switch.set_mode(_blocks[-1] if _blocks else None)
+
+
+def _leave_all() -> None:
+    # In a child process, such as a server that a test forks: nobody would see its list.
+    _blocks.clear()
+    switch.set_mode(None)
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 def is_current(scope: Scope) -> bool:
@@ -60,21 +72,27 @@ class Opened:
         scopes = [scope() for scope, _ in self._all.copy().values()]
         return [each for each in scopes if each is not None and _is_unclosed(each)]
 
-    def wait(self) -> None:
-        """Wait for the servers of other threads, and for the background thread."""
-        for _ in range(int(WAIT / PAUSE)):  # by no clock, which a test may have stopped
-            if not self._served_elsewhere():
-                break
-            time.sleep(PAUSE)
+    def wait_for_answers(self) -> None:
+        """Until the apps that other threads serve have started their responses."""
+        self._wait(lambda scope: not scope.started)
+
+    def wait_for_ends(self) -> None:
+        """Until other threads have closed their responses, and the background thread
+        has nothing to do."""
+        self._wait(lambda scope: True)
         background.join(WAIT)
 
-    def _served_elsewhere(self) -> bool:
+    def _wait(self, is_awaited: Callable[[Scope], bool]) -> None:
+        until = monotonic() + WAIT
+        while any(map(is_awaited, self._elsewhere())) and monotonic() < until:
+            time.sleep(PAUSE)
+
+    def _elsewhere(self) -> list[Scope]:
+        """Those that other threads, which still live, have not closed."""
         others = {thread.ident for thread in threading.enumerate()}
         others.discard(threading.get_ident())
-        return any(
-            thread in others and (found := scope()) is not None and _is_unclosed(found)
-            for scope, thread in self._all.copy().values()
-        )
+        scopes = [scope() for scope, by in self._all.copy().values() if by in others]
+        return [each for each in scopes if each is not None and _is_unclosed(each)]
 
 
 def _is_unclosed(scope: Scope) -> bool:

@@ -97,6 +97,7 @@ class Captured(Sequence[CallRecord]):
         ``times`` is how often, exactly. For a function that has an argument of that
         name itself, look at ``kwargs`` of the calls.
         """
+        __tracebackhide__ = True  # pytest shows the line of the test
         calls = [call for call in self if call.fn == fn]
         if args or kwargs:
             calls = [
@@ -111,6 +112,7 @@ class Captured(Sequence[CallRecord]):
 
     def assert_nothing_deferred(self) -> None:
         """Fail if any call would have run."""
+        __tracebackhide__ = True
         if self:
             raise AssertionError(f"Calls were deferred.\n{self._all()}")
 
@@ -229,7 +231,7 @@ class _Capture(Mode):
 
     def finish(self) -> None:
         """The block ends: look for the last time."""
-        self.heard.opened.wait()
+        self.heard.opened.wait_for_answers()
         self.look()
         self._over = True
 

@@ -92,7 +92,7 @@ class Strict(Mode):
         _raise(self._settle())
 
     def _settle(self) -> list[Found]:
-        self._heard.opened.wait()
+        self._heard.opened.wait_for_ends()
         for scope in self._heard.opened.unclosed():
             # Otherwise its calls would run some time later, in another test.
             closed = getattr(scope, "ended", False)

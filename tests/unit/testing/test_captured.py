@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
+import time
 from wsgiref.simple_server import make_server
 
 import pytest
@@ -419,3 +421,49 @@ def test_result_in_the_view(ran):
         exchange(app_that(view))
         assert len(calls) == 0
     assert ran == [4]
+
+
+def test_a_view_in_another_thread(ran, released):
+    """The end of the block waits until it has answered."""
+
+    def view():
+        defer(ran.append, 1)
+        began.set()
+        released.wait(10)
+
+    app, began = app_that(view), threading.Event()
+    thread = threading.Thread(target=get, args=[app])
+    with captured() as calls:
+        thread.start()
+        assert began.wait(10)
+        assert len(calls) == 0
+        threading.Timer(0.05, released.set).start()
+    assert len(calls) == 1
+    thread.join()
+    assert ran == []
+
+
+def test_a_call_that_a_task_defers(ran):
+    """Its thread lives on, and is not waited for."""
+
+    def view():
+        pool("p").submit(defer, ran.append, 1).result(10)
+
+    app = app_that(view, pools={"p": ThreadPool(1)})
+    with captured() as calls:
+        response = Client(app).get("/")
+        assert len(calls) == 1
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    response.close()
+
+
+def test_a_child_process(ran, tmp_path):
+    """A server that a test forks runs its calls."""
+    with captured(), deferring():
+        if not (child := os.fork()):
+            with deferring():
+                defer((tmp_path / "ran").touch)
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert (tmp_path / "ran").exists()

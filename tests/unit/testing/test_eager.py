@@ -96,6 +96,15 @@ def test_nested_blocks(ran):
         defer(fail)
 
 
+def test_a_scope_around_this_one(ran):
+    """A handle of it is one of this request."""
+    with deferring():
+        call = defer(ran.append, 1)
+        with eager(), deferring():
+            call.then(lambda _: ran.append(2))
+            assert ran == [1, 2]
+
+
 def test_nested_calls(ran):
     """A call that runs defers in the same way."""
 
