@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from weakref import ref
+from weakref import WeakKeyDictionary
 
 from .. import background
 from .._calls import switch
@@ -58,18 +58,15 @@ class Opened:
     """
 
     def __init__(self) -> None:
-        self._all: dict[int, tuple[ref[Scope], int]] = {}
+        self._threads: WeakKeyDictionary[Scope, int] = WeakKeyDictionary()
 
     def note(self, scope: Scope) -> None:
         """The scope has registered a call on this thread."""
-        known = self._all.get(id(scope))
-        if known is None or known[0]() is not scope:
-            self._all.pop(id(scope), None)  # of one that is gone: this comes last
-            self._all[id(scope)] = ref(scope), threading.get_ident()
+        self._threads.setdefault(scope, threading.get_ident())
 
     def unclosed(self) -> list[Scope]:
         """Those of them whose responses nobody has closed, oldest first."""
-        scopes = [scope() for scope, _ in self._all.copy().values()]
+        scopes = [scope() for scope in self._threads.keyrefs()]
         return [each for each in scopes if each is not None and _is_unclosed(each)]
 
     def wait_for_answers(self) -> None:
@@ -91,8 +88,7 @@ class Opened:
         """Those that other threads, which still live, have not closed."""
         others = {thread.ident for thread in threading.enumerate()}
         others.discard(threading.get_ident())
-        scopes = [scope() for scope, by in self._all.copy().values() if by in others]
-        return [each for each in scopes if each is not None and _is_unclosed(each)]
+        return [each for each in self.unclosed() if self._threads[each] in others]
 
 
 def _is_unclosed(scope: Scope) -> bool:

@@ -149,7 +149,6 @@ class _Capture(Mode):
     def take(self, scope: Scope, outcome: Outcome) -> bool:
         if threading.get_ident() == self._runner:
             return False
-        background.join(WAIT)  # of a response that was dropped before this one ended
         with self._lock:
             self._settle_unclosed(before=scope)
             self._settle(scope, outcome)
@@ -225,9 +224,9 @@ class _Capture(Mode):
                 scope.closed = closed  # a stream that is open may defer more
         finally:
             self._runner = before
-        for call, _, error in self.heard.take():
-            if error is not None and isinstance(call, DeferredCall):
-                raise error
+        for found in self.heard.take():
+            if found.error is not None and isinstance(found.call, DeferredCall):
+                raise found.error
 
     def finish(self) -> None:
         """The block ends: look for the last time."""

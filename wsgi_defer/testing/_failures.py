@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .._calls import switch
 from .._calls.call import Call
 from .._calls.scope import Scope
@@ -10,7 +12,14 @@ from ..observers._log import LoggingObserver
 from ..observers._observer import Observer
 from ._block import Opened
 
-Found = tuple[Call, str, "BaseException | None"]
+
+class Found(NamedTuple):
+    """A call that failed or was lost, and how to call it: with those of its chain."""
+
+    call: Call
+    label: str
+    why: str
+    error: BaseException | None
 
 
 class Failures(LoggingObserver):
@@ -23,29 +32,33 @@ class Failures(LoggingObserver):
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         self.opened = Opened()
-        self._found: dict[Call, tuple[str, BaseException | None]] = {}
+        self._found: dict[Call, Found] = {}
 
     @property
     def decides(self) -> bool:
         """False inside of another block."""
         return switch.mode is self.mode
 
-    def add(self, call: Call, why: str, error: BaseException | None = None) -> None:
+    def add(self, call: Call, why: str) -> None:
         """Note what became of a call, unless something is noted already."""
+        self._add(Found(call, call.label, why, None))
+
+    def _add(self, found: Found) -> None:
         if self.decides:
-            self._found.setdefault(call, (why, error))
+            self._found.setdefault(found.call, found)
 
     def take(self) -> list[Found]:
         """What was found since the last time, in order."""
         found, self._found = self._found, {}
-        return [(call, *how) for call, how in found.items()]
+        return list(found.values())
 
     def queued(self, call: Call, scope: Scope) -> None:
         if self.decides:
             self.opened.note(scope)
 
     def _log_failure(self, call: Call, scope: Scope, error: BaseException) -> None:
-        self.add(call.first_to_fail(), f"raised {type(error).__name__}: {error}", error)
+        why = f"raised {type(error).__name__}: {error}"
+        self._add(Found(call.first_to_fail(), call.chain, why, error))
 
     def skipped(self, call: Call, scope: Scope, why: str) -> None:
         self._log_what_it_would_have_handled(call, scope)

@@ -112,7 +112,7 @@ def _raise(found: list[Found]) -> None:
     if not found:
         return
     failures = tuple(
-        Failure(call.chain, call.origin, why, error) for call, why, error in found
+        Failure(label, call.origin, why, error) for call, label, why, error in found
     )
     causes = [each.error for each in failures if each.error is not None]
     raise DeferredCallsFailed(failures) from (causes[0] if causes else None)

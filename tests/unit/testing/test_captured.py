@@ -467,3 +467,58 @@ def test_a_child_process(ran, tmp_path):
             os._exit(0)
         os.waitpid(child, 0)
     assert (tmp_path / "ran").exists()
+
+
+class Slow:
+    """A body whose close() takes its time."""
+
+    def __init__(self, released):
+        self.released = released
+
+    def __iter__(self):
+        return iter([b"x"])
+
+    def close(self):
+        self.released.wait(10)
+        defer(send, "late")
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_a_response_that_is_dropped(released, another):
+    """It ends on the background thread, and is there at the next look all the same."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        defer(send, "dropped")
+        return Slow(released)
+
+    with captured() as calls:
+        DeferMiddleware(app)(make_environ(), lambda *head: None)
+        gc.collect()
+        threading.Timer(0.1, released.set).start()
+        if another:
+            get(app_that(lambda: defer(send, "closed")))
+        assert texts(calls) == ["dropped", "late", "closed"][: 2 + another]
+        assert not calls[0].outcome.delivered
+
+
+def test_a_predicate_is_asked_once():
+    """As in production, unless the outcome changes."""
+
+    def wants(outcome):
+        asked.append(outcome.delivered)
+        return True
+
+    asked = []
+
+    def view():
+        defer(send, 1).when(wants)
+
+    app = DeferMiddleware(text_app(view, body=[b"one", b"two"]))
+    with captured() as calls:
+        body = app(make_environ(), lambda *head: None)
+        assert len(calls) == len(calls) == 1
+        assert asked == [True]
+        body.close()
+        assert len(calls) == 1
+        assert asked == [True, False]

@@ -83,7 +83,9 @@ def test_chains(ran):
         with pytest.raises(LookupError):
             defer(fail).result()
     with pytest.raises(DeferredCallsFailed) as failed, strict(), deferring():
-        defer(fail, "chain").then(ran.append).then(ran.append)
+        call = defer(fail, "chain")
+        call.then(ran.append).then(ran.append)
+        call.then(ran.append)
         defer(fail, "skipped").then(ran.append).on_failure()
 
         def again(error):
@@ -92,6 +94,7 @@ def test_chains(ran):
         defer(fail, "again").catch(again)
     assert whys(failed) == [f"raised LookupError: {each}"
                             for each in ("chain", "skipped", "again")]  # fmt: skip
+    assert failed.value.failures[0].call.count(" -> ") in (1, 2)
 
 
 def test_held_calls():
@@ -226,16 +229,36 @@ def test_a_server_in_another_thread(ran):
         time.sleep(0.1)
         fail()
 
-    server = make_server("127.0.0.1", 0, app_that(lambda: defer(slow)))
+    server = make_server("127.0.0.1", 0, app_that(lambda: defer(slow), inline=True))
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     try:
-        with pytest.raises(DeferredCallsFailed), strict():
+        with pytest.raises(DeferredCallsFailed) as failed, strict():
             requests.get(f"http://127.0.0.1:{server.server_port}/", timeout=10)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+    assert whys(failed) == ["raised LookupError: it"]
+
+
+def test_a_scope_in_another_thread(ran, released):
+    """It is no response, and has its own end."""
+
+    def work():
+        with deferring():
+            defer(ran.append, 1)
+            began.set()
+            released.wait(10)
+
+    thread, began = threading.Thread(target=work), threading.Event()
+    with strict():
+        thread.start()
+        assert began.wait(10)
+    assert ran == []  # nobody has waited for it
+    released.set()
+    thread.join()
+    assert ran == [1]
 
 
 def test_check():
