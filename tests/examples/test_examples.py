@@ -79,14 +79,14 @@ def signs_up_and_is_welcomed(app, caplog):
     assert caplog.text == ""
 
 
-def test_pyramid_app(caplog):
+def test_pyramid_sqlalchemy(caplog):
     """With pyramid_tm and zope.sqlalchemy."""
     for name in ("pyramid_tm", "zope.sqlalchemy"):
         pytest.importorskip(name)
-    from examples import pyramid_app
+    from examples import pyramid_sqlalchemy
 
-    signs_up_and_is_welcomed(pyramid_app.app, caplog)
-    pyramid_app.engine.dispose()
+    signs_up_and_is_welcomed(pyramid_sqlalchemy.app, caplog)
+    pyramid_sqlalchemy.engine.dispose()
 
 
 def test_flask_peewee(caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import subprocess
 import sys
@@ -14,6 +15,22 @@ from .waiting import OF_PROCESSES
 
 HOME = str(Path(__file__).parents[2])
 PYTHON = [sys.executable, "-I", "-S", "-c"]
+
+
+def installed(folder):
+    """A directory for PYTHONPATH that tells of the entry points in setup.cfg, as an
+    installer would."""
+    setup = configparser.ConfigParser()
+    setup.read(Path(HOME, "setup.cfg"))
+    about = folder / "site" / "wsgi_defer-1.dist-info"
+    about.mkdir(parents=True, exist_ok=True)
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: wsgi-defer\nVersion: 1\n"
+    )
+    points = setup["options.entry_points"]
+    text = "\n".join(f"[{group}]{points[group]}" for group in points)
+    (about / "entry_points.txt").write_text(text)
+    return str(about.parent)
 
 
 def run(code, warnings="error"):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
-from ..helpers.programs import HOME
+from ..helpers.programs import HOME, installed
 
 SHOP = """
     import wsgi_defer
@@ -38,21 +36,7 @@ SHOP = """
 
 
 @pytest.fixture
-def installed(tmp_path):
-    """A folder that tells what setup.cfg tells an installer."""
-    setup = configparser.ConfigParser()
-    setup.read(Path(HOME, "setup.cfg"))
-    found = tmp_path / "site" / "wsgi_defer_here-1.dist-info"
-    found.mkdir(parents=True)
-    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: wsgi-defer-here\n")
-    points = setup["options.entry_points"]
-    text = "\n".join(f"[{group}]{points[group]}" for group in points)
-    (found / "entry_points.txt").write_text(text)
-    return tmp_path / "site"
-
-
-@pytest.fixture
-def run(tmp_path, installed):
+def run(tmp_path):
     """Run pytest on a module of tests, in a folder of its own."""
 
     def run(tests, *args, ini=""):
@@ -62,7 +46,7 @@ def run(tmp_path, installed):
         tests = "from shop import *\n" + textwrap.dedent(tests)
         (project / "test_shop.py").write_text(tests)
         (project / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
-        path = os.pathsep.join([str(installed), HOME])
+        path = os.pathsep.join([installed(tmp_path), HOME])
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error",
              "--strict-config", *args],

@@ -21,7 +21,7 @@ FLOORS = [
     {"_servers", "pools"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "testing"},
+    {"__init__", "flask", "testing", "paste"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.
 THIRD_PARTIES = {
