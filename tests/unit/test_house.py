@@ -21,12 +21,13 @@ FLOORS = [
     {"_servers", "pools"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "testing", "paste"},
+    {"__init__", "flask", "django", "testing", "paste"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
     "gunicorn": {"gunicorn", "gevent"},
+    "django": {"django", "asgiref"},
     "jobs.flask": {"flask"},
     "jobs.engines.dbos": {"dbos", "sqlalchemy"},
     "jobs.engines.rq": {"rq", "redis"},
