@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -21,12 +22,29 @@ def tended_connections() -> Iterator[None]:
         connection.close_if_unusable_or_obsolete()
         connection.health_check_enabled = True
     try:
-        yield
+        with _own_thread_of_coroutines():
+            yield
     finally:
         for connection in _free():
             checks = connection.settings_dict["CONN_HEALTH_CHECKS"]
             connection.health_check_enabled = checks
             connection.close_if_unusable_or_obsolete()
+
+
+@contextmanager
+def _own_thread_of_coroutines() -> Iterator[None]:
+    """End the thread, with its connections, on which Django's asynchronous methods run
+    in a deferred coroutine. The same one would serve the whole process for ever."""
+    here = ThreadSensitiveContext()
+    token = SyncToAsync.thread_sensitive_context.set(here)
+    try:
+        yield
+    finally:
+        SyncToAsync.thread_sensitive_context.reset(token)
+        executor = SyncToAsync.context_to_thread_executor.pop(here, None)
+        if executor is not None:
+            executor.submit(connections.close_all).result()
+            executor.shutdown()
 
 
 def _free() -> list[BaseDatabaseWrapper]:

@@ -28,7 +28,10 @@ def set_up():
             "django.contrib.auth.middleware.AuthenticationMiddleware",
         ],
         DATABASES={
-            "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+            "default": {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": "file:unit?mode=memory&cache=shared",
+            }
         },
         TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
         USE_TZ=True,

@@ -1,0 +1,119 @@
+"""Database connections around a call, without a server."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connections, transaction
+from django.http import HttpResponse
+from django.test import Client
+from django.test.utils import override_settings
+
+from wsgi_defer import background, defer
+from wsgi_defer.django._connections import tended_connections
+
+# Itself, not the proxy that Django calls ``connection``.
+connection = connections["default"]
+
+
+def users():
+    return User.objects.count()
+
+
+def test_a_call_in_a_transaction(client, view, ran):
+    """A ``TestCase`` has one around the client: the call is inside of it."""
+
+    @view
+    def page(request):
+        defer(User.objects.create, username="ada")
+        return HttpResponse("hello")
+
+    with transaction.atomic():
+        client.get("/")
+        assert users() == 1
+        transaction.set_rollback(True)
+    assert users() == 0
+
+
+def test_a_connection_that_is_lost(client, view, ran, monkeypatch):
+    """It is tried before its first use in a call, and replaced."""
+    users()
+    monkeypatch.setattr(connection, "close_at", None)  # as CONN_MAX_AGE says
+    closed = []
+    monkeypatch.setattr(connection, "is_usable", lambda: False)
+    monkeypatch.setattr(connection, "close", lambda: closed.append(True))
+    with tended_connections():
+        assert closed == []
+        users()
+        assert closed == [True]
+    with tended_connections():
+        assert closed == [True]
+    users()
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_connections_of_the_settings_around(view, ran, fails):
+    """What ``around`` of the settings opens is inside of them, whatever it raises."""
+
+    class Around:
+        def __enter__(self):
+            ran.append(connection.health_check_enabled)
+            if fails:
+                raise ValueError("no")
+
+        def __exit__(self, *error):
+            ran.append("closed")
+
+    @view
+    def page(request):
+        users()
+        defer(ran.append, "call")
+        return HttpResponse("hello")
+
+    with override_settings(WSGI_DEFER={"around": Around}):
+        Client().get("/")
+    assert ran == ([True] if fails else [True, "call", "closed"])
+    assert not connection.health_check_enabled
+
+
+def test_a_coroutine(client, view, ran):
+    """The thread of its asynchronous methods ends with it."""
+
+    async def count():
+        ran.append(await User.objects.acount())
+
+    @view
+    def page(request):
+        defer(count)
+        return HttpResponse("hello")
+
+    before = threading.active_count()
+    client.get("/")
+    assert ran == [0]
+    assert threading.active_count() == before
+
+
+def test_live_servers(view, ran):
+    """Their threads share one connection, which the background thread has not."""
+    from django.core.wsgi import get_wsgi_application
+
+    from ...helpers.client import get, make_environ
+
+    app = get_wsgi_application()
+    environ = {"SERVER_SOFTWARE": "WSGIServer/0.2"}
+    view(lambda request: defer(where) and HttpResponse("hello"))
+
+    def where():
+        ran.append(threading.current_thread().name)
+
+    get(app, environ=make_environ(**environ))
+    assert background.join(10)
+    connection.inc_thread_sharing()
+    try:
+        get(app, environ=make_environ(**environ))
+    finally:
+        connection.dec_thread_sharing()
+    assert ran == ["wsgi_defer", "MainThread"]
