@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
-from typing import Any, ParamSpec
+from types import SimpleNamespace
+from typing import Any
 
 from django.db import connections, transaction
 
@@ -16,8 +18,7 @@ from .._calls.invoke import check_function
 from .._calls.outcome import Outcome
 from .._calls.scope import Scope, enter, get_current, leave
 from ..errors import NoScopeError
-
-P = ParamSpec("P")
+from ._exchange import DjangoExchange
 
 
 def defer_on_commit(
@@ -29,21 +30,32 @@ def defer_on_commit(
     database; without it, the default one. Raises as ``defer()``.
     """
     check_function(fn, "defer_on_commit", "defer_on_commit(send, to)")
-    if get_current() is None:
-        raise NoScopeError("defer_on_commit")
-    call = DeferredCall[object](fn, args, kwargs, sys._getframe(1))
-    transaction.on_commit(partial(_add, call), using=using)
+    _current()
+    frame = sys._getframe(1)
+    line: Any = SimpleNamespace(f_code=frame.f_code, f_lasti=frame.f_lasti)
+    context = copy_context()
+
+    def add() -> None:
+        # In the scope of the commit, which may come after that of the line.
+        context.run(_add, _current(), fn, args, kwargs, line)
+
+    transaction.on_commit(add, using=using)
 
 
-def _add(call: DeferredCall[object]) -> None:
+def _add(scope: Scope, *of_call: Any) -> None:
+    enter(scope)
+    scope.add(DeferredCall[object](*of_call), "defer_on_commit")
+
+
+def _current() -> Scope:
     scope = get_current()
     if scope is None:
         raise NoScopeError("defer_on_commit")
-    scope.add(call, "defer_on_commit")
+    return scope
 
 
 @contextmanager
-def keep_scopes(scope: Scope) -> Iterator[None]:
+def keep_scopes(scope: DjangoExchange) -> Iterator[None]:
     """Give what the block leaves to a commit a scope, if that comes after the block.
 
     That is so in a ``TestCase``, whose transaction is around the request:
@@ -70,7 +82,7 @@ class _LateScope(Scope):
     answers = True
 
 
-def _run_late(request: Scope, fn: Callable[[], object]) -> None:
+def _run_late(request: DjangoExchange, fn: Callable[[], object]) -> None:
     if get_current() is not None:
         fn()
         return
@@ -80,7 +92,7 @@ def _run_late(request: Scope, fn: Callable[[], object]) -> None:
         fn()
     finally:
         leave(token)
-    outcome = request.outcome or Outcome()
+    outcome = request.final_outcome
     error = None
     if outcome.ok:
         error = run_held(scope)

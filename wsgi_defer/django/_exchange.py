@@ -16,6 +16,7 @@ from django.http.response import HttpResponseBase
 
 from .. import background
 from .._calls.options import Options
+from .._calls.outcome import Outcome
 from .._calls.scope import enter, leave
 from .._request.bodies import CLOSED, close_steps, step_through
 from .._request.exchange import Exchange
@@ -62,6 +63,11 @@ class DjangoExchange(Exchange):
             steps = step_through(response.streaming_content, self)
             response.streaming_content = response.steps = steps
         return response  # type: ignore[no-any-return]
+
+    @property
+    def final_outcome(self) -> Outcome:
+        """How the response has ended, also if nothing was deferred."""
+        return self.outcome or Outcome(self._code())
 
     def _refuse(self, error: BaseException) -> None:
         self._error = error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.core import checks
+from django.db import transaction
 
+from .._runtime import commits
 from ._checks import check_settings
 from ._commands import open_scope_for_command
 
@@ -18,5 +20,6 @@ class DeferConfig(AppConfig):
 
     def ready(self) -> None:
         """Called by Django, once, when all apps are loaded."""
+        commits.install(lambda fn, using: transaction.on_commit(fn, using=using))
         checks.register(check_settings, "wsgi_defer")
         open_scope_for_command()

@@ -20,6 +20,7 @@ from .._calls.call import Call
 from .._calls.invoke import complete
 from .._calls.options import DEFAULTS, Options
 from .._calls.scope import current_scope
+from .._runtime import commits
 from .._runtime.forks import no_fork_leaves
 from ..errors import ResponseStartedError, ScopeClosedError
 from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
@@ -187,6 +188,8 @@ class Jobs:
         job_id: str | None = None,
         delay: float = 0,
         hold: bool = True,
+        after_commit: bool = False,
+        using: str | None = None,
     ) -> str:
         """Have another process do a job, even if this one dies; return the job's id.
 
@@ -199,6 +202,9 @@ class Jobs:
         :param job_id: names the job. The same id again changes nothing: the job runs
             once. At most 64 letters, digits and ``._-``.
         :param delay: seconds to wait at least before it runs.
+        :param after_commit: the engine gets it only if the database transaction that is
+            open here has committed. For Django: ``using`` names the database, as in
+            ``transaction.on_commit()``; the app is ``wsgi_defer.django``.
 
         Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError``, ``TypeError``
         and ``NotSupported`` before anything is stored; ``JobsUnavailable`` if the
@@ -214,9 +220,18 @@ class Jobs:
         engine = self.engine
         if delay and not engine.delays:
             engine.refuse("delay")
-        held = hold and engine.holds
-        if not (held and _hold(Call(engine.enqueue, (order,), {}, sys._getframe(1)))):
-            engine.enqueue(order)
+        call = Call(engine.enqueue, (order,), {}, sys._getframe(1))
+
+        def store() -> None:
+            if not (hold and engine.holds and _hold(call)):
+                engine.enqueue(order)
+
+        if after_commit:
+            commits.on_commit(store, using)
+        elif using is not None:
+            raise ValueError("using= is for after_commit=True")
+        else:
+            store()
         return job_id
 
     def status(self, job_id: str) -> Job | None:
