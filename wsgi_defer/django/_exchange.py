@@ -36,8 +36,13 @@ class DjangoExchange(Exchange):
     ) -> None:
         super().__init__(options, environ, respond)  # type: ignore[arg-type]
 
-    def answer_with(self, response: HttpResponseBase) -> HttpResponseBase:
-        """The response has its final status: run the held calls, notice its end."""
+    def answer_with(
+        self, response: HttpResponseBase, early: bool = False
+    ) -> HttpResponseBase:
+        """The response has its final status: run the held calls, notice its end.
+
+        If ``early``, its end is now: whoever closes it would do so on another thread.
+        """
         self.status = str(response.status_code)
         if (refusal := self.begin()) is not None:
             text = b"".join(refusal)
@@ -45,6 +50,10 @@ class DjangoExchange(Exchange):
             refused = HttpResponse(text, kind, 503, headers={"Content-Length": length})
             refused._resource_closers.extend(response._resource_closers)
             response = refused
+        if early and not response.streaming:
+            self.note_complete()
+            self.end_once(None)
+            return response
         is_file = getattr(response, "file_to_stream", None) is not None
         sends_file = is_file and "wsgi.file_wrapper" in self._environ
         if sends_file or (self._respond is None and not response.streaming):
@@ -77,9 +86,11 @@ class DjangoExchange(Exchange):
     def _run_calls(self, delivered: bool) -> None:
         if self._respond is not None:
             super()._run_calls(delivered)
-        else:  # Django's test client: there is nobody on a wire, and no other thread
-            drain = self._drain(delivered, background.nothing_to_wait_for)
-            background.drain_here(*drain[:2])
+            return
+        # Django's test client: nobody is on a wire, and the test's transaction is that
+        # of the thread.
+        drain = self._drain(delivered, background.nothing_to_wait_for)
+        background.drain_here(*drain[:2])
 
 
 def start_response_for(environ: WSGIEnvironment) -> StartResponse | None:

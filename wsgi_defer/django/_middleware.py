@@ -49,7 +49,10 @@ class DeferMiddleware:
             outer.complete_options(self.options)
             return self.get_response(request)
         options, respond = self.options, start_response_for(environ)
-        if any(used.allow_thread_sharing for used in connections.all(True)):
+        used = connections.all(initialized_only=True)
+        # Django's AsyncClient, in a TestCase.
+        early = "wsgi.version" not in environ and any(c.in_atomic_block for c in used)
+        if any(c.allow_thread_sharing for c in used):
             # LiveServerTestCase, whose threads all use its connection.
             options = options._replace(inline=True)
         exchange = DjangoExchange(options, environ, respond)
@@ -61,7 +64,7 @@ class DeferMiddleware:
                 response = self.get_response(request)
             if exchange.forked:
                 end_fork()
-            return exchange.answer_with(response)
+            return exchange.answer_with(response, early)
         except BaseException as error:
             if exchange.forked:
                 end_fork(error)
