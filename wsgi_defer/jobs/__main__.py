@@ -196,8 +196,10 @@ def show_one(jobs: Jobs, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(job.to_dict(), indent=2))
         return 0
-    width = max(map(len, vars(job)))
-    for name, value in vars(job).items():
+    names = list(job.to_dict())
+    width = max(map(len, names))
+    for name in names:
+        value = getattr(job, name)
         text = json.dumps(value) if name == "result" else display(value)
         print(f"{name:{width}}  {printable(text)}")
     return 0

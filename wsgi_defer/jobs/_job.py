@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -42,12 +42,16 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     result: Any = None
+    # JSON, for code that keeps more in it than arguments; never shown, and None where
+    # the engine does not tell it.
+    payload: str | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON: times are ISO 8601."""
+        """All but the payload as JSON: times are ISO 8601."""
         return {
             name: value.isoformat() if isinstance(value, datetime) else value
             for name, value in vars(self).items()
+            if name != "payload"
         }
 
 

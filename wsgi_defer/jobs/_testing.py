@@ -26,7 +26,7 @@ class Eager(InProcess):
         result = self.jobs.run(order.name, order.payload, order.id, 1, last=True)
         job = Job(order.id, order.name, "done", 1, enqueued_at=started,
                   started_at=started, finished_at=utc(time.time()),
-                  result=result)  # fmt: skip
+                  result=result, payload=order.payload)  # fmt: skip
         self.remember(job, order)
 
 
@@ -45,7 +45,8 @@ class Capturing(InProcess):
             return
         now = time.time()
         job = Job(order.id, order.name, "scheduled" if order.delay else "queued",
-                  enqueued_at=utc(now), due_at=utc(now + order.delay))  # fmt: skip
+                  enqueued_at=utc(now), due_at=utc(now + order.delay),
+                  payload=order.payload)  # fmt: skip
         self.remember(job, order)
         payload = json.loads(order.payload)
         self.captured.append(Captured(order.id, order.name, payload, order.delay))

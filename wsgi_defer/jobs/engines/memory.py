@@ -55,7 +55,8 @@ class InProcess(Engine):
         self._queue(order)
 
     def _queue(self, order: Order) -> None:
-        job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()))
+        job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()),
+                  payload=order.payload)  # fmt: skip
         self.remember(job, order)
         scope = current_scope()
         # Not in a block of deferring() that is over. And not inside of another job: one

@@ -250,6 +250,7 @@ class Attempts:
             started_at=time(started[-1] if started else None),
             finished_at=time(row.completed_at if state in ("done", "failed") else None),
             result=result,
+            payload=attempt.payload,
         )
 
     def recent(self, limit: int) -> list[Job]:

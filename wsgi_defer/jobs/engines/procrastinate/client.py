@@ -264,6 +264,7 @@ def job_of(row: dict[str, Any]) -> Job:
         started_at=in_utc(row["started_at"]),
         finished_at=in_utc(row["finished_at"] if ended else None),
         result=json.loads(args.get("result", "null")) if state == "done" else None,
+        payload=args.get("payload"),
     )
 
 

@@ -197,7 +197,7 @@ def job_of(job: RqJob) -> Job | None:
     order = job.order()
     if order is None:
         return None
-    name, _, job_id = order
+    name, payload, job_id = order
     state = STATES.get(job.get_status(refresh=False), "queued")
     ended = state in ("done", "failed")
     due = job.meta.get("due")
@@ -214,6 +214,7 @@ def job_of(job: RqJob) -> Job | None:
         started_at=job.started_at,
         finished_at=job.ended_at if ended else None,
         result=job.return_value() if state == "done" else None,
+        payload=payload,
     )
 
 
