@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.db import connections, transaction
 from django.http import HttpResponse
@@ -84,6 +85,8 @@ def test_a_coroutine(client, view, ran):
 
     async def count():
         ran.append(await User.objects.acount())
+        # Django leaves a database in memory open.
+        await sync_to_async(lambda: connections["default"].connection.close())()
 
     @view
     def page(request):
