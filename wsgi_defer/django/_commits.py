@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import transaction
 
 from .._calls.call import DeferredCall
 from .._calls.drain import discard_held, drain, run_held
@@ -54,26 +53,29 @@ def _current() -> Scope:
     return scope
 
 
-@contextmanager
-def keep_scopes(scope: DjangoExchange) -> Iterator[None]:
-    """Give what the block leaves to a commit a scope, if that comes after the block.
+# A connection in a transaction, and how many functions waited for its commit.
+Open = tuple[Any, int]
 
-    That is so in a ``TestCase``, whose transaction is around the request:
-    ``captureOnCommitCallbacks(execute=True)`` runs what is left there when the response
-    has ended.
-    """
-    before = [
+
+def open_transactions(used: Iterable[Any]) -> list[Open]:
+    """Those that are around a request, as that of a ``TestCase`` is; mostly none."""
+    return [
         (connection, len(connection.run_on_commit))
-        for connection in connections.all(initialized_only=True)
+        for connection in used
         if connection.in_atomic_block
     ]
-    yield
-    for connection, count in before:
-        if connection.in_atomic_block:
-            connection.run_on_commit[count:] = [
-                (savepoints, partial(_run_late, scope, fn), robust)
-                for savepoints, fn, robust in connection.run_on_commit[count:]
-            ]
+
+
+def keep_scope(transactions: list[Open], request: DjangoExchange) -> None:
+    """Give what the request has left to those commits a scope: it has ended by then.
+
+    ``captureOnCommitCallbacks(execute=True)`` runs that after the response.
+    """
+    for connection, count in transactions:
+        connection.run_on_commit[count:] = [
+            (savepoints, partial(_run_late, request, fn), robust)
+            for savepoints, fn, robust in connection.run_on_commit[count:]
+        ]
 
 
 class _LateScope(Scope):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from .._calls.scope import enter, get_current, leave
 from .._request.middleware import SCOPE_KEY
 from .._runtime.forks import end_fork
 from .._servers.detect import prepare_request
-from ._commits import keep_scopes
+from ._commits import keep_scope, open_transactions
 from ._exchange import DjangoExchange, start_response_for
 from ._options import options_of_settings
 
@@ -50,20 +51,22 @@ class DeferMiddleware:
             return self.get_response(request)
         options, respond = self.options, start_response_for(environ)
         used = connections.all(initialized_only=True)
+        transactions = open_transactions(used)
         # Django's AsyncClient, in a TestCase.
-        early = "wsgi.version" not in environ and any(c.in_atomic_block for c in used)
+        early = bool(transactions) and "wsgi.version" not in environ
         if any(c.allow_thread_sharing for c in used):
             # LiveServerTestCase, whose threads all use its connection.
             options = options._replace(inline=True)
         exchange = DjangoExchange(options, environ, respond)
         environ[SCOPE_KEY] = exchange
-        prepare_request(environ)
+        if "_bjoern" in sys.modules:
+            prepare_request(environ)
         token = enter(exchange)
         try:
-            with keep_scopes(exchange):
-                response = self.get_response(request)
+            response = self.get_response(request)
             if exchange.forked:
                 end_fork()
+            keep_scope(transactions, exchange)
             return exchange.answer_with(response, early)
         except BaseException as error:
             if exchange.forked:
