@@ -1,4 +1,4 @@
-"""``manage.py wsgi_defer_worker``: run the tasks of a ``JobsBackend``."""
+"""``manage.py wsgi_defer_worker``: run stored tasks, or the jobs of a ``Jobs``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import django
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.tasks import task_backends
 
 from ...._runtime.parent import end_with
+from ....jobs import Jobs
 from ....jobs._supervisor import Supervisor
-from ...tasks import JobsBackend
+from ....jobs._target import Refusal, load
+from ..._connections import tended_connections
 
 
 class Command(BaseCommand):
     """Supervises worker processes, or is one of them."""
 
-    help = "Run the tasks of wsgi_defer.django.tasks.JobsBackend until SIGTERM."
+    help = "Run the tasks of a JobsBackend, or the jobs of a Jobs, until SIGTERM."
     requires_system_checks: Any = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Called by Django."""
+        parser.add_argument("target", nargs="?", metavar="MODULE:JOBS",
+                            help="a Jobs object, such as shop.jobs:jobs, "
+                                 "in place of a backend of TASKS")  # fmt: skip
         parser.add_argument("--processes", type=int, default=1, metavar="N",
                             help="how many tasks run at the same time (1)")  # fmt: skip
         parser.add_argument("--backend", default="default",
@@ -35,6 +41,7 @@ class Command(BaseCommand):
     def handle(
         self,
         *,
+        target: str | None,
         processes: int,
         backend: str,
         slot: int | None,
@@ -42,15 +49,10 @@ class Command(BaseCommand):
         **options: Any,
     ) -> None:
         """Called by Django."""
-        used = task_backends[backend]
-        if not isinstance(used, JobsBackend):
-            raise CommandError(
-                f"TASKS[{backend!r}] is {type(used).__name__}, which needs no worker; "
-                "this one is for wsgi_defer.django.tasks.JobsBackend"
-            )
+        jobs = jobs_of_tasks(backend) if target is None else jobs_at(target)
         if processes < 1:
             raise CommandError(f"--processes takes 1 or more, not {processes}")
-        engine = used.jobs.engine
+        engine = jobs.engine
         if slot is not None:
             if supervisor is not None:
                 end_with(supervisor, signal.SIGTERM)
@@ -60,9 +62,41 @@ class Command(BaseCommand):
         own = engine.own_processes
         engine.close()
         name = options["settings"] or settings.SETTINGS_MODULE
-        command = [*program(), "wsgi_defer_worker", "--processes", str(processes),
-                   "--backend", backend, "--settings", name]  # fmt: skip
+        command = [*program(), "wsgi_defer_worker", *([target] if target else []),
+                   "--processes", str(processes), "--backend", backend,
+                   "--settings", name]  # fmt: skip
         sys.exit(Supervisor(command, 1 if own else processes).run())
+
+
+def jobs_of_tasks(backend: str) -> Jobs:
+    """Those of Django's tasks."""
+    if django.VERSION < (6, 0):
+        raise CommandError(
+            "Django has tasks from 6.0 on; name a Jobs object, such as shop.jobs:jobs"
+        )
+    from django.tasks import task_backends
+
+    from ...tasks import JobsBackend
+
+    used = task_backends[backend]
+    if not isinstance(used, JobsBackend):
+        raise CommandError(
+            f"TASKS[{backend!r}] is {type(used).__name__}, which needs no worker; this "
+            "one is for wsgi_defer.django.tasks.JobsBackend"
+        )
+    return used.jobs
+
+
+def jobs_at(target: str) -> Jobs:
+    """Those of the app's own, whose handlers get healthy database connections."""
+    try:
+        jobs = load(target)
+    except (Refusal, ValueError) as error:
+        raise CommandError(str(error)) from error
+    if not jobs.names:
+        raise CommandError(f"{target} has no handlers; import the modules with them")
+    jobs.init_app(SimpleNamespace(extensions={}, app_context=tended_connections))
+    return jobs
 
 
 def program() -> list[str]:
