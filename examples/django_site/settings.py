@@ -1,4 +1,4 @@
-"""The settings: three lines of them are wsgi_defer's."""
+"""The settings; INSTALLED_APPS, MIDDLEWARE and TASKS name wsgi_defer."""
 
 import django
 
@@ -13,8 +13,11 @@ MIDDLEWARE = [
 ]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 
-# Prints mails.
-EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+CONSOLE = "django.core.mail.backends.console.EmailBackend"  # prints mails
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": CONSOLE}}
+else:
+    EMAIL_BACKEND = CONSOLE
 if django.VERSION >= (6, 0):
     TASKS = {"default": {"BACKEND": "wsgi_defer.django.tasks.DeferBackend"}}
 USE_TZ = True
