@@ -837,3 +837,14 @@ def test_without_an_engine_a_job_may_enqueue_the_next(ran):
         jobs.enqueue("work", 30)
     assert len(ran) == 31
     assert len(set(ran)) == 1
+
+
+def test_the_payload_is_not_shown():
+    """It is for code; what is printed, or served as JSON, leaves it out."""
+    jobs = Jobs(None)
+    jobs.handler("mail")(lambda payload: None)
+    with jobs.captured():
+        job = jobs.status(jobs.enqueue("mail", "secret"))
+    assert job.payload == '"secret"'
+    assert "secret" not in repr(job)
+    assert "payload" not in job.to_dict()
