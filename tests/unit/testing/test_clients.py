@@ -117,27 +117,26 @@ def webtest_client():
 
 
 def django_app():
-    """Django's WSGI handler, for one view."""
+    """Django's WSGI handler, for one view, whatever else this process has set up."""
     django = pytest.importorskip("django")
     from django.conf import settings
 
     if not settings.configured:
-        from django.http import HttpResponse
-        from django.urls import path
-
-        def index(request, number):
-            defer(divide, 1, number)
-            return HttpResponse("hello")
-
-        settings.configure(
-            ROOT_URLCONF=(path("<int:number>", index),),
-            ALLOWED_HOSTS=["*"],
-            SECRET_KEY="x",
-        )
+        settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="x")
         django.setup()
     from django.core.wsgi import get_wsgi_application
+    from django.http import HttpResponse
+    from django.test import override_settings
+    from django.urls import path
 
-    return DeferMiddleware(get_wsgi_application())
+    def index(request, number):
+        defer(divide, 1, number)
+        return HttpResponse("hello")
+
+    with override_settings(MIDDLEWARE=[]):
+        handler = get_wsgi_application()
+    route = override_settings(ROOT_URLCONF=(path("<int:number>", index),))
+    return DeferMiddleware(route(handler))
 
 
 def django_client():
