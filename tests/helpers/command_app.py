@@ -37,11 +37,22 @@ class Fake:
     def status(self, job_id):
         return self.known.get(job_id)
 
-    def recent(self, limit):
-        return list(self.known.values())[:limit]
+    def recent(self, limit, name=None, state=None):
+        found = [job for job in self.known.values()
+                 if name in (None, job.name) and state in (None, job.state)]
+        return found[:limit]
 
-    def failed(self, limit):
-        return [job for job in self.recent(99) if job.state == "failed"][:limit]
+    def counts(self, by_name):
+        return [(job.name if by_name else "", job.state, 1) for job in self.recent(99)]
+
+    def cancel(self, job_id):
+        if job_id not in self.known:
+            raise UnknownJobError(job_id)
+        if self.known[job_id].state not in ("queued", "cancelled"):
+            raise JobNotWaitingError(job_id, self.known[job_id].state)
+
+    def failed(self, limit, name=None):
+        return self.recent(limit, name, "failed")
 
     def retry(self, job_id):
         if job_id not in self.known:
@@ -59,7 +70,7 @@ class Own(Fake):
         super().work(slot, processes)
 
 class Down(Fake):
-    def recent(self, limit):
+    def recent(self, limit, name=None, state=None):
         try:
             raise OSError("connection refused\\nmore")
         except OSError as error:

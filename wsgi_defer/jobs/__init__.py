@@ -8,6 +8,7 @@ from ._jobs import Jobs
 from ._testing import Captured
 from .errors import (
     JobNotFailedError,
+    JobNotWaitingError,
     JobsUnavailable,
     NotSupported,
     PayloadError,
@@ -19,6 +20,7 @@ __all__ = [
     "Captured",
     "Job",
     "JobNotFailedError",
+    "JobNotWaitingError",
     "Jobs",
     "JobsUnavailable",
     "NotSupported",

@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import PayloadError
 
-State = Literal["queued", "scheduled", "running", "done", "failed"]
+State = Literal["queued", "scheduled", "running", "done", "failed", "cancelled"]
+STATES: tuple[State, ...] = get_args(State)
 
 # Ids are part of URLs, keys and command lines.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -27,9 +28,10 @@ class Job:
     """What is known of a job at this moment. Times are in UTC.
 
     ``state`` is "queued"; "scheduled", if it waits for its delay or its next attempt;
-    "running"; "done"; or "failed", after its last attempt. ``attempts`` counts those
-    that have started. ``error`` is what the last one raised: the exception's class and
-    text. ``result`` is what the handler returned, if that is JSON.
+    "running"; "done"; "failed", after its last attempt; or "cancelled". ``attempts``
+    counts those that have started. ``error`` is what the last one raised: the
+    exception's class and text. ``result`` is what the handler returned, if that is
+    JSON.
     """
 
     id: str

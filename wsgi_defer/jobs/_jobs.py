@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
@@ -23,18 +21,18 @@ from .._calls.scope import current_scope
 from .._runtime import commits
 from .._runtime.forks import no_fork_leaves
 from ..errors import ResponseStartedError, ScopeClosedError
-from ._job import Handler, Job, Order, check_id, check_name, is_id, to_json
+from ._asking import Asking, check_number
+from ._job import Handler, Job, Order, check_id, check_name, to_json
 from ._scope import HandlerScope
 from ._testing import Captured, Capturing, Eager
 from .engines._engine import Engine, engine_for
 from .engines.memory import InProcess
-from .errors import UnknownHandlerError, UnknownJobError
+from .errors import UnknownHandlerError
 
 logger = logging.getLogger("wsgi_defer")
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_DELAY = 366 * 24 * 3600.0  # seconds
 MOST_ATTEMPTS = 1000  # the waits between them are stored with each job
-MOST_LISTED = 100_000  # jobs
 
 
 class FlaskApp(Protocol):
@@ -46,7 +44,7 @@ class FlaskApp(Protocol):
         """The context in which handlers run."""
 
 
-class Jobs:
+class Jobs(Asking):
     """Handlers, and the engine that stores the work for them.
 
     ::
@@ -126,7 +124,7 @@ class Jobs:
         sense.
         """
         check_name(name)
-        _check_number("attempts", attempts, 1, MOST_ATTEMPTS)
+        check_number("attempts", attempts, 1, MOST_ATTEMPTS)
         for option, seconds in (("backoff", backoff), ("max_backoff", max_backoff)):
             if not 0 <= seconds <= LONGEST_DELAY:
                 raise ValueError(
@@ -234,51 +232,6 @@ class Jobs:
             store()
         return job_id
 
-    def status(self, job_id: str) -> Job | None:
-        """What is known of a job; ``None`` if no job has that id.
-
-        Raises ``JobsUnavailable``, and ``NotSupported``.
-        """
-        return self.engine.status(job_id) if is_id(job_id) else None
-
-    def failed(self, limit: int = 50) -> list[Job]:
-        """The jobs whose last attempt has failed, the latest first.
-
-        Raises ``JobsUnavailable``, ``NotSupported``, and ``ValueError`` for a limit
-        that makes no sense.
-        """
-        return self.engine.failed(_check_number("limit", limit, 0, MOST_LISTED))
-
-    def recent(self, limit: int = 50) -> list[Job]:
-        """Jobs in any state, the latest first. Raises as ``failed()``."""
-        return self.engine.recent(_check_number("limit", limit, 0, MOST_LISTED))
-
-    def retry(self, job_id: str) -> str:
-        """Queue a failed job again, under the same id, as if it were new.
-
-        Raises ``UnknownJobError``, ``JobNotFailedError``, ``JobsUnavailable`` and
-        ``NotSupported``.
-        """
-        if not is_id(job_id):
-            raise UnknownJobError(str(job_id))
-        self.engine.retry(job_id)
-        return job_id
-
-    def clear(self, older_than: float) -> int:
-        """Forget the jobs that were done more than ``older_than`` seconds ago.
-
-        Returns how many; with DBOS, 0 while another process clears the queue. Failed
-        jobs stay. The ``status()`` of a forgotten job is ``None``, and its id may be
-        used again. Takes longer than other methods if there are many jobs.
-
-        Raises ``JobsUnavailable``, possibly after some jobs were forgotten,
-        ``NotSupported`` if the engine forgets them by itself, and ``ValueError`` for a
-        negative time.
-        """
-        if not 0 <= older_than < math.inf:
-            raise ValueError(f"older_than takes seconds, 0 or more, not {older_than}")
-        return self.engine.clear(max(time.time() - older_than, 0))
-
     def init_app(self, app: FlaskApp) -> None:
         """Run handlers in the app context of a Flask app, with its teardown.
 
@@ -377,12 +330,3 @@ def _hold(call: Call) -> bool:
     except (ResponseStartedError, ScopeClosedError):
         return False  # another thread has just started it
     return True
-
-
-def _check_number(option: str, number: int, least: int, most: int) -> int:
-    whole = isinstance(number, int) and not isinstance(number, bool)
-    if not whole or not least <= number <= most:
-        raise ValueError(
-            f"{option} takes a whole number from {least} to {most}, not {number!r}"
-        )
-    return number

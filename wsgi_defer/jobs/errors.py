@@ -84,6 +84,20 @@ class JobNotFailedError(DeferError):
         return f"the job {self.job_id!r} is {self.state}; only a failed one is retried"
 
 
+class JobNotWaitingError(DeferError):
+    """Only a job that waits can be cancelled. Carries ``job_id`` and ``state``."""
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(job_id, state)
+        self.job_id = job_id
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"the job {self.job_id!r} is {self.state}; only one that waits is cancelled"
+        )
+
+
 class PayloadError(DeferError, ValueError):
     """What ``enqueue()`` was given is not JSON, or is too large. Carries ``name``."""
 

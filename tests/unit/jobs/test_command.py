@@ -65,6 +65,60 @@ def test_clear_tells_how_many(here, capsys):
     assert capsys.readouterr().out == "36 jobs cleared\n"
 
 
+def test_lists_can_be_narrowed(here, capsys):
+    """By state and by name, which may have no jobs."""
+    assert main(["list", "command_app:jobs", "--state", "failed", "--json"]) == 0
+    assert [job["id"] for job in json.loads(capsys.readouterr().out)] == ["longer-id"]
+    for more in (["--name", "mail.welcome"], ["--state", "done", "--name", "x"]):
+        assert main(["list", "command_app:jobs", *more]) == 0
+        assert "longer-id" not in capsys.readouterr().out
+    assert main(["failed", "command_app:jobs", "--name", "mail.welcome"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_count_is_a_table(here, capsys):
+    """One line in all, or a line for each handler; or JSON."""
+    assert main(["count", "command_app:jobs"]) == 0
+    titles, counts = capsys.readouterr().out.splitlines()
+    assert titles.split() == ["QUEUED", "SCHEDULED", "RUNNING", "DONE", "FAILED",
+                              "CANCELLED"]  # fmt: skip
+    assert counts.split() == ["0", "0", "0", "1", "1", "0"]
+    assert main(["count", "command_app:jobs", "--by-name"]) == 0
+    titles, mail, x = capsys.readouterr().out.splitlines()
+    assert titles.startswith("NAME          QUEUED")
+    assert mail.split() == ["mail.welcome", "0", "0", "0", "1", "0", "0"]
+    assert main(["count", "command_app:jobs", "--by-name", "--json"]) == 0
+    by_name = json.loads(capsys.readouterr().out)
+    assert by_name["x"]["failed"] == 1
+    assert main(["count", "command_app:jobs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["done"] == 1
+
+
+def test_cancel_tells_what_it_refuses(here, capsys):
+    """With the status 1 if there is nothing of an id, or if it does not wait."""
+    assert main(["cancel", "command_app:jobs", "strange", "a1"]) == 1
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert "there is no job 'strange'" in errors
+    assert "the job 'a1' is done; only one that waits is cancelled" in errors
+    assert main(["cancel", "command_app:jobs", "strange", "--json"]) == 1
+    [told] = json.loads(capsys.readouterr().out)
+    assert told["id"] == "strange"
+    assert told["error"].startswith("there is no job 'strange'")
+
+
+def test_retry_all_tells_how_many(here, capsys):
+    """Of one handler, or of all."""
+    assert main(["retry", "command_app:jobs", "--all"]) == 0
+    assert capsys.readouterr().out == "1 jobs are queued again\n"
+    assert main(["retry", "command_app:jobs", "--all", "--name", "none"]) == 0
+    assert capsys.readouterr().out == "0 jobs are queued again\n"
+    assert main(["retry", "command_app:jobs", "--all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"queued": 1}
+    assert main(["clear", "command_app:jobs", "--days", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"cleared": 24}
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -118,6 +172,12 @@ def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
         ["clear", "command_app:jobs", "--days", "1e308"],
         ["worker", "command_app:jobs", "--processes", "1000000"],
         ["list", "command_app:jobs", "--limit", "0"],
+        ["list", "command_app:jobs", "--state", "lost"],
+        ["list", "command_app:jobs", "--name", "no name"],
+        ["retry", "command_app:jobs"],
+        ["retry", "command_app:jobs", "a1", "--all"],
+        ["retry", "command_app:jobs", "a1", "--name", "x"],
+        ["cancel", "command_app:jobs"],
         ["clear", "command_app:jobs"],
         ["worker", "command_app:jobs", "--processes", "none"],
         ["frobnicate", "command_app:jobs"],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, ClassVar, NoReturn, Protocol
 
-from .._job import Job, Order
-from ..errors import JobsUnavailable, NotSupported
+from .._job import Job, Order, State
+from ..errors import JobNotWaitingError, JobsUnavailable, NotSupported
 from ._words import CANNOT
 
 # Scheme of the URL: the engine's folder, and the extra that installs it.
@@ -46,6 +46,13 @@ class Served(Protocol):
         """Run a job's handler; return its result. Raises what the handler raises."""
 
 
+def check_waits(job_id: str, state: State) -> bool:
+    """Whether a job waits; False if it is cancelled. Raises ``JobNotWaitingError``."""
+    if state not in ("queued", "scheduled", "cancelled"):
+        raise JobNotWaitingError(job_id, state)
+    return state != "cancelled"
+
+
 class Engine(ABC):
     """A client of a queue, one per process. It is made when it is first used.
 
@@ -76,13 +83,35 @@ class Engine(ABC):
         """What is known of it; None if nothing is."""
         self.refuse("status")
 
-    def failed(self, limit: int) -> list[Job]:
-        """The jobs that have failed for good, the latest first."""
+    def failed(self, limit: int, name: str | None = None) -> list[Job]:
+        """The jobs that have failed for good, the latest failure first.
+
+        With a name, the limit holds for those of that name.
+        """
         self.refuse("failed")
 
-    def recent(self, limit: int) -> list[Job]:
-        """Jobs in any state, the latest first."""
+    def recent(
+        self, limit: int, name: str | None = None, state: State | None = None
+    ) -> list[Job]:
+        """Jobs of that name, or any, in that state, or any; the latest first."""
         self.refuse("recent")
+
+    def counts(self, by_name: bool) -> Iterable[tuple[str, State, int]]:
+        """How many jobs of that name are in that state.
+
+        Without ``by_name``, all names are "". A pair may come several times, and those
+        without jobs may be left out.
+        """
+        self.refuse("counts")
+
+    def cancel(self, job_id: str) -> None:
+        """Have a job that is queued or scheduled never run; it is "cancelled".
+
+        Of this and a worker that is about to start the job, exactly one succeeds. Does
+        nothing if the job is cancelled already. Raises ``UnknownJobError``, and
+        ``JobNotWaitingError`` in all other states.
+        """
+        self.refuse("cancel")
 
     def retry(self, job_id: str) -> None:
         """Queue a failed job again, under its id. Its attempts are counted anew.
@@ -92,7 +121,10 @@ class Engine(ABC):
         self.refuse("retry")
 
     def clear(self, before: float) -> int:
-        """Forget the jobs that were done before that Unix time; return how many."""
+        """Forget the jobs that were done or cancelled before that Unix time.
+
+        Returns how many.
+        """
         self.refuse("clear")
 
     def work(self, slot: int, processes: int) -> None:

@@ -10,6 +10,8 @@ CANNOT = {
     "status": "tell a job's status",
     "failed": "list jobs",
     "recent": "list jobs",
+    "counts": "count jobs",
+    "cancel": "cancel a job",
     "retry": "queue a failed job again",
     "clear": "clear done jobs",
     "work": "have workers",
@@ -19,6 +21,8 @@ CANNOT = {
 READING = "reading a job's status"
 LISTING = "listing the jobs"
 LISTING_FAILED = "listing the failed jobs"
+COUNTING = "counting the jobs"
+CANCELLING = "cancelling a job"
 RETRYING = "queueing a job again"
 CLEARING = "clearing done jobs"
 STARTING = "starting a worker"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
 from ..._calls.call import DeferredCall
 from ..._calls.scope import current_scope
 from ..._runtime.stop_orders import is_order_to_stop
-from .._job import Job, Order, describe, utc
+from .._job import Job, Order, State, describe, utc
 from .._scope import HandlerScope
 from ..errors import JobNotFailedError, UnknownJobError
-from ._engine import Engine, Served
+from ._engine import Engine, Served, check_waits
 
 logger = logging.getLogger("wsgi_defer")
 REMEMBERED = 1000  # jobs
@@ -81,6 +81,8 @@ class InProcess(Engine):
             self.known.popitem(last=False)
 
     def _run(self, job: Job, order: Order) -> None:
+        if self.known.get(job.id, (job, order))[0].state == "cancelled":
+            return
         now = utc(time.time())
         job = replace(job, state="running", attempts=1, started_at=now)
         self.remember(job, order)
@@ -98,11 +100,32 @@ class InProcess(Engine):
         known = self.known.get(job_id)
         return None if known is None else known[0]
 
-    def failed(self, limit: int) -> list[Job]:
-        return [job for job in self.recent(REMEMBERED) if job.state == "failed"][:limit]
+    def failed(self, limit: int, name: str | None = None) -> list[Job]:
+        return self.recent(limit, name, "failed")
 
-    def recent(self, limit: int) -> list[Job]:
-        return [job for job, _ in reversed(self.known.values())][:limit]
+    def recent(
+        self, limit: int, name: str | None = None, state: State | None = None
+    ) -> list[Job]:
+        found = [
+            job
+            for job, _ in reversed(self.known.values())
+            if name in (None, job.name) and state in (None, job.state)
+        ]
+        return found[:limit]
+
+    def counts(self, by_name: bool) -> Iterable[tuple[str, State, int]]:
+        jobs = [job for job, _ in self.known.values()]
+        counted = Counter((job.name if by_name else "", job.state) for job in jobs)
+        return [(*key, number) for key, number in counted.items()]
+
+    def cancel(self, job_id: str) -> None:
+        known = self.known.get(job_id)
+        if known is None:
+            raise UnknownJobError(job_id)
+        job, order = known
+        if check_waits(job_id, job.state):
+            ended = replace(job, state="cancelled", finished_at=utc(time.time()))
+            self.remember(ended, order)
 
     def retry(self, job_id: str) -> None:
         known = self.known.get(job_id)

@@ -75,6 +75,8 @@ class Celery(Engine):
         "status": 'Jobs(url, results="redis://...") has Celery keep it.',
         "failed": "The worker's log names those that have failed.",
         "recent": "RabbitMQ's management page counts them.",
+        "counts": "RabbitMQ's management page does.",
+        "cancel": "Let the handler look whether its work is still wanted.",
         "retry": "Enqueue a new one.",
         "clear": "It keeps none; with results=, for 7 days.",
     }

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
@@ -22,11 +22,11 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, EnqueueOptions
 
 from ..._attempt import Attempt
-from ..._job import Job, Order
+from ..._job import Job, Order, State
 from ..._notices import EachMinute
 from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
-from .._engine import Engine, Served
+from .._engine import Engine, Served, check_waits
 from . import database
 from .database import Busy, connect, is_sqlite, owner
 from .forks import forks
@@ -40,7 +40,7 @@ from .sqlite_file import (
     identity,
     make_ready,
 )
-from .tables import FIRST, NEXT, Attempts, Serial, arguments
+from .tables import FIRST, INDICES, NEXT, Attempts, Serial, arguments
 from .worker import Worker
 
 logger = logging.getLogger("wsgi_defer")
@@ -105,11 +105,35 @@ class Dbos(Engine):
         found = self._ask(_words.READING, lambda _, rows: rows.jobs([job_id]))
         return found[0] if found else None
 
-    def failed(self, limit: int) -> list[Job]:
-        return self._ask(_words.LISTING_FAILED, lambda _, rows: rows.failed(limit))
+    def failed(self, limit: int, name: str | None = None) -> list[Job]:
+        return self._ask(
+            _words.LISTING_FAILED, lambda _, rows: rows.failed(limit, name)
+        )
 
-    def recent(self, limit: int) -> list[Job]:
-        return self._ask(_words.LISTING, lambda _, rows: rows.recent(limit))
+    def recent(
+        self, limit: int, name: str | None = None, state: State | None = None
+    ) -> list[Job]:
+        return self._ask(
+            _words.LISTING, lambda _, rows: rows.recent(limit, name, state)
+        )
+
+    def counts(self, by_name: bool) -> Iterable[tuple[str, State, int]]:
+        return self._ask(
+            _words.COUNTING,
+            lambda _, rows: rows.counts_by_name() if by_name else rows.counts(),
+        )
+
+    def cancel(self, job_id: str) -> None:
+        cancelled = False
+        while not cancelled:
+            last = self._ask(_words.CANCELLING, lambda _, rows: rows.last(job_id))
+            if last is None:
+                raise UnknownJobError(job_id)
+            place, state, _ = last
+            if not check_waits(job_id, state):
+                return
+            attempt = partial(cancel, self.serial.id(job_id, place))
+            cancelled = self._ask(_words.CANCELLING, attempt)
 
     def retry(self, job_id: str) -> None:
         last = self._ask(_words.RETRYING, lambda _, rows: rows.last(job_id))
@@ -273,6 +297,10 @@ class Dbos(Engine):
                 pass
             # The first process creates the tables; DBOS lets the others wait.
             DBOS.migrate(self.url)
+            if self._path is not None:
+                with engine.begin() as connection:
+                    for index in INDICES:
+                        connection.exec_driver_sql(index)
             client = DBOSClient(
                 system_database_engine=engine,
                 serializer=Json(),
@@ -284,6 +312,11 @@ class Dbos(Engine):
             engine.dispose()
             raise
         return client, Attempts(engine, self.serial, self.owner, file)
+
+
+def cancel(workflow_id: str, dbos: DBOSClient, rows: Attempts) -> bool:
+    """Cancel an attempt that waits; False if it does not any more."""
+    return rows.cancel(workflow_id)
 
 
 def given_path(url: str | None) -> str | None:

@@ -7,6 +7,8 @@ claims to be a pickle, and would search the whole table for a prefix of ids.
 from __future__ import annotations
 
 import json
+import time as clock
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -26,13 +28,21 @@ STATES: dict[str, State] = {
     "SUCCESS": "done",
     "ERROR": "failed",
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
-    "CANCELLED": "failed",  # with a tool of DBOS
+    "CANCELLED": "cancelled",
 }
 FAILED = [status for status, state in STATES.items() if state == "failed"]
 ERRORS = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": _words.died(),
-    "CANCELLED": "it was cancelled",
 }
+ENDED = ("done", "failed", "cancelled")
+_FAILED_IN_SQL = ", ".join(f"'{status}'" for status in FAILED)
+# Without them, counts() and failed() would read the whole table in SQLite.
+INDICES = [
+    "CREATE INDEX IF NOT EXISTS wsgi_defer_counts ON workflow_status "
+    "(application_name, status, name)",
+    "CREATE INDEX IF NOT EXISTS wsgi_defer_failed ON workflow_status "
+    f"(application_name, completed_at) WHERE status IN ({_FAILED_IN_SQL})",
+]
 SPAN = 8  # places that are looked up at a time
 AT_ONCE = 400  # ids in one query; SQLite before 3.32 allows 999
 
@@ -89,6 +99,11 @@ def columns(*names: str) -> list[sa.ColumnClause[Any]]:
     return [sa.column(name) for name in names]
 
 
+def job_of(table: Any) -> sa.ColumnElement[str]:
+    """What the ids of all attempts of one job start with."""
+    return sa.func.rtrim(table.c.workflow_uuid, "0123456789")
+
+
 def is_attempt(table: Any, serial: Serial) -> list[sa.ColumnElement[bool]]:
     """Conditions that the attempts of the queue meet.
 
@@ -123,11 +138,16 @@ class Attempts:
             "workflow_status",
             *columns("workflow_uuid", "name", "status", "created_at", "completed_at",
                      "started_at_epoch_ms", "delay_until_epoch_ms", "executor_id",
-                     "application_name"),
+                     "application_name", "queue_name", "deduplication_id",
+                     "owner_xid", "updated_at"),
             schema=schema,
         )  # fmt: skip
         self._ours = sa.and_(
             self._status.c.application_name == owner, *is_attempt(self._status, serial)
+        )
+        # As text, or SQLite would not use the index.
+        self._has_failed = sa.literal_column(
+            f"workflow_status.status IN ({_FAILED_IN_SQL})"
         )
         self._input = sa.table(
             "workflow_input", *columns("workflow_uuid", "inputs"), schema=schema
@@ -172,7 +192,7 @@ class Attempts:
         return {job: rows for job, rows in found.items() if rows}
 
     def done(self, before: float, after: str) -> tuple[list[list[str]], str | None]:
-        """Some jobs after that id that were done before then, as their attempts' ids.
+        """Some jobs after that id that had ended well by then, as their attempts' ids.
 
         And the id where to continue, None at the end.
         """
@@ -190,7 +210,7 @@ class Attempts:
         done = [
             [row.workflow_uuid for row in rows]
             for rows in attempts
-            if STATES.get(rows[-1].status) == "done"
+            if STATES.get(rows[-1].status) in ("done", "cancelled")
             and (rows[-1].completed_at or moment) < moment
         ]
         return done, first[-1] if first else None
@@ -248,57 +268,146 @@ class Attempts:
             enqueued_at=time(rows[0].created_at),
             due_at=time(due),
             started_at=time(started[-1] if started else None),
-            finished_at=time(row.completed_at if state in ("done", "failed") else None),
+            finished_at=time(row.completed_at if state in ENDED else None),
             result=result,
             payload=attempt.payload,
         )
 
-    def recent(self, limit: int) -> list[Job]:
-        """The latest jobs, the latest first."""
-        table = self._status
-        query = sa.select(table.c.workflow_uuid).where(
-            table.c.name == FIRST, self._ours
-        )
-        latest = [table.c.created_at.desc(), *self._order("workflow_status")]
+    def recent(self, limit: int, name: str | None, state: State | None) -> list[Job]:
+        """Jobs of that name, or any, in that state, or any; the latest first."""
+        first = self._status.alias("first_attempt")
+        row = self._status
+        query = sa.select(first.c.workflow_uuid).where(*self._named(first, name))
+        if state is None:
+            query = query.where(
+                first.c.name == FIRST,
+                # Not by an index on it: SQLite would then sort all rows by their time.
+                sa.func.coalesce(first.c.application_name, "") == self._owner,
+                *is_attempt(first, self._serial),
+            )  # fmt: skip
+        else:
+            statuses = [status for status in STATES if STATES[status] == state]
+            query = query.where(
+                first.c.workflow_uuid == job_of(row).concat("1"),
+                row.c.status.in_(statuses), self._ours, self._is_last(),
+            )  # fmt: skip
+        latest = [first.c.created_at.desc(), *self._order("first_attempt", first)]
         rows = self._ask(query.order_by(*latest).limit(limit))
-        return self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
+        jobs = self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
+        return [job for job in jobs if state in (None, job.state)]
 
-    def failed(self, limit: int) -> list[Job]:
+    def failed(self, limit: int, name: str | None) -> list[Job]:
         """The jobs that failed last, the latest first."""
-        table = self._status
-        output = self._output
-        query = (
+        table, output = self._status, self._output
+        rows = self._ask(
             sa.select(table.c.workflow_uuid)
             .outerjoin(output, output.c.workflow_uuid == table.c.workflow_uuid)
-            .where(table.c.status.in_(FAILED), self._ours)
-            .order_by(table.c.completed_at.desc(), *self._order("workflow_output"))
-        )
-        found: list[Job] = []
-        start = 0
-        while len(found) < limit:
-            rows = self._ask(query.limit(limit).offset(start))
-            ids = [row.workflow_uuid for row in rows]
-            # Jobs that were queued again by hand have another attempt after it.
-            places = {id_: at for id_ in ids if (at := self._serial.split(id_))}
-            after = {id_: self._serial.id(job, place + 1)
-                     for id_, (job, place) in places.items()}  # fmt: skip
-            again = self._by_id(self._status, after.values())
-            found += self.jobs(
-                [place[0] for id_, place in places.items() if after[id_] not in again]
-            )
-            if len(rows) < limit:
-                break
-            start += limit
-        return found[:limit]
+            .where(self._has_failed, self._ours, self._is_last(),
+                   *self._named(table, name))
+            .order_by(table.c.completed_at.desc(),
+                      *self._order("workflow_output", table))
+            .limit(limit)
+        )  # fmt: skip
+        jobs = self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
+        return [job for job in jobs if job.state == "failed"]
 
-    def _order(self, table: str) -> list[Any]:
+    def counts(self) -> list[tuple[str, State, int]]:
+        """How many jobs are in each state.
+
+        Counted by attempts, as one query of them is quick. Those after the first are
+        the successors of as many others. Only of failed ones it is looked up whether
+        they have one; all others that have ended with one count as done.
+        """
+        table = self._status
+        status, number = table.c.status, sa.func.count().label("number")
+        rows = self._ask(
+            sa.select(status, table.c.name, number)
+            .where(table.c.application_name == self._owner)
+            .group_by(status, table.c.name)
+        )
+        counts = Counter[str]()
+        for row in rows:
+            if row.name in (FIRST, NEXT):
+                counts[row.status] += row.number
+        later = sum(row.number for row in rows if row.name == NEXT)
+        if later and any(counts[status] for status in FAILED):
+            followed = self._ask(
+                sa.select(status, number)
+                .where(self._has_failed, self._ours, sa.not_(self._is_last()))
+                .group_by(status)
+            )
+            for row in followed:
+                counts[row.status] -= row.number
+                later -= row.number
+        counts["SUCCESS"] -= later
+        return [("", STATES.get(key, "failed"), max(counts[key], 0)) for key in counts]
+
+    def counts_by_name(self) -> list[tuple[str, State, int]]:
+        """How many jobs of each name are in each state."""
+        table = self._status
+        name = self._name().label("handler")
+        rows = self._ask(
+            sa.select(name, table.c.status, sa.func.count().label("number"))
+            .join(self._input, self._input.c.workflow_uuid == table.c.workflow_uuid)
+            .where(self._ours, self._is_last())
+            .group_by(name, table.c.status)
+        )
+        return [(row.handler, STATES.get(row.status, "failed"), row.number)
+                for row in rows]  # fmt: skip
+
+    def cancel(self, workflow_id: str) -> bool:
+        """Cancel an attempt as DBOS does, but only if it waits; whether it did."""
+        table = self._status
+        now = int(clock.time() * 1000)
+        update = (
+            sa.update(table)
+            .where(table.c.workflow_uuid == workflow_id,
+                   table.c.status.in_(["ENQUEUED", "DELAYED"]))
+            .values(status="CANCELLED", queue_name=None, deduplication_id=None,
+                    owner_xid=None, updated_at=now, completed_at=now)
+        )  # fmt: skip
+        with self.engine.begin() as connection:
+            return connection.execute(update).rowcount == 1
+
+    def _is_last(self) -> sa.ColumnElement[bool]:
+        """Whether no other attempt follows a row."""
+        row, other = self._status, self._status.alias("following")
+        job = job_of(row)
+        rest = sa.func.nullif(
+            sa.func.substr(row.c.workflow_uuid, sa.func.length(job) + 1), ""
+        )
+        after = sa.cast(sa.cast(rest, sa.BigInteger) + 1, sa.Text)
+        found = sa.select(1).where(other.c.workflow_uuid == job.concat(after))
+        return sa.not_(sa.exists(found.correlate(row)))
+
+    def _named(self, table: Any, name: str | None) -> Sequence[sa.ColumnElement[bool]]:
+        """Conditions that the attempts of that name meet; none for no name."""
+        if name is None:
+            return []
+        given = self._input
+        return [given.c.workflow_uuid == table.c.workflow_uuid, self._name() == name]
+
+    def _name(self) -> sa.ColumnElement[str]:
+        """The handler's name: the first string of the JSON in ``inputs``.
+
+        Cut out, as it has no quotes. Not every row there need be JSON, and payloads
+        may be long.
+        """
+        text = self._input.c.inputs
+        if self.engine.dialect.name == "sqlite":
+            rest = sa.func.substr(text, sa.func.instr(text, ', "') + 3)
+            return sa.func.substr(rest, 1, sa.func.instr(rest, '"') - 1)
+        pattern = sa.literal_column('\'^[^"]*"args": [^"]*"([^"]*)"\'')
+        return sa.func.substring(text, pattern)
+
+    def _order(self, table: str, rows: Any) -> list[Any]:
         """The order of rows that have the same time, the latest first.
 
         With Python before 3.12, DBOS's times in SQLite are whole seconds.
         """
         if self.engine.dialect.name == "sqlite":
             return [sa.literal_column(f"{table}.rowid").desc()]
-        return [self._status.c.workflow_uuid]
+        return [rows.c.workflow_uuid]
 
     def running(self, slot: str) -> set[str]:
         """The ids of the attempts that run, or ran, under that executor id."""

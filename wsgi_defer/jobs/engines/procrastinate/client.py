@@ -8,7 +8,7 @@ arguments: the error, the result, and the counts of failures and of crashes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ..._job import Job, Order, State
 from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
-from .._engine import Engine, Served
+from .._engine import Engine, Served, check_waits
 from .._postgres import Connections, Impatient
 from .worker import TASK, work
 
@@ -58,13 +58,15 @@ SELECT job.id AS number, args, status::text, scheduled_at, times.*
 CLEAR = f"""
 WITH chosen AS (
     SELECT id FROM procrastinate_jobs
-     WHERE id > %s AND task_name = '{TASK}' AND queue_name = %s AND status = 'succeeded'
+     WHERE id > %s AND task_name = '{TASK}' AND queue_name = %s
+       AND status IN ('succeeded', 'cancelled')
      ORDER BY id LIMIT 1000),
 gone AS (
     DELETE FROM procrastinate_jobs job USING chosen
      WHERE job.id = chosen.id AND EXISTS (
         SELECT FROM procrastinate_events
-         WHERE job_id = job.id AND type = 'succeeded' AND at < to_timestamp(%s))
+         WHERE job_id = job.id AND type IN ('succeeded', 'cancelled')
+           AND at < to_timestamp(%s))
     RETURNING job.id)
 SELECT (SELECT count(*) FROM gone), (SELECT max(id) FROM chosen)
 """  # noqa: S608 - a constant
@@ -73,9 +75,14 @@ STATES: dict[str, State] = {
     "doing": "running",
     "succeeded": "done",
     "failed": "failed",
-    "cancelled": "failed",
     "aborted": "failed",
+    "cancelled": "cancelled",
 }  # "todo" is queued or scheduled
+
+# The same in SQL.
+STATE = "CASE " + "".join(
+    f"WHEN status = '{status}' THEN '{state}' " for status, state in STATES.items()
+) + "WHEN scheduled_at > now() THEN 'scheduled' ELSE 'queued' END"  # fmt: skip
 
 
 class Procrastinate(Engine):
@@ -160,19 +167,54 @@ class Procrastinate(Engine):
         )
         return jobs[0] if jobs else None
 
-    def failed(self, limit: int) -> list[Job]:
+    def failed(self, limit: int, name: str | None = None) -> list[Job]:
         return self._select(
             _words.LISTING_FAILED,
-            "AND queue_name = %s AND status = 'failed' "
-            "ORDER BY times.finished_at DESC, job.id DESC LIMIT %s",
-            self._jobs.queue, limit,
+            "AND queue_name = %s AND status = 'failed' AND coalesce(args->>'name' = %s,"
+            " true) ORDER BY times.finished_at DESC, job.id DESC LIMIT %s",
+            self._jobs.queue, name, limit,
         )  # fmt: skip
 
-    def recent(self, limit: int) -> list[Job]:
+    def recent(
+        self, limit: int, name: str | None = None, state: State | None = None
+    ) -> list[Job]:
         return self._select(
-            _words.LISTING, "AND queue_name = %s ORDER BY job.id DESC LIMIT %s",
-            self._jobs.queue, limit,
+            _words.LISTING,
+            f"AND queue_name = %s AND coalesce(args->>'name' = %s, true) "
+            f"AND coalesce({STATE} = %s, true) ORDER BY job.id DESC LIMIT %s",
+            self._jobs.queue, name, state, limit,
         )  # fmt: skip
+
+    def counts(self, by_name: bool) -> Iterable[tuple[str, State, int]]:
+        name = "args->>'name'" if by_name else "''"
+        query = (
+            f"SELECT {name}, {STATE}, count(*) FROM procrastinate_jobs "  # noqa: S608
+            "WHERE task_name = %s AND queue_name = %s GROUP BY 1, 2"
+        )
+
+        def count(connection: Impatient) -> Any:
+            return connection.execute(query, [TASK, self._jobs.queue]).fetchall()
+
+        found: list[tuple[str, State, int]] = self.ask(_words.COUNTING, count)
+        return found
+
+    def cancel(self, job_id: str) -> None:
+        job = self.status(job_id)
+        if job is None:
+            raise UnknownJobError(job_id)
+        if not check_waits(job_id, job.state):
+            return
+
+        def cancel(connection: Impatient) -> bool:
+            row = connection.execute(
+                "SELECT procrastinate_cancel_job_v1(id, false, false) "
+                "FROM procrastinate_jobs WHERE queueing_lock = %s AND task_name = %s",
+                [self._lock(job_id), TASK],
+            ).fetchone()
+            return row is not None and row[0] is not None
+
+        if not self.ask(_words.CANCELLING, cancel):
+            self.cancel(job_id)  # it has changed since
 
     def retry(self, job_id: str) -> None:
         job = self.status(job_id)
@@ -251,7 +293,7 @@ def job_of(row: dict[str, Any]) -> Job:
     args, due = row["args"], row["scheduled_at"]
     waits = due is not None and due > datetime.now(timezone.utc)
     state = STATES.get(row["status"], "scheduled" if waits else "queued")
-    ended = state in ("done", "failed")
+    ended = state in ("done", "failed", "cancelled")
     return Job(
         args["id"],
         args["name"],

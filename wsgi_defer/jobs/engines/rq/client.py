@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -21,12 +22,18 @@ from redis.retry import Retry as Again
 from rq.exceptions import DuplicateJobError
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
+from rq.utils import now, utcformat
 
 from ..._job import MOST_CRASHES, Job, Order, State
-from ...errors import JobNotFailedError, JobsUnavailable, UnknownJobError
+from ...errors import (
+    JobNotFailedError,
+    JobNotWaitingError,
+    JobsUnavailable,
+    UnknownJobError,
+)
 from .. import _words
-from .._engine import Engine, Served
-from .worker import FUNCTION, Queue, RqJob, Worker
+from .._engine import Engine, Served, check_waits
+from .worker import CANCELLED, FUNCTION, Queue, RqJob, Worker
 
 # A dead server is tried twice, as the first connection may be an old one: 1.8 seconds.
 TIMEOUT = 0.9
@@ -39,8 +46,28 @@ STATES: dict[JobStatus, State] = {
     JobStatus.FINISHED: "done",
     JobStatus.FAILED: "failed",
     JobStatus.STOPPED: "failed",
-    JobStatus.CANCELED: "failed",
+    JobStatus.CANCELED: "cancelled",
 }  # all others are on their way to a worker
+STATES_OF_LISTS: tuple[State, ...] = (
+    "queued", "running", "scheduled", "done", "failed", "cancelled"
+)  # fmt: skip
+AT_ONCE = 1000  # names that are asked for in one round trip
+
+
+# Whoever takes a job off its list decides what becomes of it. RQ's own cancel() does
+# not look whether it was there.
+CANCEL = f"""
+local list, delayed, cancelled, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, now, kept = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+if redis.call('LREM', list, 1, id) + redis.call('ZREM', delayed, id) == 0 then
+    return 0
+end
+redis.call('HSET', job, 'status', 'canceled', '{CANCELLED}', '1', 'ended_at', ARGV[4])
+redis.call('EXPIRE', job, kept)
+redis.call('ZREMRANGEBYSCORE', cancelled, '-inf', now)
+redis.call('ZADD', cancelled, now + kept, id)
+return 1
+"""
 
 
 class Rq(Engine):
@@ -57,6 +84,7 @@ class Rq(Engine):
         self._jobs = jobs
         self._redis = connect(url, TIMEOUT)
         self._queue = self._queue_on(self._redis, RqJob)
+        self._cancel = self._redis.register_script(CANCEL)
 
     def _queue_on(self, redis: Redis, job_class: type[RqJob]) -> Queue:
         return Queue(
@@ -115,29 +143,95 @@ class Rq(Engine):
         with self.reaching(_words.READING):
             return self._find([self._key(job_id)])[0]
 
-    def failed(self, limit: int) -> list[Job]:
+    def failed(self, limit: int, name: str | None = None) -> list[Job]:
         with self.reaching(_words.LISTING_FAILED):
-            registry = self._queue.failed_job_registry
-            keys = registry.get_job_ids(0, limit - 1, desc=True, cleanup=False)
-            return [job for job in self._find(keys) if job] if limit else []
+            most = 0 if name else limit  # 0 is all of them
+            return self._named(self._keys("failed", most) if limit else [], name, limit)
 
-    def recent(self, limit: int) -> list[Job]:
+    def recent(
+        self, limit: int, name: str | None = None, state: State | None = None
+    ) -> list[Job]:
         with self.reaching(_words.LISTING):
-            keys = dict.fromkeys(self._queue.get_job_ids(-limit, limit))
-            for registry in (
-                self._queue.started_job_registry,
-                self._queue.scheduled_job_registry,
-                self._queue.finished_job_registry,
-                self._queue.failed_job_registry,
-            ):
-                # Without a clean-up, which is for workers: it would call functions
-                # that the queue names.
-                some = registry.get_job_ids(0, limit - 1, desc=True, cleanup=False)
-                keys.update(dict.fromkeys(some))
-            jobs = [job for job in self._find([*keys]) if job]
+            most = 0 if name else limit
+            keys: dict[str, None] = {}
+            for each in (state,) if state else STATES_OF_LISTS:
+                keys |= dict.fromkeys(self._keys(each, most) if limit else [])
+            jobs = self._named([*keys], name, len(keys))
         first = datetime.min.replace(tzinfo=timezone.utc)
         jobs.sort(key=lambda job: job.enqueued_at or first, reverse=True)
-        return jobs[:limit]
+        return [job for job in jobs if state in (None, job.state)][:limit]
+
+    def _keys(self, state: State, limit: int) -> list[str]:
+        """The latest of RQ's ids on the list of that state; all of them for 0."""
+        if state == "queued":
+            return self._queue.get_job_ids(-limit, limit or -1)
+        # Without a clean-up, which is for workers: it would call functions that the
+        # queue names.
+        registry = self._registry(state)
+        return [*registry.get_job_ids(0, limit - 1, desc=True, cleanup=False)]
+
+    def _registry(self, state: State) -> Any:
+        queue = self._queue
+        return {
+            "scheduled": queue.scheduled_job_registry,
+            "running": queue.started_job_registry,
+            "done": queue.finished_job_registry,
+            "failed": queue.failed_job_registry,
+            "cancelled": queue.canceled_job_registry,
+        }[state]
+
+    def _named(self, keys: list[str], name: str | None, limit: int) -> list[Job]:
+        """The first jobs of that name, or of any."""
+        if name is not None:
+            names = self._names(keys)
+            keys = [key for key in keys if names[key] == name]
+        return [job for job in self._find(keys[:limit]) if job]
+
+    def _names(self, keys: list[str]) -> dict[str, str | None]:
+        """The handlers' names, without the payloads."""
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), AT_ONCE):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for key in keys[start : start + AT_ONCE]:
+                    pipe.hget(RqJob.key_for(key), "description")
+                found += pipe.execute()
+        names = [name.decode() if name else None for name in found]
+        return dict(zip(keys, names, strict=True))
+
+    def counts(self, by_name: bool) -> Iterable[tuple[str, State, int]]:
+        with self.reaching(_words.COUNTING):
+            if not by_name:
+                return [("", state, self._count(state)) for state in STATES_OF_LISTS]
+            counted: Counter[tuple[str, State]] = Counter()
+            for state in STATES_OF_LISTS:
+                names = self._names(self._keys(state, 0)).values()
+                counted.update((name, state) for name in names if name)
+            return [(*key, number) for key, number in counted.items()]
+
+    def _count(self, state: State) -> int:
+        if state == "queued":
+            return self._queue.count
+        # As RQ, but without its clean-up. Beyond that time, Redis has forgotten them.
+        least: float | str = (
+            "-inf" if state in ("scheduled", "running") else time.time()
+        )
+        return int(self._redis.zcount(self._registry(state).key, least, "+inf"))
+
+    def cancel(self, job_id: str) -> None:
+        key = self._key(job_id)
+        lists = [self._queue.key, self._registry("scheduled").key,
+                 self._registry("cancelled").key]  # fmt: skip
+        with self.reaching(_words.CANCELLING):
+            job = self._find([key])[0]
+            if job is None:
+                raise UnknownJobError(job_id)
+            if check_waits(job_id, job.state) and not self._cancel(
+                [*lists, RqJob.key_for(key)],
+                [key, int(time.time()), DONE_KEPT, utcformat(now())],
+            ):
+                job = self._find([key])[0] or job
+                if check_waits(job_id, job.state):  # a worker has fetched it
+                    raise JobNotWaitingError(job_id, "running")
 
     def retry(self, job_id: str) -> None:
         with self.reaching(_words.RETRYING):
@@ -199,6 +293,8 @@ def job_of(job: RqJob) -> Job | None:
         return None
     name, payload, job_id = order
     state = STATES.get(job.get_status(refresh=False), "queued")
+    if job.cancelled:
+        state = "cancelled"
     ended = state in ("done", "failed")
     due = job.meta.get("due")
     return Job(
@@ -212,7 +308,7 @@ def job_of(job: RqJob) -> Job | None:
         enqueued_at=job.created_at,
         due_at=due and datetime.fromtimestamp(due, timezone.utc),
         started_at=job.started_at,
-        finished_at=job.ended_at if ended else None,
+        finished_at=job.ended_at if ended or state == "cancelled" else None,
         result=job.return_value() if state == "done" else None,
         payload=payload,
     )

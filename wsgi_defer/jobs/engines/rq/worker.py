@@ -32,6 +32,8 @@ logger = logging.getLogger("wsgi_defer")
 
 FUNCTION = "wsgi_defer.job"  # marks our jobs; nothing of that name is imported
 
+CANCELLED = "wsgi_defer_cancelled"  # a field of the jobs that a client has cancelled
+
 HEARTBEAT = 5  # seconds between two signs of life of a running job
 SILENCE = 30  # seconds without one after which a job's worker counts as dead
 RESCUE = 10  # seconds between two looks for jobs of dead workers
@@ -47,6 +49,12 @@ class RqJob(rq.job.Job):
     """
 
     jobs: Served  # the class that a worker uses has it
+    cancelled = False
+
+    def restore(self, raw_data: Any) -> None:
+        """Also read whether a client has cancelled it."""
+        super().restore(raw_data)
+        self.cancelled = CANCELLED.encode() in raw_data
 
     def order(self) -> tuple[str, str, str] | None:
         """The handler's name, the payload as text, and our id; None if it has none."""
@@ -77,6 +85,9 @@ class RqJob(rq.job.Job):
             self.retries_left = 0
             logger.error("a job of RQ was refused: it is not one of wsgi_defer's")
             raise ValueError("this is not a job of wsgi_defer")
+        # RQ moves a delayed job to its queue even if it was taken off the list since.
+        if self.connection.hexists(self.key, CANCELLED):
+            return None
         try:
             return self._attempt(*order)
         finally:  # RQ ends the process by os._exit()
