@@ -51,6 +51,18 @@ def with_handlers(jobs):
             time.sleep(0.02)
         note("end", job.id)
 
+    @jobs.handler("tells", attempts=2, backoff=0, pass_job=True)
+    def tells(payload, job):
+        """Tell its progress in the first attempt, wait for a file, and fail; then wait
+        for another."""
+        if job.attempts == 1:
+            job.progress(3, 12, "käse \x00")
+        note("start", job.id)
+        while not Path(f"{payload}{job.attempts}").exists():
+            time.sleep(0.02)
+        if job.attempts == 1:
+            raise ValueError("attempt 1")
+
     @jobs.handler("fails", pass_job=True)
     def fails(payload, job):
         """Fail, without another attempt."""

@@ -5,6 +5,7 @@ See ``Jobs``, and README.md in this directory.
 
 from ._job import Job
 from ._jobs import Jobs
+from ._progress import Progress
 from ._testing import Captured
 from .errors import (
     JobNotFailedError,
@@ -25,6 +26,7 @@ __all__ = [
     "JobsUnavailable",
     "NotSupported",
     "PayloadError",
+    "Progress",
     "UnknownHandlerError",
     "UnknownJobError",
 ]

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A stop can interrupt nothing before the supervisor has started.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: os._exit(0))
+    options.again = [sys.executable, "-m", "wsgi_defer.jobs", "worker", options.target]
     try:
         jobs = load(options.target)
         status: int = options.run(jobs, options)

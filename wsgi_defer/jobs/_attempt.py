@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._job import Order, describe
 from ._notices import OncePerName
+from ._worklog import Outcome
 from .engines._engine import Served
 from .errors import UnknownHandlerError
 
@@ -33,11 +35,14 @@ class Attempt:
     number: int = 1  # 1, 2 and so on; a retry by hand starts again at 1
     error: str | None = None  # of the attempt before, if the engine keeps it here
     absences: int = 0  # how often a worker had no handler for it, which costs none
+    # The Unix time since when it could have run, if that is known.
+    due: float | None = field(default=None, compare=False)
 
     @classmethod
     def first(cls, order: Order) -> Attempt:
         """The first attempt of a new job."""
-        return cls(order.id, order.name, order.payload, order.handler.waits)
+        due = time.time() + order.delay
+        return cls(order.id, order.name, order.payload, order.handler.waits, due=due)
 
     @property
     def last(self) -> bool:
@@ -50,11 +55,12 @@ class Attempt:
 
     def next(self, error: str | None = None) -> Attempt:
         """The attempt after it has failed with that error."""
-        return replace(self, number=self.number + 1, error=error)
+        due = time.time() + (self.wait or 0)
+        return replace(self, number=self.number + 1, error=error, due=due)
 
     def again(self) -> Attempt:
         """The first attempt, as if the job were new."""
-        return replace(self, number=1, error=None, absences=0)
+        return replace(self, number=1, error=None, absences=0, due=time.time())
 
     def run(self, jobs: Served, but: tuple[type[BaseException], ...] = ()) -> Any:
         """Run the handler; return its result.
@@ -64,15 +70,32 @@ class Attempt:
         """
         if self.name not in jobs.names and self.absences < MOST_ABSENCES:
             raise self._put_back(jobs.names)
+        tell = self._start(jobs)
         try:
-            return jobs.run(
+            result = jobs.run(
                 self.name, self.payload, self.job_id, self.number, last=self.last
             )
         except BaseException as error:
             if isinstance(error, but):
                 raise
+            tell("failed" if self.last else "again", again_in=self.wait)
             text = describe(error)
             raise AttemptFailed(text, self.wait, self.next(text)) from None
+        tell("done")
+        return result
+
+    def _start(self, jobs: Served) -> Any:
+        """Note that it starts; return what notes how it ends."""
+        waited = None if self.due is None else max(time.time() - self.due, 0.0)
+        jobs.worklog.started()
+        began = time.monotonic()
+
+        def tell(outcome: Outcome, again_in: float | None = None) -> None:
+            ran = time.monotonic() - began
+            jobs.worklog.ended(self.name, self.job_id, self.number, outcome,
+                               waited=waited, ran=ran, again_in=again_in)  # fmt: skip
+
+        return tell
 
     def _put_back(self, names: tuple[str, ...]) -> AttemptFailed:
         """Leave it to a worker that has the handler, as another release may have it."""
@@ -81,8 +104,10 @@ class Attempt:
             logger.warning("%s The jobs of that name are put back, and fail after about"
                            " a day", error)  # fmt: skip
         text = describe(error)
-        following = replace(self, error=text, absences=self.absences + 1)
         wait = min(2.0**self.absences, LONGEST_ABSENCE)
+        following = replace(
+            self, error=text, absences=self.absences + 1, due=time.time() + wait
+        )
         return AttemptFailed(text, wait, following)
 
 

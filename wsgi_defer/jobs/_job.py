@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
+from ._progress import NOTHING, Progress
 from .errors import PayloadError
 
 State = Literal["queued", "scheduled", "running", "done", "failed", "cancelled"]
@@ -31,7 +32,7 @@ class Job:
     "running"; "done"; "failed", after its last attempt; or "cancelled". ``attempts``
     counts those that have started. ``error`` is what the last one raised: the
     exception's class and text. ``result`` is what the handler returned, if that is
-    JSON.
+    JSON. ``progress`` is what a running one tells.
     """
 
     id: str
@@ -44,17 +45,19 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     result: Any = None
+    progress: Progress = NOTHING
     # JSON, for code that keeps more in it than arguments; never shown, and None where
     # the engine does not tell it.
     payload: str | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the payload as JSON: times are ISO 8601."""
-        return {
+        fields = {
             name: value.isoformat() if isinstance(value, datetime) else value
             for name, value in vars(self).items()
             if name != "payload"
         }
+        return {**fields, "progress": self.progress.to_dict()}
 
 
 @dataclass(frozen=True)

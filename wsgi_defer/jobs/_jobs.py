@@ -23,11 +23,13 @@ from .._runtime.forks import no_fork_leaves
 from ..errors import ResponseStartedError, ScopeClosedError
 from ._asking import Asking, check_number
 from ._job import Handler, Job, Order, check_id, check_name, to_json
+from ._progress import Progress, Teller, complain
 from ._scope import HandlerScope
 from ._testing import Captured, Capturing, Eager
+from ._worklog import WorkLog
 from .engines._engine import Engine, engine_for
 from .engines.memory import InProcess
-from .errors import UnknownHandlerError
+from .errors import JobsUnavailable, UnknownHandlerError
 
 logger = logging.getLogger("wsgi_defer")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,6 +87,7 @@ class Jobs(Asking):
             raise ValueError("results= is for amqp://; other engines keep them anyway")
         self.results = results
         self.given_url = url
+        self.worklog = WorkLog()
         self._url = url
         self._make = None
         if url is not None:
@@ -118,7 +121,7 @@ class Jobs(Asking):
         :param backoff: seconds before the second attempt; then twice that, and so on.
         :param max_backoff: seconds that no wait between attempts exceeds.
         :param pass_job: call it with the payload and the ``Job``, which has the id and
-            the number of this attempt.
+            the number of this attempt, and is told the job's ``progress``.
 
         Raises ``ValueError`` for a name that is taken, and for options that make no
         sense.
@@ -283,7 +286,7 @@ class Jobs(Asking):
             handler = self.find(name)
             args = [json.loads(payload)]
             if handler.pass_job:
-                args.append(Job(job_id, name, "running", attempt))
+                args.append(self._job(job_id, name, attempt))
             scope = HandlerScope(self._options(), current_scope())
             with calls_run_after(scope), Apart(self._around()), no_fork_leaves():
                 result = complete(handler.fn(*args))
@@ -304,6 +307,18 @@ class Jobs(Asking):
         if self._around is nullcontext:
             return DEFAULTS
         return DEFAULTS._replace(around=lambda: Apart(self._around()))
+
+    def _job(self, job_id: str, name: str, attempt: int) -> Job:
+        """What the handler gets."""
+
+        def store(progress: Progress) -> None:
+            try:
+                self.engine.progress(job_id, attempt, progress)
+            except JobsUnavailable as error:
+                complain(error)
+
+        told = Progress(tell=Teller(store))
+        return Job(job_id, name, "running", attempt, progress=told)
 
     def _checked(self, result: Any, name: str, job_id: str) -> Any:
         try:

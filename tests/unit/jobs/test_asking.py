@@ -65,7 +65,7 @@ def test_lists_by_name_and_state(jobs):
     assert [job.id for job in jobs.recent(state="failed")] == fails[::-1]
     assert [job.id for job in jobs.failed(name="fails", limit=1)] == fails[2:]
     assert jobs.failed(name="works") == jobs.recent(state="running") == []
-    with pytest.raises(ValueError, match="state is one of queued, .*; not 'lost'"):
+    with pytest.raises(ValueError, match=r"state is one of queued, .*; not 'lost'"):
         jobs.recent(state="lost")
     with pytest.raises(ValueError, match="a name is like"):
         jobs.failed(name="no name")

@@ -84,7 +84,7 @@ def test_count_is_a_table(here, capsys):
                               "CANCELLED"]  # fmt: skip
     assert counts.split() == ["0", "0", "0", "1", "1", "0"]
     assert main(["count", "command_app:jobs", "--by-name"]) == 0
-    titles, mail, x = capsys.readouterr().out.splitlines()
+    titles, mail, _ = capsys.readouterr().out.splitlines()
     assert titles.startswith("NAME          QUEUED")
     assert mail.split() == ["mail.welcome", "0", "0", "0", "1", "0", "0"]
     assert main(["count", "command_app:jobs", "--by-name", "--json"]) == 0

@@ -66,6 +66,9 @@ def add_worker(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--processes", type=whole(1, MOST_PROCESSES), default=1,
                         metavar="N",
                         help="how many jobs run at the same time (1)")  # fmt: skip
+    worker.add_argument("--quiet", action="store_true",
+                        help="log warnings and errors only")  # fmt: skip
+    worker.add_argument("--counts", help=argparse.SUPPRESS)
     worker.add_argument("--slot", type=whole(0, MOST_PROCESSES), help=argparse.SUPPRESS)
     worker.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
 

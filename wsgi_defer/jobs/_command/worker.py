@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
-import sys
+import tempfile
 
 from ..._runtime.parent import end_with
-from ..._runtime.report import printable
 from .._jobs import Jobs
 from .._supervisor import Supervisor
 from .._target import Refusal
+from .._worklog import summary
+from . import speech
+
+logger = logging.getLogger("wsgi_defer")
 
 
 def work(jobs: Jobs, options: argparse.Namespace) -> int:
     """Supervise the worker processes, or be one of them."""
-    logging.basicConfig(
-        format="%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
-    )
     if not jobs.names:
         module, _, name = options.target.partition(":")
         factory = ""
@@ -29,19 +30,31 @@ def work(jobs: Jobs, options: argparse.Namespace) -> int:
             )
         raise Refusal(
             f"{options.target} has no handlers, so its jobs would wait in vain. Import "
-            f"the modules with its @jobs.handler(...){factory}"
+            "the modules with its @jobs.handler(...), or name them: --import "
+            f"shop.handlers{factory}"
         )
+    speech.set_up(options.quiet)
     if options.slot is None:
-        where = jobs.engine.where()
-        if where is not None:
-            print(f"wsgi_defer.jobs: {printable(where)}", file=sys.stderr, flush=True)
-        own = jobs.engine.own_processes
-        jobs.engine.close()
-        command = [sys.executable, "-m", "wsgi_defer.jobs", "worker", options.target,
-                   "--processes", str(options.processes)]  # fmt: skip
-        return Supervisor(command, 1 if own else options.processes).run()
+        return supervise(jobs, options)
     if options.supervisor is not None:
         end_with(options.supervisor, signal.SIGTERM)
+    jobs.worklog.path = options.counts
     jobs.engine.work(options.slot, options.processes)
     jobs.engine.close()
     return 0
+
+
+def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
+    """Start the worker processes, and say in the end what they have done."""
+    speech.introduce(jobs, options)
+    own = jobs.engine.own_processes
+    jobs.engine.close()
+    file, counts = tempfile.mkstemp(prefix="wsgi_defer-", suffix=".counts")
+    os.close(file)
+    command = [*options.again, "--processes", str(options.processes),
+               "--counts", counts, *["--quiet"][: options.quiet]]  # fmt: skip
+    try:
+        return Supervisor(command, 1 if own else options.processes).run()
+    finally:
+        logger.info("stopped: %s", summary(counts))
+        os.unlink(counts)

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import Any, ClassVar, NoReturn, Protocol
 
 from .._job import Job, Order, State
+from .._progress import Progress
+from .._worklog import WorkLog
 from ..errors import JobNotWaitingError, JobsUnavailable, NotSupported
 from ._words import CANNOT
 
@@ -31,6 +33,7 @@ class Served(Protocol):
     queue: str
     given_url: str | None  # as ``Jobs()`` was given it; an engine may get another
     results: str | None
+    worklog: WorkLog
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,6 +129,10 @@ class Engine(ABC):
         Returns how many.
         """
         self.refuse("clear")
+
+    def progress(self, job_id: str, attempt: int, progress: Progress) -> None:
+        """Keep how far a running job is, for ``status()``, instead of what was kept."""
+        self.refuse("progress")
 
     def work(self, slot: int, processes: int) -> None:
         """Run the engine's own worker until SIGTERM or SIGINT; finish what runs.

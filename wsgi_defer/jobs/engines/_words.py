@@ -14,6 +14,7 @@ CANNOT = {
     "cancel": "cancel a job",
     "retry": "queue a failed job again",
     "clear": "clear done jobs",
+    "progress": "keep the progress of a job",
     "work": "have workers",
 }
 
@@ -25,6 +26,7 @@ COUNTING = "counting the jobs"
 CANCELLING = "cancelling a job"
 RETRYING = "queueing a job again"
 CLEARING = "clearing done jobs"
+STORING_PROGRESS = "storing a job's progress"
 STARTING = "starting a worker"
 STORING_OUTCOME = "storing a job's outcome"
 RESCUING = "queueing the jobs of a dead worker again"

@@ -14,6 +14,7 @@ from ..._calls.call import DeferredCall
 from ..._calls.scope import current_scope
 from ..._runtime.stop_orders import is_order_to_stop
 from .._job import Job, Order, State, describe, utc
+from .._progress import Progress
 from .._scope import HandlerScope
 from ..errors import JobNotFailedError, UnknownJobError
 from ._engine import Engine, Served, check_waits
@@ -134,6 +135,11 @@ class InProcess(Engine):
         if known[0].state != "failed":
             raise JobNotFailedError(job_id, known[0].state)
         self._queue(known[1])
+
+    def progress(self, job_id: str, attempt: int, progress: Progress) -> None:
+        known = self.known.get(job_id)
+        if known is not None:
+            self.remember(replace(known[0], progress=progress), known[1])
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -10,6 +10,7 @@ from kombu.entity import Exchange, Queue
 from .._engine import Served
 
 TASK = "wsgi_defer.job"
+DUE = "wsgi_defer_due"  # a header: the Unix time since when an attempt could run
 STATUS_KEPT = 7 * 24 * 3600  # seconds that a result backend keeps a job's status
 
 

@@ -28,16 +28,20 @@ from kombu.utils.url import parse_url
 
 from ..._attempt import Attempt
 from ..._job import Job, Order, describe, utc
+from ..._progress import NOTHING, Progress, from_text
 from ...errors import JobsUnavailable
 from .. import _connections, _words
 from .._engine import Engine, Served
-from .app import TASK, make_app
+from .app import DUE, TASK, make_app
 from .worker import work
 
 logger = logging.getLogger("wsgi_defer")
 TIMEOUT = 1.5  # seconds
 TIMES = ("enqueued_at", "due_at", "started_at", "finished_at")
 STATE = "WSGI_DEFER"  # of all that we keep in a result backend
+
+
+WITH_RESULTS = 'Jobs(url, results="redis://...") has Celery keep it.'
 
 
 class Connections(_connections.Connections[Connection]):
@@ -72,7 +76,8 @@ class Celery(Engine):
     title = "Celery on RabbitMQ"
     own_processes = True
     hints: ClassVar[Mapping[str, str]] = {
-        "status": 'Jobs(url, results="redis://...") has Celery keep it.',
+        "status": WITH_RESULTS,
+        "progress": WITH_RESULTS,
         "failed": "The worker's log names those that have failed.",
         "recent": "RabbitMQ's management page counts them.",
         "counts": "RabbitMQ's management page does.",
@@ -134,6 +139,7 @@ class Celery(Engine):
                 task_id=attempt.job_id,
                 message_id=uuid4().hex,  # a job may have several
                 retries=attempt.number - 1,
+                headers={DUE: attempt.due},  # which an older release does not read
                 countdown=math.ceil(wait) or None,  # they take whole seconds
                 producer=self._app.amqp.Producer(connection, auto_declare=False),
                 queue=self.queue,
@@ -207,7 +213,15 @@ class Celery(Engine):
         due = known["due_at"]
         if known["state"] == "queued" and due and due.timestamp() > time.time():
             known["state"] = "scheduled"
-        return Job(job_id, **known)
+        told, attempts = known.pop("progress", None), known.get("attempts", 0)
+        running = known["state"] == "running"
+        progress = from_text(told, attempts) if running else NOTHING
+        return Job(job_id, **known, progress=progress)
+
+    def progress(self, job_id: str, attempt: int, progress: Progress) -> None:
+        if self._jobs.results is None:
+            self.refuse("progress")
+        self.keep(job_id, progress=progress.to_text(attempt))
 
     def work(self, slot: int, processes: int) -> None:
         work(make_app(self._url, self._jobs, None), self._jobs, processes)

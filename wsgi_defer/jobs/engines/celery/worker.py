@@ -26,7 +26,7 @@ from ..._job import MOST_CRASHES
 from ...errors import JobsUnavailable
 from .. import _words
 from .._engine import Served
-from .app import TASK
+from .app import DUE, TASK
 
 logger = logging.getLogger("wsgi_defer")
 STOP_CHECK = 1.0  # seconds after which a process that waits checks whether to stop
@@ -92,7 +92,13 @@ def add_task(app: Celery, run: Callable[[Message], bool]) -> None:
         crashes = crashes or int(getattr(request, "x-delivery-count", None) or 0)
         message = Message(
             Attempt(
-                request.id, name, payload, waits, request.retries + 1, absences=absences
+                request.id,
+                name,
+                payload,
+                waits,
+                request.retries + 1,
+                absences=absences,
+                due=(request.headers or {}).get(DUE),
             ),
             message_id=(request.properties or {}).get("message_id"),
             again=bool((request.delivery_info or {}).get("redelivered")),

@@ -24,12 +24,14 @@ from dbos import DBOS, DBOSClient, EnqueueOptions
 from ..._attempt import Attempt
 from ..._job import Job, Order, State
 from ..._notices import EachMinute
+from ..._progress import Progress
 from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
 from .._engine import Engine, Served, check_waits
 from . import database
 from .database import Busy, connect, is_sqlite, owner
 from .forks import forks
+from .lists import INDICES, Lists
 from .serializer import Json
 from .slots import MOST, FileSlots, PostgresSlots, Slots
 from .sqlite_file import (
@@ -40,7 +42,7 @@ from .sqlite_file import (
     identity,
     make_ready,
 )
-from .tables import FIRST, INDICES, NEXT, Attempts, Serial, arguments
+from .tables import FIRST, NEXT, Serial, arguments
 from .worker import Worker
 
 logger = logging.getLogger("wsgi_defer")
@@ -65,7 +67,7 @@ class Dbos(Engine):
         self.title = "DBOS on SQLite" if self._path else "DBOS on Postgres"
         self._given = given_path(jobs.given_url)
         self._opening = threading.Lock()
-        self._opened: tuple[DBOSClient, Attempts] | None = None
+        self._opened: tuple[DBOSClient, Lists] | None = None
         self._notices = EachMinute()
 
     @staticmethod
@@ -168,6 +170,15 @@ class Dbos(Engine):
             finally:
                 slots.close()
 
+    def progress(self, job_id: str, attempt: int, progress: Progress) -> None:
+        place, text = self.serial.id(job_id, 1), progress.to_text(attempt)
+        self._ask(_words.STORING_PROGRESS, lambda _, rows: rows.tell(place, text))
+
+    def due(self, job_id: str, place: int) -> float | None:
+        """The Unix time since when an attempt could have run."""
+        id_ = self.serial.id(job_id, place)
+        return self._ask(_words.READING, lambda _, rows: rows.due(id_))
+
     def follows(self, job_id: str, place: int) -> bool:
         """Whether an attempt is already followed by another."""
         following = self.serial.id(job_id, place + 1)
@@ -194,7 +205,7 @@ class Dbos(Engine):
             ),
         )
 
-    def _ask(self, doing: str, call: Callable[[DBOSClient, Attempts], T]) -> T:
+    def _ask(self, doing: str, call: Callable[[DBOSClient, Lists], T]) -> T:
         deadline = time.monotonic() + database.PATIENCE
         with self.reaching(doing), self._using():
             while True:
@@ -207,7 +218,7 @@ class Dbos(Engine):
                 finally:
                     self._check_file(opened)
 
-    def _check_file(self, opened: tuple[DBOSClient, Attempts]) -> None:
+    def _check_file(self, opened: tuple[DBOSClient, Lists]) -> None:
         """Refuse a call whose file is gone, and with it what the call has stored."""
         if self._path is None:
             return
@@ -271,7 +282,7 @@ class Dbos(Engine):
             client.destroy()
             attempts.engine.dispose()
 
-    def _open(self) -> tuple[DBOSClient, Attempts]:
+    def _open(self) -> tuple[DBOSClient, Lists]:
         if self._opened is not None:
             return self._opened
         patience = database.PATIENCE
@@ -287,7 +298,7 @@ class Dbos(Engine):
             if got:
                 self._opening.release()
 
-    def _made(self) -> tuple[DBOSClient, Attempts]:
+    def _made(self) -> tuple[DBOSClient, Lists]:
         if self._path is not None:
             make_ready(self._path, database.PATIENCE)
         file = self.file()
@@ -311,10 +322,10 @@ class Dbos(Engine):
         except BaseException:
             engine.dispose()
             raise
-        return client, Attempts(engine, self.serial, self.owner, file)
+        return client, Lists(engine, self.serial, self.owner, file)
 
 
-def cancel(workflow_id: str, dbos: DBOSClient, rows: Attempts) -> bool:
+def cancel(workflow_id: str, dbos: DBOSClient, rows: Lists) -> bool:
     """Cancel an attempt that waits; False if it does not any more."""
     return rows.cancel(workflow_id)
 
@@ -326,7 +337,7 @@ def given_path(url: str | None) -> str | None:
 
 
 def clear(
-    before: float, after: str, dbos: DBOSClient, rows: Attempts
+    before: float, after: str, dbos: DBOSClient, rows: Lists
 ) -> tuple[int, str | None]:
     """Forget some done jobs; return how many, and where to continue, as ``done()``."""
     of_jobs, end = rows.done(before, after)

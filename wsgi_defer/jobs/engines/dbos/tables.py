@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import time as clock
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ..._attempt import Attempt
 from ..._job import Job, State, is_id, utc
+from ..._progress import NOTHING, from_text
 from .. import _words
+from .serializer import Json
 
 FIRST = "wsgi_defer.job"  # the DBOS workflow of each job's first attempt
 NEXT = "wsgi_defer.attempt"  # and of all others
+PROGRESS = "wsgi_defer.progress"  # the only one of our events
 STATES: dict[str, State] = {
     "ENQUEUED": "queued",
     "DELAYED": "scheduled",
@@ -35,14 +38,6 @@ ERRORS = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": _words.died(),
 }
 ENDED = ("done", "failed", "cancelled")
-_FAILED_IN_SQL = ", ".join(f"'{status}'" for status in FAILED)
-# Without them, counts() and failed() would read the whole table in SQLite.
-INDICES = [
-    "CREATE INDEX IF NOT EXISTS wsgi_defer_counts ON workflow_status "
-    "(application_name, status, name)",
-    "CREATE INDEX IF NOT EXISTS wsgi_defer_failed ON workflow_status "
-    f"(application_name, completed_at) WHERE status IN ({_FAILED_IN_SQL})",
-]
 SPAN = 8  # places that are looked up at a time
 AT_ONCE = 400  # ids in one query; SQLite before 3.32 allows 999
 
@@ -99,11 +94,6 @@ def columns(*names: str) -> list[sa.ColumnClause[Any]]:
     return [sa.column(name) for name in names]
 
 
-def job_of(table: Any) -> sa.ColumnElement[str]:
-    """What the ids of all attempts of one job start with."""
-    return sa.func.rtrim(table.c.workflow_uuid, "0123456789")
-
-
 def is_attempt(table: Any, serial: Serial) -> list[sa.ColumnElement[bool]]:
     """Conditions that the attempts of the queue meet.
 
@@ -145,12 +135,14 @@ class Attempts:
         self._ours = sa.and_(
             self._status.c.application_name == owner, *is_attempt(self._status, serial)
         )
-        # As text, or SQLite would not use the index.
-        self._has_failed = sa.literal_column(
-            f"workflow_status.status IN ({_FAILED_IN_SQL})"
-        )
         self._input = sa.table(
             "workflow_input", *columns("workflow_uuid", "inputs"), schema=schema
+        )
+        # DBOS's own place for what a workflow tells while it runs.
+        self._events = sa.table(
+            "workflow_events",
+            *columns("workflow_uuid", "key", "value", "serialization"),
+            schema=schema,
         )
         self._output = sa.table(
             "workflow_output",
@@ -233,16 +225,19 @@ class Attempts:
         last = [rows[-1].workflow_uuid for rows in attempts.values()]
         inputs = self._by_id(self._input, last)
         outputs = self._by_id(self._output, last)
+        running = [rows[0].workflow_uuid for rows in attempts.values()
+                   if STATES.get(rows[-1].status) == "running"]  # fmt: skip
+        told = self._by_id(self._events, running) if running else {}
         return [
             self._job(
                 job_id, rows, inputs.get(rows[-1].workflow_uuid),
-                outputs.get(rows[-1].workflow_uuid),
+                outputs.get(rows[-1].workflow_uuid), told.get(rows[0].workflow_uuid),
             )
             for job_id, rows in attempts.items()
         ]  # fmt: skip
 
     def _job(
-        self, job_id: str, rows: Sequence[sa.Row[Any]], given: Any, gave: Any
+        self, job_id: str, rows: Sequence[sa.Row[Any]], given: Any, gave: Any, told: Any
     ) -> Job:
         row = rows[-1]
         state = STATES.get(row.status, "failed")
@@ -271,89 +266,8 @@ class Attempts:
             finished_at=time(row.completed_at if state in ENDED else None),
             result=result,
             payload=attempt.payload,
+            progress=from_text(told.value, attempt.number) if told else NOTHING,
         )
-
-    def recent(self, limit: int, name: str | None, state: State | None) -> list[Job]:
-        """Jobs of that name, or any, in that state, or any; the latest first."""
-        first = self._status.alias("first_attempt")
-        row = self._status
-        query = sa.select(first.c.workflow_uuid).where(*self._named(first, name))
-        if state is None:
-            query = query.where(
-                first.c.name == FIRST,
-                # Not by an index on it: SQLite would then sort all rows by their time.
-                sa.func.coalesce(first.c.application_name, "") == self._owner,
-                *is_attempt(first, self._serial),
-            )  # fmt: skip
-        else:
-            statuses = [status for status in STATES if STATES[status] == state]
-            query = query.where(
-                first.c.workflow_uuid == job_of(row).concat("1"),
-                row.c.status.in_(statuses), self._ours, self._is_last(),
-            )  # fmt: skip
-        latest = [first.c.created_at.desc(), *self._order("first_attempt", first)]
-        rows = self._ask(query.order_by(*latest).limit(limit))
-        jobs = self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
-        return [job for job in jobs if state in (None, job.state)]
-
-    def failed(self, limit: int, name: str | None) -> list[Job]:
-        """The jobs that failed last, the latest first."""
-        table, output = self._status, self._output
-        rows = self._ask(
-            sa.select(table.c.workflow_uuid)
-            .outerjoin(output, output.c.workflow_uuid == table.c.workflow_uuid)
-            .where(self._has_failed, self._ours, self._is_last(),
-                   *self._named(table, name))
-            .order_by(table.c.completed_at.desc(),
-                      *self._order("workflow_output", table))
-            .limit(limit)
-        )  # fmt: skip
-        jobs = self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
-        return [job for job in jobs if job.state == "failed"]
-
-    def counts(self) -> list[tuple[str, State, int]]:
-        """How many jobs are in each state.
-
-        Counted by attempts, as one query of them is quick. Those after the first are
-        the successors of as many others. Only of failed ones it is looked up whether
-        they have one; all others that have ended with one count as done.
-        """
-        table = self._status
-        status, number = table.c.status, sa.func.count().label("number")
-        rows = self._ask(
-            sa.select(status, table.c.name, number)
-            .where(table.c.application_name == self._owner)
-            .group_by(status, table.c.name)
-        )
-        counts = Counter[str]()
-        for row in rows:
-            if row.name in (FIRST, NEXT):
-                counts[row.status] += row.number
-        later = sum(row.number for row in rows if row.name == NEXT)
-        if later and any(counts[status] for status in FAILED):
-            followed = self._ask(
-                sa.select(status, number)
-                .where(self._has_failed, self._ours, sa.not_(self._is_last()))
-                .group_by(status)
-            )
-            for row in followed:
-                counts[row.status] -= row.number
-                later -= row.number
-        counts["SUCCESS"] -= later
-        return [("", STATES.get(key, "failed"), max(counts[key], 0)) for key in counts]
-
-    def counts_by_name(self) -> list[tuple[str, State, int]]:
-        """How many jobs of each name are in each state."""
-        table = self._status
-        name = self._name().label("handler")
-        rows = self._ask(
-            sa.select(name, table.c.status, sa.func.count().label("number"))
-            .join(self._input, self._input.c.workflow_uuid == table.c.workflow_uuid)
-            .where(self._ours, self._is_last())
-            .group_by(name, table.c.status)
-        )
-        return [(row.handler, STATES.get(row.status, "failed"), row.number)
-                for row in rows]  # fmt: skip
 
     def cancel(self, workflow_id: str) -> bool:
         """Cancel an attempt as DBOS does, but only if it waits; whether it did."""
@@ -369,45 +283,28 @@ class Attempts:
         with self.engine.begin() as connection:
             return connection.execute(update).rowcount == 1
 
-    def _is_last(self) -> sa.ColumnElement[bool]:
-        """Whether no other attempt follows a row."""
-        row, other = self._status, self._status.alias("following")
-        job = job_of(row)
-        rest = sa.func.nullif(
-            sa.func.substr(row.c.workflow_uuid, sa.func.length(job) + 1), ""
+    def tell(self, workflow_id: str, value: str) -> None:
+        """Keep what a workflow tells, instead of what it told before.
+
+        Without DBOS's set_event(), which keeps all of it, as steps to be run again.
+        """
+        make = {"sqlite": sqlite.insert}.get(
+            self.engine.dialect.name, postgresql.insert
+        )(self._events)
+        row = {"workflow_uuid": workflow_id, "key": PROGRESS, "value": value,
+               "serialization": Json().name()}  # fmt: skip
+        put = make.values(row).on_conflict_do_update(
+            index_elements=["workflow_uuid", "key"], set_={"value": value}
         )
-        after = sa.cast(sa.cast(rest, sa.BigInteger) + 1, sa.Text)
-        found = sa.select(1).where(other.c.workflow_uuid == job.concat(after))
-        return sa.not_(sa.exists(found.correlate(row)))
+        with self.engine.begin() as connection:
+            connection.execute(put)
 
-    def _named(self, table: Any, name: str | None) -> Sequence[sa.ColumnElement[bool]]:
-        """Conditions that the attempts of that name meet; none for no name."""
-        if name is None:
-            return []
-        given = self._input
-        return [given.c.workflow_uuid == table.c.workflow_uuid, self._name() == name]
-
-    def _name(self) -> sa.ColumnElement[str]:
-        """The handler's name: the first string of the JSON in ``inputs``.
-
-        Cut out, as it has no quotes. Not every row there need be JSON, and payloads
-        may be long.
-        """
-        text = self._input.c.inputs
-        if self.engine.dialect.name == "sqlite":
-            rest = sa.func.substr(text, sa.func.instr(text, ', "') + 3)
-            return sa.func.substr(rest, 1, sa.func.instr(rest, '"') - 1)
-        pattern = sa.literal_column('\'^[^"]*"args": [^"]*"([^"]*)"\'')
-        return sa.func.substring(text, pattern)
-
-    def _order(self, table: str, rows: Any) -> list[Any]:
-        """The order of rows that have the same time, the latest first.
-
-        With Python before 3.12, DBOS's times in SQLite are whole seconds.
-        """
-        if self.engine.dialect.name == "sqlite":
-            return [sa.literal_column(f"{table}.rowid").desc()]
-        return [rows.c.workflow_uuid]
+    def due(self, workflow_id: str) -> float | None:
+        """The Unix time since when an attempt could have run."""
+        row = self._by_id(self._status, [workflow_id]).get(workflow_id)
+        if row is None:
+            return None
+        return float(max(row.created_at, row.delay_until_epoch_ms or 0)) / 1000
 
     def running(self, slot: str) -> set[str]:
         """The ids of the attempts that run, or ran, under that executor id."""

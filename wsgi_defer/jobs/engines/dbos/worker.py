@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -59,6 +60,8 @@ class Client(Protocol):
     def foreign(self) -> int: ...
 
     def follows(self, job_id: str, place: int) -> bool: ...
+
+    def due(self, job_id: str, place: int) -> float | None: ...
 
     def put(self, attempt: Attempt, place: int, delay: float) -> None: ...
 
@@ -244,6 +247,9 @@ class Worker:
             self._client.follows, job_id, place
         ):
             return None  # a worker was killed after this attempt had failed
+        if logger.isEnabledFor(logging.INFO):  # or nobody is told
+            with suppress(JobsUnavailable):
+                attempt = replace(attempt, due=self._client.due(job_id, place))
         try:
             # SystemExit, too, would leave the workflow running.
             return attempt.run(self._client.jobs)

@@ -24,6 +24,7 @@ from procrastinate.schema import SchemaManager
 from psycopg.conninfo import conninfo_to_dict
 
 from ..._job import Job, Order, State
+from ..._progress import NOTHING, Progress, from_text
 from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
 from .._engine import Engine, Served, check_waits
@@ -143,6 +144,7 @@ class Procrastinate(Engine):
                     name=order.name,
                     payload=order.payload,
                     waits=[*order.handler.waits],
+                    due=due.timestamp(),
                 )
             except (AlreadyEnqueued, UniqueViolation):
                 pass  # the job that has this id stays as it is
@@ -222,7 +224,7 @@ class Procrastinate(Engine):
         def again(connection: Impatient) -> bool:
             with connection.transaction():
                 row = connection.execute(
-                    "UPDATE procrastinate_jobs SET args = args - '{error,crashes,"
+                    "UPDATE procrastinate_jobs SET args = args - '{error,crashes,due,"
                     "absences}'::text[] || '{\"failures\": 0}' "
                     "WHERE queueing_lock = %s AND task_name = %s "
                     "AND status = 'failed' RETURNING id",
@@ -250,6 +252,17 @@ class Procrastinate(Engine):
             count, last = self.ask(_words.CLEARING, next_ones)
             cleared += count
         return cleared
+
+    def progress(self, job_id: str, attempt: int, progress: Progress) -> None:
+        def store(connection: Impatient) -> None:
+            connection.execute(
+                "UPDATE procrastinate_jobs SET args = args || "
+                "jsonb_build_object('progress', %s::text) WHERE queueing_lock = %s "
+                "AND task_name = %s AND status = 'doing'",
+                [progress.to_text(attempt), self._lock(job_id), TASK],
+            )
+
+        self.ask(_words.STORING_PROGRESS, store)
 
     def work(self, slot: int, processes: int) -> None:
         with self.reaching(_words.STARTING):
@@ -294,6 +307,7 @@ def job_of(row: dict[str, Any]) -> Job:
     waits = due is not None and due > datetime.now(timezone.utc)
     state = STATES.get(row["status"], "scheduled" if waits else "queued")
     ended = state in ("done", "failed", "cancelled")
+    told, attempt = args.get("progress"), args.get("failures", 0) + 1
     return Job(
         args["id"],
         args["name"],
@@ -307,6 +321,7 @@ def job_of(row: dict[str, Any]) -> Job:
         finished_at=in_utc(row["finished_at"] if ended else None),
         result=json.loads(args.get("result", "null")) if state == "done" else None,
         payload=args.get("payload"),
+        progress=from_text(told, attempt) if state == "running" else NOTHING,
     )
 
 

@@ -200,7 +200,8 @@ def run_attempt(jobs: Served, context: dict[str, Any], args: dict[str, Any]) -> 
     """Run a job's handler, in a thread, and note what came of it."""
     attempt = Attempt(args["id"], args["name"], args["payload"], args["waits"],
                       args.get("failures", 0) + 1,
-                      absences=args.get("absences", 0))  # fmt: skip
+                      absences=args.get("absences", 0),
+                      due=args.get("due"))  # fmt: skip
     # As text: PostgreSQL's JSON has no NUL and no lone surrogates.
     try:
         result = attempt.run(jobs)
@@ -208,7 +209,7 @@ def run_attempt(jobs: Served, context: dict[str, Any], args: dict[str, Any]) -> 
         error = json.dumps(failed.error)
         context[NOTE] = {"failures": failed.following.number - 1,
                          "absences": failed.following.absences,
-                         "error": error}  # fmt: skip
+                         "due": failed.following.due, "error": error}  # fmt: skip
         raise
     if result is not None:
         context[NOTE] = {"result": json.dumps(result)}

@@ -25,6 +25,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now, utcformat
 
 from ..._job import MOST_CRASHES, Job, Order, State
+from ..._progress import NOTHING, Progress, from_text
 from ...errors import (
     JobNotFailedError,
     JobNotWaitingError,
@@ -33,7 +34,7 @@ from ...errors import (
 )
 from .. import _words
 from .._engine import Engine, Served, check_waits
-from .worker import CANCELLED, FUNCTION, Queue, RqJob, Worker
+from .worker import CANCELLED, FUNCTION, PROGRESS, Queue, RqJob, Worker
 
 # A dead server is tried twice, as the first connection may be an old one: 1.8 seconds.
 TIMEOUT = 0.9
@@ -273,6 +274,11 @@ class Rq(Engine):
     def _find(self, keys: list[str]) -> list[Job | None]:
         return [job_of(job) if job else None for job in self._fetch(keys)]
 
+    def progress(self, job_id: str, attempt: int, progress: Progress) -> None:
+        with self.reaching(_words.STORING_PROGRESS):
+            key = RqJob.key_for(self._key(job_id))
+            self._redis.hset(key, PROGRESS, progress.to_text(attempt))
+
     def work(self, slot: int, processes: int) -> None:
         with self.reaching(_words.STARTING):
             worker_class = type("RqJob", (RqJob,), {"jobs": self._jobs})
@@ -297,13 +303,13 @@ def job_of(job: RqJob) -> Job | None:
         state = "cancelled"
     ended = state in ("done", "failed")
     due = job.meta.get("due")
+    failures = (job.number_of_retries or 0) - job.absences
+    attempts = failures + (ended or state == "running")
     return Job(
         job_id,
         name,
         state,
-        attempts=(job.number_of_retries or 0)
-        - job.absences
-        + (ended or state == "running"),
+        attempts,
         error=None if state == "done" else job.error(failed=state == "failed"),
         enqueued_at=job.created_at,
         due_at=due and datetime.fromtimestamp(due, timezone.utc),
@@ -311,6 +317,7 @@ def job_of(job: RqJob) -> Job | None:
         finished_at=job.ended_at if ended or state == "cancelled" else None,
         result=job.return_value() if state == "done" else None,
         payload=payload,
+        progress=from_text(job.told, attempts) if state == "running" else NOTHING,
     )
 
 

@@ -32,7 +32,9 @@ logger = logging.getLogger("wsgi_defer")
 
 FUNCTION = "wsgi_defer.job"  # marks our jobs; nothing of that name is imported
 
-CANCELLED = "wsgi_defer_cancelled"  # a field of the jobs that a client has cancelled
+# Fields that we add to RQ's jobs.
+CANCELLED = "wsgi_defer_cancelled"
+PROGRESS = "wsgi_defer_progress"
 
 HEARTBEAT = 5  # seconds between two signs of life of a running job
 SILENCE = 30  # seconds without one after which a job's worker counts as dead
@@ -50,11 +52,13 @@ class RqJob(rq.job.Job):
 
     jobs: Served  # the class that a worker uses has it
     cancelled = False
+    told: bytes | None = None
 
     def restore(self, raw_data: Any) -> None:
-        """Also read whether a client has cancelled it."""
+        """Also read our own fields."""
         super().restore(raw_data)
         self.cancelled = CANCELLED.encode() in raw_data
+        self.told = raw_data.get(PROGRESS.encode())
 
     def order(self) -> tuple[str, str, str] | None:
         """The handler's name, the payload as text, and our id; None if it has none."""
@@ -99,7 +103,9 @@ class RqJob(rq.job.Job):
         waits = [float(wait) for wait in self.kwargs.get("waits", [])]
         absences = self.absences
         number = (self.number_of_retries or 0) - absences + 1
-        attempt = Attempt(job_id, name, payload, waits, number, absences=absences)
+        queued = self.enqueued_at.timestamp() if self.enqueued_at else None
+        attempt = Attempt(job_id, name, payload, waits, number, absences=absences,
+                          due=self.meta.get("due") or queued)  # fmt: skip
         try:
             return attempt.run(self.jobs)
         except AttemptFailed as failed:

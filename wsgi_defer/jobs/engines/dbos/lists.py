@@ -1,0 +1,158 @@
+"""The jobs in DBOS's tables, listed and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..._job import Job, State
+from .tables import FAILED, FIRST, NEXT, STATES, Attempts, is_attempt
+
+FAILED_IN_SQL = ", ".join(f"'{status}'" for status in FAILED)
+# Without them, counts() and failed() would read the whole table in SQLite.
+INDICES = [
+    "CREATE INDEX IF NOT EXISTS wsgi_defer_counts ON workflow_status "
+    "(application_name, status, name)",
+    "CREATE INDEX IF NOT EXISTS wsgi_defer_failed ON workflow_status "
+    f"(application_name, completed_at) WHERE status IN ({FAILED_IN_SQL})",
+]
+# As text, or SQLite would not use the index.
+HAS_FAILED: sa.ColumnElement[bool] = sa.literal_column(
+    f"workflow_status.status IN ({FAILED_IN_SQL})"
+)
+
+
+class Lists(Attempts):
+    """Lists and counts the jobs of one queue."""
+
+    def recent(self, limit: int, name: str | None, state: State | None) -> list[Job]:
+        """Jobs of that name, or any, in that state, or any; the latest first."""
+        first = self._status.alias("first_attempt")
+        row = self._status
+        query = sa.select(first.c.workflow_uuid).where(*self._named(first, name))
+        if state is None:
+            query = query.where(
+                first.c.name == FIRST,
+                # Not by an index on it: SQLite would then sort all rows by their time.
+                sa.func.coalesce(first.c.application_name, "") == self._owner,
+                *is_attempt(first, self._serial),
+            )  # fmt: skip
+        else:
+            statuses = [status for status in STATES if STATES[status] == state]
+            query = query.where(
+                first.c.workflow_uuid == job_of(row).concat("1"),
+                row.c.status.in_(statuses), self._ours, self._is_last(),
+            )  # fmt: skip
+        latest = [first.c.created_at.desc(), *self._order("first_attempt", first)]
+        rows = self._ask(query.order_by(*latest).limit(limit))
+        jobs = self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
+        return [job for job in jobs if state in (None, job.state)]
+
+    def failed(self, limit: int, name: str | None) -> list[Job]:
+        """The jobs that failed last, the latest first."""
+        table, output = self._status, self._output
+        rows = self._ask(
+            sa.select(table.c.workflow_uuid)
+            .outerjoin(output, output.c.workflow_uuid == table.c.workflow_uuid)
+            .where(HAS_FAILED, self._ours, self._is_last(),
+                   *self._named(table, name))
+            .order_by(table.c.completed_at.desc(),
+                      *self._order("workflow_output", table))
+            .limit(limit)
+        )  # fmt: skip
+        jobs = self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
+        return [job for job in jobs if job.state == "failed"]
+
+    def counts(self) -> list[tuple[str, State, int]]:
+        """How many jobs are in each state.
+
+        Counted by attempts, as one query of them is quick. Those after the first are
+        the successors of as many others. Only of failed ones it is looked up whether
+        they have one; all others that have ended with one count as done.
+        """
+        table = self._status
+        status, number = table.c.status, sa.func.count().label("number")
+        rows = self._ask(
+            sa.select(status, table.c.name, number)
+            .where(table.c.application_name == self._owner)
+            .group_by(status, table.c.name)
+        )
+        counts = Counter[str]()
+        for row in rows:
+            if row.name in (FIRST, NEXT):
+                counts[row.status] += row.number
+        later = sum(row.number for row in rows if row.name == NEXT)
+        if later and any(counts[status] for status in FAILED):
+            followed = self._ask(
+                sa.select(status, number)
+                .where(HAS_FAILED, self._ours, sa.not_(self._is_last()))
+                .group_by(status)
+            )
+            for row in followed:
+                counts[row.status] -= row.number
+                later -= row.number
+        counts["SUCCESS"] -= later
+        return [("", STATES.get(key, "failed"), max(counts[key], 0)) for key in counts]
+
+    def counts_by_name(self) -> list[tuple[str, State, int]]:
+        """How many jobs of each name are in each state."""
+        table = self._status
+        name = self._name().label("handler")
+        rows = self._ask(
+            sa.select(name, table.c.status, sa.func.count().label("number"))
+            .join(self._input, self._input.c.workflow_uuid == table.c.workflow_uuid)
+            .where(self._ours, self._is_last())
+            .group_by(name, table.c.status)
+        )
+        return [(row.handler, STATES.get(row.status, "failed"), row.number)
+                for row in rows]  # fmt: skip
+
+    def _is_last(self) -> sa.ColumnElement[bool]:
+        """Whether no other attempt follows a row."""
+        row, other = self._status, self._status.alias("following")
+        job = job_of(row)
+        rest = sa.func.nullif(
+            sa.func.substr(row.c.workflow_uuid, sa.func.length(job) + 1), ""
+        )
+        after = sa.cast(sa.cast(rest, sa.BigInteger) + 1, sa.Text)
+        found = sa.select(1).where(other.c.workflow_uuid == job.concat(after))
+        return sa.not_(sa.exists(found.correlate(row)))
+
+    def _named(self, table: Any, name: str | None) -> Sequence[sa.ColumnElement[bool]]:
+        """Conditions that the attempts of that name meet; none for no name."""
+        if name is None:
+            return []
+        given = self._input
+        return [given.c.workflow_uuid == table.c.workflow_uuid, self._name() == name]
+
+    def _name(self) -> sa.ColumnElement[str]:
+        """The handler's name: the first string of the JSON in ``inputs``.
+
+        Cut out, as it has no quotes. Not every row there need be JSON, and payloads
+        may be long.
+        """
+        text = self._input.c.inputs
+        if self.engine.dialect.name == "sqlite":
+            rest = sa.func.substr(text, sa.func.instr(text, ', "') + 3)
+            return sa.func.substr(rest, 1, sa.func.instr(rest, '"') - 1)
+        pattern: sa.ColumnElement[str] = sa.literal_column(
+            '\'^[^"]*"args": [^"]*"([^"]*)"\''
+        )
+        return sa.func.substring(text, pattern)
+
+    def _order(self, table: str, rows: Any) -> list[Any]:
+        """The order of rows that have the same time, the latest first.
+
+        With Python before 3.12, DBOS's times in SQLite are whole seconds.
+        """
+        if self.engine.dialect.name == "sqlite":
+            return [sa.literal_column(f"{table}.rowid").desc()]
+        return [rows.c.workflow_uuid]
+
+
+def job_of(table: Any) -> sa.ColumnElement[str]:
+    """What the ids of all attempts of one job start with."""
+    return sa.func.rtrim(table.c.workflow_uuid, "0123456789")
