@@ -183,14 +183,14 @@ class Place:
 class Workers:
     """A supervisor and its workers, in a process group of their own."""
 
-    def __init__(self, place, processes, target="tests.engines.app:jobs"):
+    def __init__(self, place, processes, target="tests.engines.app:jobs", *more):
         self.env = {**os.environ, "JOBS_URL": place.url, "JOBS_QUEUE": place.queue,
                     "JOBS_NOTES": str(place.root / "notes"), "PYTHONUNBUFFERED": "1",
                     "PYTHONPATH": f"{HOME}:{place.root}"}  # fmt: skip
         if place.results:
             self.env["JOBS_RESULTS"] = place.results
         command = [sys.executable, "-m", "wsgi_defer.jobs", "worker", target,
-                   "--processes", str(processes)]  # fmt: skip
+                   "--processes", str(processes), *more]  # fmt: skip
         # A test that needs them waits for what they do.
         with (place.root / "output").open("a") as output:
             self.supervisor = subprocess.Popen(

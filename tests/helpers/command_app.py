@@ -95,6 +95,8 @@ def made(engine):
 
 jobs, own, down, hopeless = map(made, [Fake, Own, Down, Hopeless])
 nothing = None
+timed = Jobs(None)
+timed.every("0 2 * * *", name="reports.nightly", timezone="Europe/Berlin")(print)
 plain = Jobs(None)
 plain.handler("mail.welcome")(print)
 bare = Jobs(None)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta, tzinfo
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from ..errors import ResponseStartedError, ScopeClosedError
 from ._asking import Asking, check_number
 from ._job import Handler, Job, Order, check_id, check_name, to_json
 from ._progress import Progress, Teller, complain
+from ._schedule import Schedule, zone_of
 from ._scope import HandlerScope
 from ._testing import Captured, Capturing, Eager
 from ._worklog import WorkLog
@@ -94,6 +96,7 @@ class Jobs(Asking):
             self._make = engine_for(url)
             self._url = self._make.check(url) or url
         self._handlers: dict[str, Handler] = {}
+        self._schedules: dict[str, Schedule] = {}
         self._engines: dict[int, Engine] = {}  # by process id
         self._instead: Engine | None = None  # in tests
         self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -150,6 +153,52 @@ class Jobs(Asking):
             return fn
 
         return register
+
+    def every(
+        self,
+        every: str | timedelta,
+        *,
+        name: str,
+        timezone: str | tzinfo = "UTC",
+        payload: Any = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Let the decorated function do the jobs of that name, again and again.
+
+        ::
+
+            @jobs.every("30 2 * * *", name="reports.nightly", timezone="Europe/Berlin")
+            def nightly(payload): ...
+
+        One job is enqueued for each time that is due, however many worker commands
+        run. What was missed while none ran is done once. Each such job is enqueued when
+        the one before is due, and waits as "scheduled". Where the clocks change, a job
+        at a time of day runs once in each day.
+
+        :param every: a cron expression, or a ``timedelta`` of whole seconds, whose
+            times are its multiples since 1970 in UTC.
+        :param timezone: that of the cron expression.
+        :param payload: what the function is called with.
+        :param options: those of ``handler()``, such as ``attempts``.
+
+        Raises ``ValueError`` for what makes no sense, and ``ImportError`` if the
+        package for cron expressions is missing.
+        """
+        schedule = Schedule(check_name(name), every, zone_of(timezone), payload)
+        to_json(name, payload, self.max_payload)
+        register = self.handler(name, **options)
+
+        def register_both(fn: F) -> F:
+            register(fn)
+            self._schedules[name] = schedule
+            return fn
+
+        return register_both
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """What ``every()`` was told in this process."""
+        return tuple(self._schedules.values())
 
     def find(self, name: str) -> Handler:
         """The handler of that name. Raises ``UnknownHandlerError``."""
@@ -282,6 +331,10 @@ class Jobs(Asking):
 
         ``payload`` is JSON, as text. A failure is logged and raised.
         """
+        schedule = self._schedules.get(name)
+        if schedule is not None and schedule.is_stale(job_id):
+            logger.info("job %s %s is left out: its schedule has changed", name, job_id)
+            return None
         try:
             handler = self.find(name)
             args = [json.loads(payload)]

@@ -119,6 +119,21 @@ def test_retry_all_tells_how_many(here, capsys):
     assert json.loads(capsys.readouterr().out) == {"cleared": 24}
 
 
+def test_schedule_lists_the_next_times(here, capsys):
+    """As a table, in UTC, or as JSON."""
+    assert main(["schedule", "command_app:timed", "--limit", "2"]) == 0
+    titles, first, second = capsys.readouterr().out.splitlines()
+    assert titles.split() == ["DUE", "NAME", "EVERY", "TIMEZONE"]
+    assert "reports.nightly  0 2 * * *  Europe/Berlin" in first
+    assert first < second
+    assert main(["schedule", "command_app:timed", "--json"]) == 0
+    [due] = json.loads(capsys.readouterr().out)
+    assert due["name"] == "reports.nightly"
+    assert due["due_at"].endswith(":00:00+00:00")
+    assert main(["schedule", "command_app:jobs"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
         count := command("count", asking.count, "how many jobs are in each state"),
         cancel := command("cancel", asking.cancel, "have jobs that wait never run"),
         retry := command("retry", asking.retry, "queue failed jobs again"),
+        schedule := command("schedule", asking.schedule, "the next times of each job "
+                            "that is due again and again"),
         clear := command("clear", asking.clear, "forget jobs that ended long ago"),
     ]  # fmt: skip
     for each in asked:
@@ -57,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     cancel.add_argument("ids", metavar="ID", nargs="+")
     retry.add_argument("ids", metavar="ID", nargs="*")
     retry.add_argument("--all", action="store_true", help="all that have failed")
+    schedule.add_argument("--limit", type=whole(1, 1000), default=1, metavar="N",
+                          help="how many times of each (1)")  # fmt: skip
     clear.add_argument("--days", type=days, required=True, metavar="N",
                        help="ended more than so many days ago")  # fmt: skip
     return top
@@ -68,6 +72,8 @@ def add_worker(worker: argparse.ArgumentParser) -> None:
                         help="how many jobs run at the same time (1)")  # fmt: skip
     worker.add_argument("--quiet", action="store_true",
                         help="log warnings and errors only")  # fmt: skip
+    worker.add_argument("--no-schedule", action="store_true",
+                        help="leave the jobs of @jobs.every() to others")  # fmt: skip
     worker.add_argument("--counts", help=argparse.SUPPRESS)
     worker.add_argument("--slot", type=whole(0, MOST_PROCESSES), help=argparse.SUPPRESS)
     worker.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from datetime import datetime
 
 from ..._runtime.report import printable
 from ...errors import DeferError
 from .._job import STATES, Job
 from .._jobs import Jobs
+from .._schedule import Schedule
+from .._scheduler import now
 from .._target import Refusal
 from ..errors import NotSupported
 from .output import complain, display, print_json, print_table
@@ -103,6 +106,30 @@ def _each(options: argparse.Namespace, do: Callable[[str], object], done: str) -
     if options.json:
         print_json(told)
     return int(any(each["error"] for each in told))
+
+
+def schedule(jobs: Jobs, options: argparse.Namespace) -> int:
+    rows: list[tuple[datetime, Schedule]] = []
+    for each in jobs.schedules:
+        due = now()
+        for _ in range(options.limit):
+            due = each.after(due)
+            rows.append((due, each))
+    rows.sort(key=lambda row: row[0])
+    if options.json:
+        print_json(
+            [
+                {"name": each.name, "every": str(each.every),
+                 "timezone": str(each.zone), "due_at": due.isoformat()}
+                for due, each in rows
+            ]
+        )  # fmt: skip
+        return 0
+    print_table(
+        ["due", "name", "every", "timezone"],
+        [[due, each.name, each.every, each.zone] for due, each in rows],
+    )
+    return 0
 
 
 def clear(jobs: Jobs, options: argparse.Namespace) -> int:

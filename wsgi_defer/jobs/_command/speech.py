@@ -9,8 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
+from ..._runtime.report import printable
 from .._jobs import Jobs
-from .output import printable
 
 logger = logging.getLogger("wsgi_defer")
 FORMAT = "%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
@@ -58,6 +58,10 @@ def introduce(jobs: Jobs, options: argparse.Namespace) -> None:
         counted(options.processes, "process", "processes"),
         counted(threads, "thread", "threads"),
     )  # fmt: skip
+
+    if jobs.schedules:
+        told = "; ".join(f"{each.name} {each}" for each in jobs.schedules)
+        logger.info("schedule %s", "left to others" if options.no_schedule else told)
 
 
 def release() -> str:

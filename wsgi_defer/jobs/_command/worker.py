@@ -10,6 +10,7 @@ import tempfile
 
 from ..._runtime.parent import end_with
 from .._jobs import Jobs
+from .._scheduler import Scheduler
 from .._supervisor import Supervisor
 from .._target import Refusal
 from .._worklog import summary
@@ -46,6 +47,9 @@ def work(jobs: Jobs, options: argparse.Namespace) -> int:
 
 def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
     """Start the worker processes, and say in the end what they have done."""
+    scheduled = () if options.no_schedule else jobs.schedules
+    if scheduled and not jobs.engine.schedules:
+        jobs.engine.refuse("every")
     speech.introduce(jobs, options)
     own = jobs.engine.own_processes
     jobs.engine.close()
@@ -53,8 +57,13 @@ def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
     os.close(file)
     command = [*options.again, "--processes", str(options.processes),
                "--counts", counts, *["--quiet"][: options.quiet]]  # fmt: skip
+    scheduler = Scheduler(jobs, scheduled)
     try:
+        if scheduled:
+            scheduler.start()
         return Supervisor(command, 1 if own else options.processes).run()
     finally:
+        scheduler.stop()
+        jobs.engine.close()
         logger.info("stopped: %s", summary(counts))
         os.unlink(counts)

@@ -73,6 +73,7 @@ class Engine(ABC):
     own_processes = False  # its worker starts the processes that run the jobs
     holds = True  # a job enqueued in a request waits until the response is a success
     delays = True  # it can wait before it runs a job
+    schedules = True  # and refuses a second job of the same id
     # What to do instead of what it cannot do, by the name of the method.
     hints: ClassVar[Mapping[str, str]] = {}
     # What its library raises if the server does not answer.

@@ -15,6 +15,7 @@ CANNOT = {
     "retry": "queue a failed job again",
     "clear": "clear done jobs",
     "progress": "keep the progress of a job",
+    "every": "run jobs by a schedule, as it does not know a job's id again",
     "work": "have workers",
 }
 

@@ -75,6 +75,7 @@ class Celery(Engine):
 
     title = "Celery on RabbitMQ"
     own_processes = True
+    schedules = False
     hints: ClassVar[Mapping[str, str]] = {
         "status": WITH_RESULTS,
         "progress": WITH_RESULTS,
@@ -82,6 +83,8 @@ class Celery(Engine):
         "recent": "RabbitMQ's management page counts them.",
         "counts": "RabbitMQ's management page does.",
         "cancel": "Let the handler look whether its work is still wanted.",
+        "every": "Start the worker with --no-schedule, and let cron or celery beat "
+        "enqueue them.",
         "retry": "Enqueue a new one.",
         "clear": "It keeps none; with results=, for 7 days.",
     }

@@ -1,0 +1,116 @@
+"""Enqueues the jobs that are due again and again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from threading import Event, Thread
+from typing import Protocol
+
+from ._job import Job, utc
+from ._notices import EachMinute
+from ._schedule import Schedule
+from .errors import JobsUnavailable
+
+logger = logging.getLogger("wsgi_defer")
+LONGEST_WAIT = 5.0  # seconds; the clock may be set meanwhile
+AGAIN = 1.0  # seconds after which it tries again if the engine does not answer
+FARTHEST = timedelta(days=300)  # what is due later is not enqueued yet
+LOOK_BACK = 50  # times of a schedule
+
+
+class Enqueuing(Protocol):
+    """What it needs of ``Jobs``."""
+
+    def enqueue(
+        self, name: str, payload: object, *, job_id: str, delay: float, hold: bool
+    ) -> str: ...
+
+    def status(self, job_id: str) -> Job | None: ...
+
+
+class Scheduler:
+    """Enqueues the next job of each schedule before it is due, with a delay until then.
+
+    So while no worker runs, that one job waits in the engine, and stands for all that
+    are missed. Its id is made of the name and the time, so that of several schedulers,
+    all but one change nothing.
+    """
+
+    def __init__(self, jobs: Enqueuing, schedules: Iterable[Schedule]) -> None:
+        self._jobs = jobs
+        self._schedules = list(schedules)
+        self._ahead: dict[str, datetime] = {}  # by name: the one that is enqueued
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name="wsgi_defer-schedule", daemon=True)
+        self._notices = EachMinute()
+
+    def start(self) -> None:
+        """Run in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, after what it is about to enqueue."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._stopping.wait(wait):
+            wait = LONGEST_WAIT
+            for schedule in self._schedules:
+                try:
+                    due = self.look(schedule, now())
+                    wait = min(wait, (due - now()).total_seconds())
+                except JobsUnavailable as error:
+                    wait = AGAIN
+                    if self._notices.due(schedule.name):
+                        logger.warning("%s (%s); tried again", error, error.__cause__)
+                except Exception:
+                    wait = AGAIN
+                    if self._notices.due(schedule.name):
+                        logger.exception("the schedule of %s failed", schedule.name)
+            wait = max(wait, 0.0)
+
+    def look(self, schedule: Schedule, at: datetime) -> datetime:
+        """Enqueue what is missing at that moment; return when the next is due."""
+        known = self._ahead.get(schedule.name)
+        last, following = schedule.until(at), schedule.after(at)
+        if self._was_missed(schedule, last) if known is None else last > known:
+            self._enqueue(schedule, last, at)
+        if following != known and following - at < FARTHEST:
+            self._enqueue(schedule, following, at)
+            self._ahead[schedule.name] = following
+        return following
+
+    def _was_missed(self, schedule: Schedule, last: datetime) -> bool:
+        """Whether the last time was missed, and no job stands for it.
+
+        That is so if the last worker ended right after a time came, before it had
+        enqueued the next. A schedule without any job is a new one.
+        """
+        due, later = last, last
+        for _ in range(LOOK_BACK):
+            job = self._jobs.status(schedule.id(due))
+            if job is not None:
+                ran_in_time = job.started_at is not None and job.started_at < later
+                return due < last and ran_in_time
+            due, later = schedule.until(due - timedelta(seconds=1)), due
+        return False
+
+    def _enqueue(self, schedule: Schedule, due: datetime, at: datetime) -> None:
+        delay = max((due - at).total_seconds(), 0.0)
+        self._jobs.enqueue(
+            schedule.name, schedule.payload, job_id=schedule.id(due), delay=delay,
+            hold=False,
+        )  # fmt: skip
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    moment = utc(time.time())
+    assert moment is not None
+    return moment
