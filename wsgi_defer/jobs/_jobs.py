@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta, tzinfo
+from importlib import import_module
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -36,6 +37,7 @@ from .errors import JobsUnavailable, UnknownHandlerError
 logger = logging.getLogger("wsgi_defer")
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_DELAY = 366 * 24 * 3600.0  # seconds
+CONFIG = "WSGI_DEFER_JOBS_"  # what names in an app's configuration start with
 MOST_ATTEMPTS = 1000  # the waits between them are stored with each job
 
 
@@ -64,7 +66,8 @@ class Jobs(Asking):
 
     :param url: where the engine keeps jobs: ``sqlite:///file`` (DBOS, no server),
         ``redis://`` (RQ), ``amqp://`` (Celery), ``postgresql://`` (Procrastinate),
-        ``dbos+postgresql://``; ``None`` runs them in this process, at most once.
+        ``dbos+postgresql://``; ``None`` runs them in this process, at most once,
+        unless ``init_app()`` finds a URL in the app's configuration.
     :param max_payload: bytes of JSON that one job may have.
     :param queue: the name of the queue; apps that share a server have one each.
     :param results: for ``amqp://`` only: the URL of a result backend of Celery, such as
@@ -77,30 +80,35 @@ class Jobs(Asking):
 
     def __init__(
         self,
-        url: str | None,
+        url: str | None = None,
         *,
         max_payload: int = 256 * 1024,
         queue: str = "wsgi_defer",
         results: str | None = None,
     ) -> None:
-        self.max_payload = max_payload
-        self.queue = check_name(queue)
+        self._use_engine(url, max_payload, queue, results)
+        self.worklog = WorkLog()
+        self._handlers: dict[str, Handler] = {}
+        self._schedules: dict[str, Schedule] = {}
+        self._instead: Engine | None = None  # in tests
+        self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._extensions: dict[str, Any] = {}  # of a Flask app
+
+    def _use_engine(
+        self, url: str | None, max_payload: int, queue: str, results: str | None
+    ) -> None:
         if results is not None and not (url or "").startswith("amqp"):
             raise ValueError("results= is for amqp://; other engines keep them anyway")
+        self.max_payload = max_payload
+        self.queue = check_name(queue)
         self.results = results
         self.given_url = url
-        self.worklog = WorkLog()
         self._url = url
         self._make = None
         if url is not None:
             self._make = engine_for(url)
             self._url = self._make.check(url) or url
-        self._handlers: dict[str, Handler] = {}
-        self._schedules: dict[str, Schedule] = {}
         self._engines: dict[int, Engine] = {}  # by process id
-        self._instead: Engine | None = None  # in tests
-        self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
-        self._extensions: dict[str, Any] = {}  # of a Flask app
 
     def handler(
         self,
@@ -289,11 +297,28 @@ class Jobs(Asking):
 
         The calls that they defer have one each, too, and the options of ``Defer(app)``.
 
+        If no URL was given, the URL is ``app.config["WSGI_DEFER_JOBS_URL"]``, if that
+        is set, and ``WSGI_DEFER_JOBS_QUEUE``, ``_RESULTS`` and ``_MAX_PAYLOAD`` are the
+        other options. Adds the command ``flask jobs``, such as ``flask --app shop jobs
+        worker``, unless the app has one of that name.
+
         This does not hold jobs for the response: ``wsgi_defer.flask.Defer(app)`` does.
+        Raises as ``Jobs()``.
         """
+        config = getattr(app, "config", {})
+        url = config.get(f"{CONFIG}URL")
+        if self.given_url is None and url is not None:
+            options = {
+                name: config.get(f"{CONFIG}{name.upper()}", getattr(self, name))
+                for name in ("max_payload", "queue", "results")
+            }
+            self._use_engine(url, **options)
         app.extensions["wsgi_defer_jobs"] = self
         self._around = app.app_context
         self._extensions = app.extensions
+        if hasattr(app, "cli"):
+            # At run time, as not everybody who has jobs has Flask.
+            import_module(".flask", __package__).add_command(app)
 
     @contextmanager
     def eager(self) -> Iterator[None]:

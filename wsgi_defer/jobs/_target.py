@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -49,6 +50,17 @@ def parse(text: str) -> tuple[str, str, tuple[list[Any], dict[str, Any]] | None]
     if not (module and _NAME.fullmatch(name)):
         raise ValueError(f"{text[:100]!r} is not like shop:jobs or shop:create_app()")
     return module, name, given
+
+
+def is_name(text: str) -> bool:
+    """Whether it is like the name of a module."""
+    return _NAME.fullmatch(text) is not None
+
+
+def import_more(modules: Iterable[str]) -> None:
+    """Import modules that have handlers. Raises ``Refusal``."""
+    for module in modules:
+        _tried(f"cannot import {module}", partial(import_module, module))
 
 
 def load(path: str) -> Jobs:

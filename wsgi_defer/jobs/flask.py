@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, current_app, jsonify, url_for
+import click
+from flask import Blueprint, Flask, Response, current_app, jsonify, url_for
+from flask.cli import ScriptInfo
 
+from ._command.main import main
 from ._jobs import Jobs
 from .errors import JobsUnavailable, NotSupported
 
@@ -77,6 +83,45 @@ def status_blueprint(
         return _answer(200, **fields)
 
     return blueprint
+
+
+def add_command(app: Flask) -> None:
+    """Add ``flask jobs``: the command of jobs, for the ``Jobs`` of this app."""
+    if "jobs" in app.cli.commands:
+        return
+
+    @app.cli.command(
+        "jobs",
+        with_appcontext=False,
+        short_help="Run the workers of jobs, and see what became of jobs.",
+        add_help_option=False,
+        context_settings={
+            "ignore_unknown_options": True,
+            "allow_interspersed_args": False,
+        },
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    @click.pass_context
+    def command(context: click.Context, arguments: tuple[str, ...]) -> None:
+        run = partial(
+            main,
+            arguments,
+            jobs=app.extensions["wsgi_defer_jobs"],
+            program=context.command_path,
+            again=_again(context),
+        )
+        # Outside the app context, and the scope, that Flask's command and Defer(app)
+        # have around it: a worker does not end, and each job has a context of its own.
+        context.exit(Context().run(run))
+
+
+def _again(context: click.Context) -> list[str]:
+    """What starts the same command in another process."""
+    info = context.find_object(ScriptInfo)
+    if info is None or info.create_app is not None:  # a program with its own commands
+        return [sys.executable, *sys.argv[:1], context.command.name or ""]
+    app = info.app_import_path
+    return [sys.executable, "-m", "flask", *(["--app", app] if app else []), "jobs"]
 
 
 def _answer(status: int, **body: Any) -> tuple[Response, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from wsgi_defer.jobs.__main__ import main, parser
+from wsgi_defer.jobs._command import reload
 
 
 def test_list_is_aligned(here, capsys):
@@ -154,7 +156,8 @@ def test_schedule_lists_the_next_times(here, capsys):
             "unexpected keyword argument 'x'\n",
         ),
         (["list", "command_app:nothing()"], "'NoneType' object is not callable"),
-        (["worker", "command_app:empty_app('x')"], "its @jobs.handler(...)\n"),
+        (["worker", "command_app:empty_app('x')"], "--import shop.handlers\n"),
+        (["list", "command_app:jobs", "--import", "none"], "cannot import none: Modul"),
         (["worker", "command_app:bare"], "command_app:bare has no handlers"),
         (["worker", "command_app:bare"], "name the factory: command_app:create_app()"),
     ],
@@ -193,6 +196,8 @@ def test_what_goes_wrong_is_one_line(here, capsys, argv, says):
         ["retry", "command_app:jobs", "a1", "--all"],
         ["retry", "command_app:jobs", "a1", "--name", "x"],
         ["cancel", "command_app:jobs"],
+        ["list", "command_app:jobs", "--import", "shop handlers"],
+        ["list", "command_app:jobs", "--import"],
         ["clear", "command_app:jobs"],
         ["worker", "command_app:jobs", "--processes", "none"],
         ["frobnicate", "command_app:jobs"],
@@ -215,3 +220,18 @@ def test_a_target_may_be_an_app_or_make_one(here, capsys, made):
     """Like Flask's own --app; its Jobs is the one of init_app()."""
     assert main(["list", f"command_app:{made}"]) == 0
     assert "longer-id" in capsys.readouterr().out
+
+
+def test_which_files_are_watched(tmp_path):
+    """Those in Python, but not those of environments, and hidden ones."""
+    theirs = [".git/d.py", "venv/e.py", "venv/f/g.py", "node_modules/h.py"]
+    for path in ("a.py", "b/c.py", "b/data.txt", "b/__pycache__/i.py", *theirs):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "venv/pyvenv.cfg").touch()
+    (tmp_path / "gone.py").symlink_to("nowhere")
+    before = reload.files(tmp_path)
+    assert {*before} == {f"{tmp_path}/a.py", f"{tmp_path}/b/c.py"}
+    (tmp_path / "b/c.py").write_text("1")
+    os.utime(tmp_path / "b/c.py", (1, 1))
+    assert reload.files(tmp_path) != before

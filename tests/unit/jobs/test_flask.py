@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
 import pytest
@@ -206,3 +207,61 @@ def test_what_a_handler_defers_in_a_worker(extended):
     call = [*around, "teardown of shop"]
     assert ran == ["teardown of handler", *call, *call]
     assert limits == [None]
+
+
+# ------------------------------------------------------------ configuration, command
+
+
+def test_the_url_is_from_the_configuration(tmp_path):
+    """And the other options, if no URL is given to Jobs()."""
+    app = Flask(__name__)
+    app.config.update(
+        WSGI_DEFER_JOBS_URL=f"sqlite:///{tmp_path}/jobs.db",
+        WSGI_DEFER_JOBS_QUEUE="shop",
+        WSGI_DEFER_JOBS_MAX_PAYLOAD=100,
+    )
+    jobs = Jobs()
+    jobs.engine  # noqa: B018 - the one in memory, which is not used any more
+    jobs.init_app(app)
+    assert jobs.engine.title == "DBOS on SQLite"
+    assert (jobs.queue, jobs.max_payload, jobs.results) == ("shop", 100, None)
+    given = Jobs(f"sqlite:///{tmp_path}/other.db", queue="mine")
+    given.init_app(app)
+    assert "other.db" in given.engine.where()
+    assert (given.queue, given.max_payload) == ("mine", 256 * 1024)
+
+
+def test_a_wrong_url_in_the_configuration():
+    """It is refused at once, as one that is given to Jobs()."""
+    app = Flask(__name__)
+    app.config["WSGI_DEFER_JOBS_URL"] = "nonsense://"
+    with pytest.raises(ValueError, match="no job engine has URLs that start"):
+        Jobs().init_app(app)
+
+
+def test_the_command_of_jobs(app, jobs):
+    """``flask jobs`` is that of ``python -m wsgi_defer.jobs``, without a target."""
+    with app.app_context():
+        job_id = jobs.enqueue("report.fails")
+    ask = app.test_cli_runner().invoke
+    result = ask(args=["jobs", "list", "--state", "failed", "--json"])
+    assert (result.exit_code, result.exception) == (0, None)
+    assert [job["id"] for job in json.loads(result.stdout)] == [job_id]
+    result = ask(args=["jobs", "show", "none"])
+    assert result.exit_code == 1
+    assert "there is no job 'none'" in result.stderr
+    result = ask(args=["jobs", "list", "--limit", "none"])
+    assert result.exit_code == 2
+    assert "See " in result.stderr
+    assert " jobs list --help" in result.stderr
+    result = ask(args=["jobs", "--help"])
+    assert "worker" in result.stdout
+
+
+def test_an_app_may_have_a_command_of_that_name(jobs):
+    """It stays."""
+    app = Flask(__name__)
+    app.cli.command("jobs")(lambda: print("mine"))
+    jobs.init_app(app)
+    jobs.init_app(app)
+    assert app.test_cli_runner().invoke(args=["jobs"]).stdout == "mine\n"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from ..._runtime.report import printable
 from .._asking import MOST_LISTED
 from .._job import STATES, check_name
-from .._target import parse
+from .._target import is_name, parse
 from . import asking
 from .worker import work
 
@@ -20,16 +20,23 @@ MOST_PROCESSES = 1000
 MOST_DAYS = 1_000_000
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(
+    program: str = PROGRAM, takes_target: bool = True
+) -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = Parser(PROGRAM, description=ABOUT)
+    top = Parser(program, description=ABOUT)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
-        made.add_argument("target", metavar="MODULE:JOBS", type=target,
-                          help="the Jobs object, such as shop:jobs, or what "
-                               "makes its app: shop:create_app()")  # fmt: skip
+        if takes_target:
+            made.add_argument("target", metavar="MODULE:JOBS", type=target,
+                              help="the Jobs object, such as shop:jobs, or what "
+                                   "makes its app: shop:create_app()")  # fmt: skip
+        made.add_argument("--import", dest="imports", action="append", default=[],
+                          metavar="MODULE", type=module,
+                          help="import this one, too, which has handlers; may be "
+                               "given several times")  # fmt: skip
         made.set_defaults(run=run)
         return made
 
@@ -74,9 +81,20 @@ def add_worker(worker: argparse.ArgumentParser) -> None:
                         help="log warnings and errors only")  # fmt: skip
     worker.add_argument("--no-schedule", action="store_true",
                         help="leave the jobs of @jobs.every() to others")  # fmt: skip
+    worker.add_argument("--reload", action="store_true",
+                        help="start again if a Python file in the current directory "
+                             "or below has changed; for development")  # fmt: skip
     worker.add_argument("--counts", help=argparse.SUPPRESS)
     worker.add_argument("--slot", type=whole(0, MOST_PROCESSES), help=argparse.SUPPRESS)
     worker.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
+
+
+def passed_on(options: argparse.Namespace) -> list[str]:
+    """What the worker's other processes are told of its options."""
+    imports = [word for name in options.imports for word in ("--import", name)]
+    flags = [f"--{name.replace('_', '-')}" for name in ("quiet", "no_schedule")
+             if getattr(options, name)]  # fmt: skip
+    return ["--processes", str(options.processes), *imports, *flags]
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,6 +122,12 @@ def target(text: str) -> str:
         parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def module(text: str) -> str:
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not like shop.handlers")
     return text
 
 

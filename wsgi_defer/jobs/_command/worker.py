@@ -22,15 +22,16 @@ logger = logging.getLogger("wsgi_defer")
 def work(jobs: Jobs, options: argparse.Namespace) -> int:
     """Supervise the worker processes, or be one of them."""
     if not jobs.names:
-        module, _, name = options.target.partition(":")
+        target = getattr(options, "target", "this app")
+        module, colon, name = target.partition(":")
         factory = ""
-        if not name.endswith(")"):
+        if colon and not name.endswith(")"):
             factory = (
                 ". If an app factory does that, name the factory: "
                 f"{module}:create_app()"
             )
         raise Refusal(
-            f"{options.target} has no handlers, so its jobs would wait in vain. Import "
+            f"{target} has no handlers, so its jobs would wait in vain. Import "
             "the modules with its @jobs.handler(...), or name them: --import "
             f"shop.handlers{factory}"
         )
@@ -55,8 +56,7 @@ def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
     jobs.engine.close()
     file, counts = tempfile.mkstemp(prefix="wsgi_defer-", suffix=".counts")
     os.close(file)
-    command = [*options.again, "--processes", str(options.processes),
-               "--counts", counts, *["--quiet"][: options.quiet]]  # fmt: skip
+    command = [*options.again, "--counts", counts]
     scheduler = Scheduler(jobs, scheduled)
     try:
         if scheduled:
