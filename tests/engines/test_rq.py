@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from wsgi_defer.jobs import JobNotFailedError, JobsUnavailable
+from wsgi_defer.jobs import JobNotFailedError, JobNotWaitingError, JobsUnavailable
 
 from .kinds import KINDS, Own, Place
 from .services import Redis
@@ -136,3 +136,43 @@ def test_an_output_that_cannot_be_written_is_no_death(place):
     job = place.wait(job_id)
     assert (job.state, job.result) == ("done", 1), place
     assert len(place.times("prints", job_id)) == 1
+
+
+def test_a_job_that_is_cancelled_while_it_is_moved_to_the_queue(place):
+    """RQ's scheduler reads which jobs are due, and moves them later, whatever has
+    happened since. A worker gets it then, and does not run it."""
+    job_id = place.jobs.enqueue("echo", 1, delay=300)
+    engine = place.jobs.engine
+    [moved] = engine._fetch([engine._key(job_id)])
+    place.jobs.cancel(job_id)
+    engine._queue._enqueue_job(moved)
+    place.until(lambda: engine._queue.count == 0, "a worker has it")
+    place.wait(place.jobs.enqueue("echo", 2))
+    place.wait(place.jobs.enqueue("echo", 2))
+    assert place.times("echo", job_id) == []
+    job = place.jobs.status(job_id)
+    assert (job.state, job.attempts, job.result) == ("cancelled", 0, None)
+
+
+def test_a_job_that_a_worker_has_fetched_is_not_cancelled(alone):
+    """It is on no list for a moment, and RQ still calls it queued."""
+    place = alone(KINDS["rq"])
+    job_id = place.jobs.enqueue("echo", 1)
+    engine = place.jobs.engine
+    engine._redis.lpop(engine._queue.key)
+    with pytest.raises(JobNotWaitingError, match="is running; only one that waits"):
+        place.jobs.cancel(job_id)
+    assert place.jobs.status(job_id).state == "queued"
+
+
+def test_cancelled_jobs_are_forgotten_after_a_day(alone, monkeypatch):
+    """Like those that are done: they are in the server's memory."""
+    place = alone(KINDS["rq"])
+    monkeypatch.setattr("wsgi_defer.jobs.engines.rq.client.DONE_KEPT", 1)
+    job_id = place.jobs.enqueue("echo", 1)
+    place.jobs.cancel(job_id)
+    place.until(lambda: place.jobs.status(job_id) is None, "it is forgotten")
+    place.until(lambda: place.jobs.counts()["cancelled"] == 0, "it does not count")
+    assert place.jobs.recent(state="cancelled") == []
+    place.jobs.enqueue("echo", 1, job_id=job_id)
+    assert place.jobs.counts()["queued"] == 1

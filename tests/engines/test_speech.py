@@ -28,12 +28,16 @@ def test_the_worker_says_what_it_does(alone, kind):
         return (place.root / "output").read_text()
 
     def line(job_id, attempt, outcome):
-        return place.until(
-            lambda: re.search(
-                rf" INFO wsgi_defer: (\w+) {job_id} attempt {attempt}: {outcome} "
-                r"\(waited (\d+\.\d{3}) s, ran (\d+\.\d{3}) s\)$", text(), re.M),
-            f"{outcome} {job_id}",
-        )  # fmt: skip
+        """The line of that attempt, which has waited since it was due."""
+        pattern = (
+            rf" INFO wsgi_defer: (\w+) {job_id} attempt {attempt}: {outcome} "
+            r"\(waited (\d+\.\d{3}) s, ran (\d+\.\d{3}) s\)$"
+        )
+        found = place.until(
+            lambda: re.search(pattern, text(), re.M), f"{outcome} {job_id}"
+        )
+        assert float(found[2]) < PATIENCE
+        return found
 
     assert line(ids[0], 1, "done")[1] == "echo"
     assert line(ids[1], 1, "failed")[1] == "fails"

@@ -31,7 +31,7 @@ from .._engine import Engine, Served, check_waits
 from . import database
 from .database import Busy, connect, is_sqlite, owner
 from .forks import forks
-from .lists import INDICES, Lists
+from .lists import Lists, make_indices
 from .serializer import Json
 from .slots import MOST, FileSlots, PostgresSlots, Slots
 from .sqlite_file import (
@@ -309,9 +309,7 @@ class Dbos(Engine):
             # The first process creates the tables; DBOS lets the others wait.
             DBOS.migrate(self.url)
             if self._path is not None:
-                with engine.begin() as connection:
-                    for index in INDICES:
-                        connection.exec_driver_sql(index)
+                make_indices(engine)
             client = DBOSClient(
                 system_database_engine=engine,
                 serializer=Json(),

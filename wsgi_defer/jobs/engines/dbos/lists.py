@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..._job import Job, State
+from .database import Busy
 from .tables import FAILED, FIRST, NEXT, STATES, Attempts, is_attempt
 
 FAILED_IN_SQL = ", ".join(f"'{status}'" for status in FAILED)
@@ -23,6 +24,19 @@ INDICES = [
 HAS_FAILED: sa.ColumnElement[bool] = sa.literal_column(
     f"workflow_status.status IN ({FAILED_IN_SQL})"
 )
+
+
+def make_indices(engine: sa.Engine) -> None:
+    """Make the indices that are missing, unless somebody else is writing just now.
+
+    Then this is left to the next process: they only make it faster.
+    """
+    try:
+        with engine.begin() as connection:
+            for index in INDICES:
+                connection.exec_driver_sql(index)
+    except Busy:
+        pass
 
 
 class Lists(Attempts):
