@@ -72,6 +72,8 @@ def test_progress_is_seen_while_the_job_runs(shared, kind, tmp_path):
     assert job.state == "running"
     assert job.progress == Progress(3, 12, "käse \x00")
     assert job.to_dict()["progress"] == {"done": 3, "total": 12, "note": "käse \x00"}
+    place.jobs.engine.progress(job_id, 1, Progress(5, 12))
+    assert place.jobs.status(job_id).progress == Progress(5, 12)
     (tmp_path / "1").touch()
     place.until(lambda: len(place.times("start", job_id)) == 2, "the second attempt")
     job = place.jobs.status(job_id)
