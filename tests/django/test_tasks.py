@@ -211,5 +211,5 @@ def test_only_tasks_run(tmp_path):
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.count("refused") == 3
     assert notes(site) == []
-    told = site.manage("wsgi_defer_worker", "--processes", "0", status=1)
-    assert "--processes takes 1 or more" in told
+    told = site.manage("wsgi_defer_worker", "--processes", "0", status=2)
+    assert "takes a whole number from 1 to 1000, not '0'" in told

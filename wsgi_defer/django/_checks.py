@@ -49,19 +49,12 @@ def _check_middleware() -> Iterator[CheckMessage]:
 
 
 def _check_logging() -> Iterator[CheckMessage]:
-    given = settings.LOGGING if settings.LOGGING_CONFIG else {}
-    disables = (
-        bool(given)
-        and not given.get("incremental", False)
-        and given.get("disable_existing_loggers", True)
-        and "wsgi_defer" not in given.get("loggers", {})
-    )
+    # A configuration that just disables all loggers leaves this one, see report.py.
     logger = logging.getLogger("wsgi_defer")
-    if disables or logger.disabled or not logger.isEnabledFor(logging.ERROR):
+    if logger.disabled or not logger.isEnabledFor(logging.ERROR):
         yield CheckWarning(
-            'LOGGING disables the logger "wsgi_defer", so nobody hears of a call that '
-            "fails or is lost.",
-            hint='Set "disable_existing_loggers": False, or name the logger in '
-            '"loggers": {"wsgi_defer": {}}.',
+            'The logger "wsgi_defer" is silent, so nobody hears of a call that fails '
+            "or is lost.",
+            hint='Give it the level "WARNING" in LOGGING, and do not disable it.',
             id="wsgi_defer.W003",
         )

@@ -47,6 +47,7 @@ STATES = {
     "running": TaskResultStatus.RUNNING,
     "done": TaskResultStatus.SUCCESSFUL,
     "failed": TaskResultStatus.FAILED,
+    "cancelled": TaskResultStatus.FAILED,  # Django has no word for it
 }
 WORKER = "wsgi_defer"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +12,12 @@ import django
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from ...._runtime.parent import end_with
+from ....errors import DeferError
 from ....jobs import Jobs
+from ....jobs._command import reload
+from ....jobs._command.arguments import add_worker, passed_on
+from ....jobs._command.main import is_child
+from ....jobs._command.worker import work
 from ....jobs._supervisor import Supervisor
 from ....jobs._target import Refusal, load
 from ..._connections import tended_connections
@@ -31,41 +34,25 @@ class Command(BaseCommand):
         parser.add_argument("target", nargs="?", metavar="MODULE:JOBS",
                             help="a Jobs object, such as shop.jobs:jobs, "
                                  "in place of a backend of TASKS")  # fmt: skip
-        parser.add_argument("--processes", type=int, default=1, metavar="N",
-                            help="how many tasks run at the same time (1)")  # fmt: skip
         parser.add_argument("--backend", default="default",
                             help="its name in TASKS (default)")  # fmt: skip
-        parser.add_argument("--slot", type=int, help=argparse.SUPPRESS)
-        parser.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
+        add_worker(parser)
 
-    def handle(
-        self,
-        *,
-        target: str | None,
-        processes: int,
-        backend: str,
-        slot: int | None,
-        supervisor: int | None,
-        **options: Any,
-    ) -> None:
+    def handle(self, *, target: str | None, backend: str, **options: Any) -> None:
         """Called by Django."""
         jobs = jobs_of_tasks(backend) if target is None else jobs_at(target)
-        if processes < 1:
-            raise CommandError(f"--processes takes 1 or more, not {processes}")
-        engine = jobs.engine
-        if slot is not None:
-            if supervisor is not None:
-                end_with(supervisor, signal.SIGTERM)
-            engine.work(slot, processes)
-            engine.close()
-            return
-        own = engine.own_processes
-        engine.close()
+        given = argparse.Namespace(**options, imports=[])
         name = options["settings"] or settings.SETTINGS_MODULE
-        command = [*program(), "wsgi_defer_worker", *([target] if target else []),
-                   "--processes", str(processes), "--backend", backend,
-                   "--settings", name]  # fmt: skip
-        sys.exit(Supervisor(command, 1 if own else processes).run())
+        given.again = [*program(), "wsgi_defer_worker", *([target] if target else []),
+                       "--backend", backend, "--settings", name,
+                       *passed_on(given)]  # fmt: skip
+        if given.reload and given.slot is None:
+            sys.exit(reload.run(given.again))
+        try:
+            sys.exit(work(jobs, given))
+        except DeferError as error:
+            status = Supervisor.HOPELESS if is_child(given, error) else 1
+            raise CommandError(str(error), returncode=status) from error
 
 
 def jobs_of_tasks(backend: str) -> Jobs:
