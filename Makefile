@@ -17,8 +17,8 @@ PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 pyth
 
 comma := ,
 space := $(subst ,, )
-.PHONY: help demo serve unit system servers others test test-all test-newest lint bench \
-  services wire life soak kills oldest clean
+.PHONY: help demo serve unit system servers others test test-all test-newest django lint \
+  bench services wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -47,7 +47,10 @@ servers:
 	$(BIN)/python -m pytest tests/wire tests/life
 
 others: unit
-	$(BIN)/python -m pytest tests/engines tests/system tests/examples
+	$(BIN)/python -m pytest tests/engines tests/system tests/examples $(QUICK_DJANGO)
+
+# All but those of its connections, which take as long as all of these.
+QUICK_DJANGO = $(filter-out %/test_connections.py,$(wildcard tests/django/test_*.py))
 
 # Every branch of the heart has a unit test, but for one of pools that needs a process;
 # what only a fork or an exit reaches, not all.
@@ -65,6 +68,9 @@ unit: .venv/installed  ## the unit tests alone, in seconds, and their coverage
 # forks, leaves that lock taken for ever.
 system: .venv/installed  ## those with processes, forks and signals, and the examples
 	$(BIN)/python -m pytest tests/system tests/examples
+
+django: .venv/installed  ## all tests of Django, also those that restart its database
+	$(BIN)/python -m pytest tests/unit/django tests/django
 
 lint: .venv/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from flask import Flask, g
+from flask import Flask, g, request
 from gunicorn.util import load_class
 
 import wsgi_defer
@@ -18,6 +18,7 @@ from wsgi_defer.flask import Defer
 from wsgi_defer.gunicorn import SyncWorker
 from wsgi_defer.gunicorn._hooks import HOOKS
 from wsgi_defer.pools import ThreadPool
+from wsgi_defer.testing import captured
 
 from ..helpers.client import get, text_app
 
@@ -120,6 +121,24 @@ def test_flask_with_something_around(ran):
     assert ran == [False]
 
 
+def test_django():
+    """Its blocks are those of the page, which test_django_readme.py runs."""
+    page = (HOME / "wsgi_defer" / "django" / "README.md").read_text()
+    for marker in ("INSTALLED_APPS", "request.POST"):
+        assert block(marker) in page
+
+
+def test_the_fixture_of_tests():
+    """It is a captured() block, and does not let the call run."""
+    app = Flask("shop")
+    Defer(app)
+    app.post("/signup")(lambda: defer(divmod, request.form["email"]) and "hello")
+    namespace = {"send_mail": divmod}
+    exec(block("assert_deferred"), namespace)
+    with captured() as deferred:
+        namespace["test_signup"](app.test_client(), deferred)
+
+
 def test_gunicorn():
     """The worker class exists under that name."""
     namespace = {}
@@ -147,7 +166,8 @@ def test_no_block_is_forgotten():
     """A new block of code gets a test."""
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
                "worker_class", "price.result()", "when_full", "class Timings",
-               "gather(", "detach", "jobs.db", "fresh_user"]  # fmt: skip
+               "gather(", "detach", "jobs.db", "fresh_user", "INSTALLED_APPS",
+               "request.POST", "assert_deferred"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 
