@@ -7,11 +7,13 @@ sends. So what ``DeferMiddleware`` does around an app can be done inside of Djan
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
-from django.http import HttpResponse
+from django.core.handlers.wsgi import LimitedStream
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from .. import background
@@ -20,6 +22,7 @@ from .._calls.outcome import Outcome
 from .._calls.scope import enter, leave
 from .._request.bodies import CLOSED, close_steps, step_through
 from .._request.exchange import Exchange
+from .._servers.detect import clears_environ
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -32,9 +35,10 @@ class DjangoExchange(Exchange):
     the server gets."""
 
     def __init__(
-        self, options: Options, environ: WSGIEnvironment, respond: StartResponse | None
+        self, options: Options, request: HttpRequest, respond: StartResponse | None
     ) -> None:
-        super().__init__(options, environ, respond)  # type: ignore[arg-type]
+        super().__init__(options, request.META, respond)  # type: ignore[arg-type]
+        self._request = ref(request)  # which leads to this one
 
     def answer_with(
         self, response: HttpResponseBase, early: bool = False
@@ -82,6 +86,17 @@ class DjangoExchange(Exchange):
         self._error = error
         self.status = "503"
         self._refusal = [b"Service Unavailable\n"]
+
+    def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
+        request: Any = self._request()
+        if request is not None and clears_environ():
+            self._environ = request.META = request.environ = dict(request.META)
+        drain = super()._drain(delivered, ready)
+        if request is not None and not hasattr(request, "_body"):
+            # The body that the view has not read is spent.
+            limit = getattr(request._stream, "limit", 0)
+            request._stream = LimitedStream(request.META["wsgi.input"], limit)
+        return drain
 
     def _run_calls(self, delivered: bool) -> None:
         if self._respond is not None:

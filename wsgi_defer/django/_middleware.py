@@ -57,7 +57,7 @@ class DeferMiddleware:
         if any(c.allow_thread_sharing for c in used):
             # LiveServerTestCase, whose threads all use its connection.
             options = options._replace(inline=True)
-        exchange = DjangoExchange(options, environ, respond)
+        exchange = DjangoExchange(options, request, respond)
         environ[SCOPE_KEY] = exchange
         if "_bjoern" in sys.modules:
             prepare_request(environ)
