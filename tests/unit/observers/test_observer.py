@@ -29,6 +29,7 @@ from wsgi_defer._calls.drain import drain, report_lost
 from wsgi_defer._calls.options import Options
 from wsgi_defer._calls.scope import enter, leave
 from wsgi_defer._runtime import host
+from wsgi_defer.observers._datadog import TraceKeeper
 from wsgi_defer.observers._observer import EVENTS
 from wsgi_defer.observers._observers import (
     Observers,
@@ -514,3 +515,13 @@ def test_a_call_stays_in_its_trace(tracer, ran):
 def test_without_a_tracer_nobody_hears_of_a_new_call():
     """So nothing is paid for it."""
     assert Observers().queued == ()
+
+
+def test_a_call_that_has_ended_before_the_tracer_hears_of_it(tracer, ran):
+    """Another thread was that quick; its context is gone."""
+    tracer.active.set(Trace(trace_id=1, span_id=2))
+    with deferring():
+        call = defer(ran.append, 1)
+    assert call.context is None
+    TraceKeeper().queued(call, None)
+    assert ran == [1]
