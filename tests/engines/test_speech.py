@@ -52,7 +52,8 @@ def test_the_worker_says_what_it_does(alone, kind):
         place.servers.get(kind.server).port)  # fmt: skip
     assert where in first
     assert "@" not in first
-    assert f"queue {place.queue}; handlers deadly, echo, fails, " in second
+    assert f"queue {place.queue}; handlers deadly, " in second
+    assert ", echo, fails, " in second
     assert second.endswith("; 2 processes, 1 thread each")
     assert last.endswith(
         "stopped: 3 done, 1 failed, 1 to be tried again, 0 given back unfinished"
