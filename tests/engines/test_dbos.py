@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import signal
+import statistics
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,11 +72,36 @@ client.Dbos.put = put_if_there_is_room
 """
 
 
+# One that looks for jobs only if it is woken, by what is left of ways to do so.
+ASLEEP = """
+import os
+from tests.engines.app import jobs
+from wsgi_defer.jobs.engines.dbos import bells, threads
+
+bells.LOOK = threads.SWEEP = 1000.0
+bells.Bell.__init__.__defaults__ = (None, 1000.0)
+if "{way}" != "log":
+    bells.GLANCE = 1000.0
+if "{way}" != "bell":
+    bells.Bells.make = lambda self, number: None
+"""
+
+# One that notes each query of its process.
+ASKING = """
+import sqlalchemy as sa
+from tests.engines.app import jobs, note
+
+@sa.event.listens_for(sa.Engine, "before_cursor_execute")
+def count(connection, cursor, statement, *rest):
+    note("query", statement.split()[0])
+"""
+
+
 @contextmanager
-def crashing(place, code=CRASHING):
+def crashing(place, code=CRASHING, processes=1):
     """Workers of an app above, which ``place.close()`` does not end."""
     (place.root / "crashing.py").write_text(code)
-    workers = Workers(place, 1, "crashing:jobs")
+    workers = Workers(place, processes, "crashing:jobs")
     try:
         yield workers
     finally:
@@ -294,6 +320,106 @@ def test_a_worker_leaves_the_rows_of_others_alone(alone, kind):
     assert len(place.times("echo", job_id)) == 1
 
 
+embedded = pytest.mark.parametrize("kind", [KINDS["sqlite"]], ids=str)
+
+
+@embedded
+@pytest.mark.parametrize("way", ["bell", "log"])
+def test_a_worker_is_woken(alone, kind, way):
+    """By whoever stores a job; or, if that is another program, by the file's log."""
+    place = alone(kind)
+    with crashing(place, ASLEEP.replace("{way}", way), 2):
+        for payload in range(5):
+            job = place.wait(place.jobs.enqueue("echo", payload))
+            assert job.state == "done"
+            time.sleep(0.1)  # it is asleep again, or will be
+
+
+@embedded
+def test_an_idle_job_starts_at_once(alone, kind):
+    """Long before a worker would look by itself."""
+    place = alone(kind)
+    place.work(processes=1)
+    place.wait(place.jobs.enqueue("echo"))
+
+    def waits_for():
+        waits = []
+        for _ in range(9):
+            start = time.time()
+            job_id = place.jobs.enqueue("echo")
+            place.until(lambda i=job_id: place.times("echo", i), "it starts")
+            waits.append(place.times("echo", job_id)[0] - start)
+        return statistics.median(waits)
+
+    at_best(waits_for, 0.06)
+
+
+@embedded
+def test_a_delayed_job_starts_when_it_is_due(alone, kind):
+    """Whatever else waits longer."""
+    place = alone(kind)
+    place.work(processes=2)
+    place.jobs.enqueue("echo", delay=1000)
+    place.wait(place.jobs.enqueue("echo"))
+
+    def late_by():
+        due = time.time() + 0.5
+        job_id = place.jobs.enqueue("echo", delay=0.5)
+        place.until(lambda: place.times("echo", job_id), "it starts")
+        late = place.times("echo", job_id)[0] - due
+        assert late > -0.01
+        return late
+
+    at_best(late_by, 0.2)
+
+
+@embedded
+def test_an_idle_worker_hardly_asks(alone, kind):
+    """At most two queries a second."""
+    place = alone(kind)
+    with crashing(place, ASKING):
+        place.wait(place.jobs.enqueue("echo"))
+
+        def queries():
+            time.sleep(1)
+            before = len(place.notes)
+            time.sleep(5)
+            return (len(place.notes) - before) / 5
+
+        at_best(queries, 2.01)
+
+
+@embedded
+def test_a_worker_runs_one_job_at_a_time(alone, kind):
+    """Even when many wait, and each ends at once."""
+    place = alone(kind)
+    ids = [place.jobs.enqueue("nap", 0.01) for _ in range(30)]
+    place.work(processes=1)
+    place.until(lambda: all(place.times("end", i) for i in ids), "all end")
+    events = [words[0] for words in place.notes]
+    assert events == ["start", "end"] * 30
+
+
+@embedded
+def test_a_worker_that_ends_shows_signs_of_life(alone, kind):
+    """Others know that it still holds its slot, however long its job takes."""
+    place = alone(kind)
+    gate = place.root / "gate"
+    with crashing(place, HASTY) as workers:
+        job_id = place.jobs.enqueue("held", str(gate))
+        place.until(lambda: place.times("start", job_id), "it starts")
+        workers.terminate()
+        slot = place.root / f"jobs.db.{place.queue}.slot-0"
+        for _ in range(2):
+            seen = slot.stat().st_mtime_ns
+            place.until(lambda s=seen: slot.stat().st_mtime_ns > s, "a sign of life")
+        waiting = place.jobs.enqueue("echo")
+        gate.touch()
+        assert workers.supervisor.wait(PATIENCE) == 0
+    assert place.jobs.status(job_id).state == "done"
+    assert place.jobs.status(waiting).state == "queued"
+
+
 def workers_of(workers):
     """The ids of the processes that a supervisor has started."""
     return children(workers.supervisor.pid)
@@ -320,13 +446,13 @@ def test_a_worker_listens_to_nobody(alone, kind):
 @dbos
 def test_one_clears_at_a_time(alone, kind):
     """Another one could delete a new job, whose id the first has just set free."""
-    from wsgi_defer.jobs.engines.dbos.client import CLEARING
+    from wsgi_defer.jobs.engines.dbos.client import CLEARING_SLOT
 
     place = alone(kind)
     place.work(1)
     place.wait(place.jobs.enqueue("echo"), "done")
     slots = place.jobs.engine.slots()
-    assert slots.take(CLEARING)
+    assert slots.take(CLEARING_SLOT)
     assert place.jobs.clear(0) == 0
     slots.close()
     assert place.jobs.clear(0) == 1

@@ -106,7 +106,7 @@ def test_network_file_systems_are_refused(tmp_path, monkeypatch, kind, refused):
 def test_the_file_system_is_not_needed(monkeypatch):
     """Without /proc, nothing is refused because of it."""
     monkeypatch.setattr(sqlite_file, "MOUNTS", "/nowhere")
-    assert sqlite_file.file_system("/") is None
+    assert sqlite_file.file_system("/", sqlite_file.mounts()) is None
 
 
 def test_postgres_needs_a_database():

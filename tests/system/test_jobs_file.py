@@ -15,7 +15,7 @@ pytest.importorskip("dbos", reason="dbos is not installed")
 
 from wsgi_defer.jobs import Jobs, JobsUnavailable, _notices
 from wsgi_defer.jobs.engines.dbos import sqlite_file
-from wsgi_defer.jobs.engines.dbos.client import CLEARING
+from wsgi_defer.jobs.engines.dbos.client import CLEARING_SLOT
 from wsgi_defer.jobs.engines.dbos.tables import FIRST
 from wsgi_defer.jobs.engines.dbos.worker import Worker
 
@@ -74,7 +74,7 @@ def test_a_lock_that_keeps_clear_from_its_work_is_logged(
 ):
     """Once a minute, with the name of the file."""
     jobs.enqueue("mail.welcome")
-    path = tmp_path / f"jobs.db.wsgi_defer.slot-{CLEARING}"
+    path = tmp_path / f"jobs.db.wsgi_defer.slot-{CLEARING_SLOT}"
     with hold_lock(path):
         assert [jobs.clear(0), jobs.clear(0)] == [0, 0]
         assert [str(path) in message for message in caplog.messages] == [True]

@@ -118,7 +118,7 @@ class Engine(ABC):
         self.refuse("cancel")
 
     def retry(self, job_id: str) -> None:
-        """Queue a failed job again, under its id. Its attempts are counted anew.
+        """Queue a failed job again, under its id. Its attempts start again at 1.
 
         Raises ``UnknownJobError`` and ``JobNotFailedError``.
         """

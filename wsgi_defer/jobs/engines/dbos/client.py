@@ -29,6 +29,7 @@ from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
 from .._engine import Engine, Served, check_waits
 from . import database
+from .bells import LATER, NOW, Bell, Bells
 from .database import Busy, connect, is_sqlite, owner
 from .forks import forks
 from .lists import Lists, make_indices
@@ -48,7 +49,7 @@ from .worker import Worker
 logger = logging.getLogger("wsgi_defer")
 T = TypeVar("T")
 
-CLEARING = MOST  # a slot that no worker takes
+CLEARING_SLOT = MOST  # a slot that no worker takes
 
 
 class Dbos(Engine):
@@ -66,6 +67,9 @@ class Dbos(Engine):
         self._path = self._url.database if is_sqlite(self._url) else None
         self.title = "DBOS on SQLite" if self._path else "DBOS on Postgres"
         self._given = given_path(jobs.given_url)
+        self._bells: Bells | None = None
+        if self._path:
+            self._bells = Bells(f"{self._path}.{self.queue}.bell", self._path)
         self._opening = threading.Lock()
         self._opened: tuple[DBOSClient, Lists] | None = None
         self._notices = EachMinute()
@@ -102,6 +106,7 @@ class Dbos(Engine):
             _words.storing(attempt.name),
             lambda dbos, _: dbos.enqueue(options, *arguments(attempt)),
         )
+        self.ring(LATER if delay else NOW)
 
     def status(self, job_id: str) -> Job | None:
         found = self._ask(_words.READING, lambda _, rows: rows.jobs([job_id]))
@@ -152,11 +157,12 @@ class Dbos(Engine):
             slots = self.slots()
             try:
                 # Of two, one could delete a new job, whose id the other has set free.
-                if not slots.take(CLEARING):
-                    if self._notices.due(CLEARING):
+                if not slots.take(CLEARING_SLOT):
+                    if self._notices.due(CLEARING_SLOT):
                         logger.warning(
                             "nothing was cleared: another process has locked %s. If "
-                            "that is not another clear(), end it", slots.name(CLEARING),
+                            "that is not another clear(), end it",
+                            slots.name(CLEARING_SLOT),
                         )  # fmt: skip
                     return 0
                 cleared = 0
@@ -196,6 +202,21 @@ class Dbos(Engine):
         """How many of DBOS's rows that wait here are not jobs."""
         return self._ask("counting other rows", lambda _, rows: rows.foreign())
 
+    def next_due(self) -> float | None:
+        """When the next delayed job is to be queued, as a Unix time."""
+        return self._ask("looking for delayed jobs", lambda _, rows: rows.next_due())
+
+    def ring(self, what: bytes = NOW) -> None:
+        """Wake the workers of this queue."""
+        if self._bells is not None:
+            self._bells.ring(what)
+
+    def bell(self, slot: int, polling: float) -> Bell:
+        """What the worker of that slot waits at."""
+        if self._bells is None:
+            return Bell(None, look=polling)
+        return Bell(self._bells.make(slot), f"{self._path}-wal")
+
     def register_queue(self, polling: float) -> None:
         """Tell DBOS about the queue: each worker runs one job at a time."""
         self._ask(
@@ -225,8 +246,12 @@ class Dbos(Engine):
         try:
             check_same(self._path, opened[1].file)
         except FileGone:
-            if self._opened is opened:
-                self.close()
+            # Only that one: another thread may have opened the new file meanwhile.
+            with self._opening:
+                mine = self._opened is opened
+                self._opened = None if mine else self._opened
+            if mine:
+                close(*opened)
             raise
 
     def _watch_path(self) -> None:
@@ -276,11 +301,9 @@ class Dbos(Engine):
         Worker(self, slot).run()
 
     def close(self) -> None:
-        if self._opened is not None:
-            client, attempts = self._opened
-            self._opened = None
-            client.destroy()
-            attempts.engine.dispose()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            close(*opened)
 
     def _open(self) -> tuple[DBOSClient, Lists]:
         if self._opened is not None:
@@ -326,6 +349,11 @@ class Dbos(Engine):
 def cancel(workflow_id: str, dbos: DBOSClient, rows: Lists) -> bool:
     """Cancel an attempt that waits; False if it does not any more."""
     return rows.cancel(workflow_id)
+
+
+def close(client: DBOSClient, attempts: Attempts) -> None:
+    client.destroy()
+    attempts.engine.dispose()
 
 
 def given_path(url: str | None) -> str | None:

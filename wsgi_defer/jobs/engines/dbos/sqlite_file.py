@@ -37,7 +37,8 @@ def check_file(path: str) -> None:
         raise ValueError(f"there is no directory {folder} for the jobs; make it")
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path} is not a file, so it cannot hold jobs")
-    if any(point == path for point, _ in mounts()):
+    found = mounts()
+    if any(point == path for point, _ in found):
         raise ValueError(
             f"{path} is itself a mount point. SQLite keeps a log beside the file, and "
             "each container would have its own, which destroys the file. Mount the "
@@ -53,7 +54,7 @@ def check_file(path: str) -> None:
     for place in (folder, path):
         if os.path.exists(place) and not os.access(place, os.W_OK):
             raise ValueError(f"{place} cannot be written by this user")
-    kind = file_system(folder)
+    kind = file_system(folder, found)
     if kind is not None and ELSEWHERE.fullmatch(kind):
         raise ValueError(
             f"{folder} is on a network file system ({kind}), where SQLite's locks do "
@@ -61,11 +62,14 @@ def check_file(path: str) -> None:
         )
 
 
-def file_system(folder: str) -> str | None:
-    """The type of that directory's file system; None if the system does not tell."""
+def file_system(folder: str, found: list[tuple[str, str]]) -> str | None:
+    """The type of that directory's file system; None if the system does not tell.
+
+    ``found`` is what ``mounts()`` returns.
+    """
     folder = os.path.realpath(folder)
     kind, longest = None, -1
-    for point, its_kind in mounts():
+    for point, its_kind in found:
         inside = f"{folder}/".startswith(point.rstrip("/") + "/")
         if inside and len(point) >= longest:  # a later one hides an earlier
             kind, longest = its_kind, len(point)

@@ -322,6 +322,20 @@ class Attempts:
         )  # fmt: skip
         return {row.executor_id for row in self._ask(query)}
 
+    def next_due(self) -> float | None:
+        """When the next delayed attempt is to be queued, as a Unix time."""
+        due = self._status.c.delay_until_epoch_ms
+        query = (
+            sa.select(due)
+            # As it is in the index, whose condition SQLite must find here.
+            .where(self._status.c.status == sa.literal_column("'DELAYED'"),
+                   self._status.c.application_name == self._owner)
+            .order_by(due)
+            .limit(1)
+        )  # fmt: skip
+        rows = self._ask(query)
+        return rows[0].delay_until_epoch_ms / 1000 if rows else None
+
     def foreign(self) -> int:
         """How many workflows that wait or run in this application are not attempts."""
         table = self._status

@@ -19,18 +19,18 @@ from ..._notices import EachMinute
 from ...errors import JobsUnavailable
 from .. import _words
 from .._engine import Served
+from .bells import Bell
 from .database import QUIET
 from .serializer import Json, refuse_pickles
 from .slots import Slots, take_one
 from .tables import FIRST, NEXT, Serial, from_arguments, is_attempt
+from .threads import Sweeps, Threads
 
 logger = logging.getLogger("wsgi_defer")
 
-# Seconds after which an idle worker looks for a job, and a busy one for the next.
-POLLING = 0.1
+POLLING = 0.1  # seconds after which a worker that nobody wakes looks for a job
 RESCUE = 5.0  # seconds between two looks for jobs of dead workers
 STORING = 10.0  # seconds in which one that is to stop tries to store the next attempt
-FOREVER = 10**9  # seconds
 
 
 class Client(Protocol):
@@ -46,6 +46,12 @@ class Client(Protocol):
     def reaching(self, doing: str) -> AbstractContextManager[None]: ...
 
     def register_queue(self, polling: float) -> None: ...
+
+    def ring(self) -> None: ...
+
+    def bell(self, slot: int, polling: float) -> Bell: ...
+
+    def next_due(self) -> float | None: ...
 
     def file(self) -> tuple[int, int] | None: ...
 
@@ -94,12 +100,14 @@ class Worker:
         self._slots = self._client.slots()
         try:
             self._slot = take_one(self._slots, self._wanted)
+            self._bell = self._client.bell(self._slot, POLLING)
             self._launch()
             try:
                 self._wait()
             finally:
                 self._stopping = True
-                DBOS.destroy(workflow_completion_timeout_sec=FOREVER)
+                self._finish()
+                DBOS.destroy()
         finally:
             self._slots.close()
 
@@ -128,7 +136,21 @@ class Worker:
             DBOS.workflow(name=name, max_recovery_attempts=MOST_CRASHES)(
                 self._run_as(name)
             )
+        self._threads = Threads(self._bell, client.queue, 1)
+        if client.url.startswith("sqlite"):
+            # With a server, all workers share DBOS's own thread.
+            self._dbos._background_jobs_stop_event = Sweeps(self._bell, client.next_due)
         DBOS.launch()
+
+    def _finish(self) -> None:
+        """Let the jobs end that run, and show signs of life until then."""
+        self._bell.stop()
+        while not self._threads.ended(RESCUE):
+            try:
+                with self._client.reaching("keeping a worker's slot"):
+                    self._slots.check()
+            except JobsUnavailable as error:
+                logger.warning("%s (%s)", error, error.__cause__)
 
     def _wait(self) -> None:
         while self._keep():
@@ -215,6 +237,7 @@ class Worker:
                     for handle in DBOS._recover_pending_workflows([name]):
                         logger.warning("%s is run again: the worker of %s has died",
                                        handle.workflow_id, name)  # fmt: skip
+                    self._bell.ring()
                 finally:
                     self._slots.give_back(number)
 
