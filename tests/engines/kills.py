@@ -40,14 +40,14 @@ class Count:
         )
 
 
-def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
+def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06), threads=1):
     """Run it once. ``seconds``: the least and the most that a job takes."""
     chance = random.Random(seed)
     ids = [
         place.jobs.enqueue("nap", chance.uniform(*seconds), hold=False)
         for _ in range(jobs)
     ]
-    workers = place.work(2)
+    workers = place.work(2, threads)
     for _ in range(kills):
         before = len(place.notes)
         deadline = time.monotonic() + 20  # there may be nothing left to do
@@ -56,7 +56,7 @@ def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
         time.sleep(chance.uniform(0, 0.8))
         workers.kill()
         killed = time.time()
-        workers = place.work(2)
+        workers = place.work(2, threads)
     try:
         place.until(lambda: set(ids) <= ended(place).keys(), "all done", RECOVERY)
     except AssertionError:
@@ -77,13 +77,13 @@ def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06)):
     )  # fmt: skip
 
 
-def most_twice(kind, kills):
+def most_twice(kind, kills, threads=1):
     """How many jobs may end twice.
 
     Without a result backend, Celery cannot know which jobs have ended. Each kill may
     hit one in each of two processes.
     """
-    return 5 if kind.can("status") else 2 * kills
+    return threads * 5 if kind.can("status") else 2 * kills
 
 
 def ended(place):
@@ -98,6 +98,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     unknown = set(options.engines) - KINDS.keys()
     if unknown:
@@ -107,11 +108,12 @@ def main():
         for name in options.engines or KINDS:
             place = Place(KINDS[name], servers)
             try:
-                count = run(place, options.jobs, options.kills, options.seed)
+                count = run(place, options.jobs, options.kills, options.seed,
+                            threads=options.threads)  # fmt: skip
             finally:
                 place.close()
             print(count, flush=True)
-            most = most_twice(KINDS[name], count.kills)
+            most = most_twice(KINDS[name], count.kills, options.threads)
             bad = bad or count.lost > 0 or count.twice > most
     finally:
         servers.close()

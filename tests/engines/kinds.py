@@ -49,13 +49,13 @@ class Kind:
         return self.cannot.isdisjoint(what)
 
 
-LISTS = {"failed", "recent", "retry", "once", "clear"}
+LISTS = {"failed", "recent", "retry", "once", "clear", "threads"}
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("sqlite", "dbos", None),
         Kind("dbos+postgresql", "dbos", Postgres),
-        Kind("rq", "rq", Redis, frozenset({"clear"})),
+        Kind("rq", "rq", Redis, frozenset({"clear", "threads"})),
         Kind("procrastinate", "procrastinate", Postgres),
         Kind("celery", "celery", Rabbit, frozenset({"status", *LISTS})),
         Kind("celery+results", "celery", Rabbit, frozenset(LISTS), Redis),
@@ -137,9 +137,9 @@ class Place:
         """Another client of the same server."""
         return with_handlers(Jobs(self.url, queue=queue, results=self.results))
 
-    def work(self, processes=2):
+    def work(self, processes=2, threads=1):
         """Start its workers."""
-        self.workers = Workers(self, processes)
+        self.workers = Workers(self, processes, threads=threads)
         return self.workers
 
     @property
@@ -183,14 +183,17 @@ class Place:
 class Workers:
     """A supervisor and its workers, in a process group of their own."""
 
-    def __init__(self, place, processes, target="tests.engines.app:jobs", *more):
+    def __init__(
+        self, place, processes, target="tests.engines.app:jobs", *more, threads=1
+    ):
         self.env = {**os.environ, "JOBS_URL": place.url, "JOBS_QUEUE": place.queue,
                     "JOBS_NOTES": str(place.root / "notes"), "PYTHONUNBUFFERED": "1",
                     "PYTHONPATH": f"{HOME}:{place.root}"}  # fmt: skip
         if place.results:
             self.env["JOBS_RESULTS"] = place.results
         command = [sys.executable, "-m", "wsgi_defer.jobs", "worker", target,
-                   "--processes", str(processes), *more]  # fmt: skip
+                   "--processes", str(processes), "--threads", str(threads),
+                   *more]  # fmt: skip
         # A test that needs them waits for what they do.
         with (place.root / "output").open("a") as output:
             self.supervisor = subprocess.Popen(

@@ -12,7 +12,7 @@ import pytest
 from wsgi_defer.jobs import JobNotFailedError, UnknownJobError
 
 from ..helpers.waiting import at_best
-from .kinds import PATIENCE, Workers, kinds
+from .kinds import KINDS, PATIENCE, Workers, kinds
 
 ODD = {
     "text": "\x00 'ä' \ud83d \U0001f600 %s {} </script>",
@@ -380,3 +380,43 @@ def test_calls_of_a_handler(shared, kind):
     assert order == sorted(order)
     if str(kind) in ("rq", "celery+results"):  # these run handlers on the main thread
         assert order[2] - order[1] < 0.9  # of a call that has 0.2 seconds
+
+
+@kinds("threads")
+def test_a_process_runs_several_jobs_at_a_time(alone, kind, tmp_path):
+    """As many as it has threads, and no more; and then the next ones."""
+    place = alone(kind)
+    gates = [tmp_path / str(number) for number in range(6)]
+    ids = [place.jobs.enqueue("held", str(gate)) for gate in gates]
+    place.work(processes=1, threads=4)
+
+    def started():
+        return [i for i in ids if place.times("start", i)]
+
+    place.until(lambda: len(started()) == 4, "four start")
+    time.sleep(1)
+    first = started()
+    assert len(first) == 4
+    gates[ids.index(first[-1])].touch()
+    place.until(lambda: len(started()) == 5, "a fifth starts")
+    for gate in gates:
+        gate.touch()
+    for job_id in ids:
+        assert place.wait(job_id).state == "done"
+    assert len({words[2] for words in place.notes}) == 1  # processes
+    place.workers.terminate()
+    assert place.workers.supervisor.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS.values() if not kind.can("threads")], ids=str
+)
+def test_threads_that_there_cannot_be_are_refused(alone, kind):
+    """In one sentence that says what to do."""
+    place = alone(kind)
+    workers = place.work(processes=1, threads=2)
+    assert workers.supervisor.wait(PATIENCE) == 1
+    output = (place.root / "output").read_text()
+    assert "cannot run several jobs at a time in one process" in output
+    assert "--processes" in output
+    assert "Traceback" not in output

@@ -16,7 +16,7 @@ class Fake:
     holds = True
     known = {}
 
-    def work(self, slot, processes):
+    def work(self, slot, processes, threads):
         stops = []  # no Event: set() waits for ever for the wait() that it interrupts
         signal.signal(signal.SIGTERM, lambda *args: stops.append(args))
         (HERE / f"up.{slot}.{os.getpid()}").touch()
@@ -65,9 +65,9 @@ class Fake:
 
 class Own(Fake):
     own_processes = True
-    def work(self, slot, processes):
+    def work(self, slot, processes, threads):
         (HERE / f"processes.{processes}").touch()
-        super().work(slot, processes)
+        super().work(slot, processes, threads)
 
 class Down(Fake):
     def recent(self, limit, name=None, state=None):
@@ -77,7 +77,7 @@ class Down(Fake):
             raise JobsUnavailable("Fake", "listing the jobs") from error
 
 class Hopeless(Fake):
-    def work(self, slot, processes):
+    def work(self, slot, processes, threads):
         raise NotSupported("Hopeless", "have workers")
 
 AT = datetime(2026, 11, 22, 13, 30, tzinfo=timezone.utc)

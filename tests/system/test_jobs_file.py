@@ -88,7 +88,7 @@ def test_a_slot_that_a_stranger_holds_is_logged(jobs, tmp_path, caplog, monkeypa
     """It holds up the rescue of jobs. A worker that lives shows signs of life."""
     jobs.enqueue("mail.welcome")
     monkeypatch.setattr(jobs.engine, "busy_slots", lambda: {"slot-7", "slot-8"})
-    worker = Worker(jobs.engine, 0)
+    worker = Worker(jobs.engine, 0, 1)
     worker._slots, worker._slot = jobs.engine.slots(), 0
     other = jobs.engine.slots()  # a worker
     assert other.take(8)
@@ -140,7 +140,7 @@ def test_a_file_that_is_removed_during_a_call(jobs, tmp_path, monkeypatch):
 def test_a_worker_whose_file_was_removed_ends(jobs, tmp_path):
     """The next one opens the file that is there then."""
     jobs.enqueue("mail.welcome")
-    worker = Worker(jobs.engine, 0)
+    worker = Worker(jobs.engine, 0, 1)
     worker._file = jobs.engine.file()
     worker._slots = jobs.engine.slots()
     (tmp_path / "jobs.db").unlink()

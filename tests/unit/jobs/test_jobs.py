@@ -456,7 +456,7 @@ def test_what_it_cannot_do_without_an_engine(jobs):
     with pytest.raises(NotSupported):  # in a request, too, and not when it starts
         get(app_that(lambda: jobs.enqueue("mail.welcome", {}, delay=1)))
     with pytest.raises(NotSupported, match="have workers"):
-        jobs.engine.work(0, 1)
+        jobs.engine.work(0, 1, 1)
     with pytest.raises(NotSupported, match="clear done jobs"):
         jobs.clear(3600)
 

@@ -17,6 +17,7 @@ from .worker import work
 PROGRAM = "python -m wsgi_defer.jobs"
 ABOUT = "Run the workers, and see what became of jobs."
 MOST_PROCESSES = 1000
+MOST_THREADS = 1000
 MOST_DAYS = 1_000_000
 
 
@@ -76,7 +77,10 @@ def parser(
 def add_worker(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--processes", type=whole(1, MOST_PROCESSES), default=1,
                         metavar="N",
-                        help="how many jobs run at the same time (1)")  # fmt: skip
+                        help="how many processes (1)")  # fmt: skip
+    worker.add_argument("--threads", type=whole(1, MOST_THREADS), default=1,
+                        metavar="N",
+                        help="how many jobs each runs at a time (1)")  # fmt: skip
     worker.add_argument("--quiet", action="store_true",
                         help="log warnings and errors only")  # fmt: skip
     worker.add_argument("--no-schedule", action="store_true",
@@ -94,7 +98,8 @@ def passed_on(options: argparse.Namespace) -> list[str]:
     imports = [word for name in options.imports for word in ("--import", name)]
     flags = [f"--{name.replace('_', '-')}" for name in ("quiet", "no_schedule")
              if getattr(options, name)]  # fmt: skip
-    return ["--processes", str(options.processes), *imports, *flags]
+    return ["--processes", str(options.processes), "--threads", str(options.threads),
+            *imports, *flags]  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

@@ -51,14 +51,12 @@ def introduce(jobs: Jobs, options: argparse.Namespace) -> None:
     where = jobs.engine.where() or f"the jobs are at {location(jobs.given_url)}"
     logger.info("wsgi_defer %s, %s: %s", release(), jobs.engine.title,
                 printable(where))  # fmt: skip
-    threads = getattr(options, "threads", 1)
     logger.info(
         "queue %s; handlers %s; %s, %s each",
         jobs.queue, ", ".join(sorted(jobs.names)),
         counted(options.processes, "process", "processes"),
-        counted(threads, "thread", "threads"),
+        counted(options.threads, "thread", "threads"),
     )  # fmt: skip
-
     if jobs.schedules:
         told = "; ".join(f"{each.name} {each}" for each in jobs.schedules)
         logger.info("schedule %s", "left to others" if options.no_schedule else told)

@@ -41,7 +41,7 @@ def work(jobs: Jobs, options: argparse.Namespace) -> int:
     if options.supervisor is not None:
         end_with(options.supervisor, signal.SIGTERM)
     jobs.worklog.path = options.counts
-    jobs.engine.work(options.slot, options.processes)
+    jobs.engine.work(options.slot, options.processes, options.threads)
     jobs.engine.close()
     return 0
 
@@ -51,6 +51,8 @@ def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
     scheduled = () if options.no_schedule else jobs.schedules
     if scheduled and not jobs.engine.schedules:
         jobs.engine.refuse("every")
+    if options.threads > 1 and not jobs.engine.threads:
+        jobs.engine.refuse("threads")
     speech.introduce(jobs, options)
     own = jobs.engine.own_processes
     jobs.engine.close()

@@ -74,6 +74,7 @@ class Engine(ABC):
     holds = True  # a job enqueued in a request waits until the response is a success
     delays = True  # it can wait before it runs a job
     schedules = True  # and refuses a second job of the same id
+    threads = False  # a process of its worker can run several jobs at a time
     # What to do instead of what it cannot do, by the name of the method.
     hints: ClassVar[Mapping[str, str]] = {}
     # What its library raises if the server does not answer.
@@ -135,11 +136,12 @@ class Engine(ABC):
         """Keep how far a running job is, for ``status()``, instead of what was kept."""
         self.refuse("progress")
 
-    def work(self, slot: int, processes: int) -> None:
+    def work(self, slot: int, processes: int, threads: int) -> None:
         """Run the engine's own worker until SIGTERM or SIGINT; finish what runs.
 
         ``slot`` tells the processes of one command apart: 0, 1, 2 and so on. With
-        ``own_processes`` there is only slot 0, and it starts ``processes``.
+        ``own_processes`` there is only slot 0, and it starts ``processes``. Each runs
+        ``threads`` jobs at a time.
         """
         self.refuse("work")
 

@@ -17,6 +17,7 @@ CANNOT = {
     "progress": "keep the progress of a job",
     "every": "run jobs by a schedule, as it does not know a job's id again",
     "work": "have workers",
+    "threads": "run several jobs at a time in one process",
 }
 
 # What JobsUnavailable says has failed.

@@ -86,6 +86,7 @@ class Celery(Engine):
         "every": "Start the worker with --no-schedule, and let cron or celery beat "
         "enqueue them.",
         "retry": "Enqueue a new one.",
+        "threads": "Start more processes instead, with --processes.",
         "clear": "It keeps none; with results=, for 7 days.",
     }
     # py-amqp raises AttributeError if a connection is lost midway.
@@ -226,7 +227,7 @@ class Celery(Engine):
             self.refuse("progress")
         self.keep(job_id, progress=progress.to_text(attempt))
 
-    def work(self, slot: int, processes: int) -> None:
+    def work(self, slot: int, processes: int, threads: int) -> None:
         work(make_app(self._url, self._jobs, None), self._jobs, processes)
 
     def close(self) -> None:

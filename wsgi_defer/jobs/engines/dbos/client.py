@@ -55,6 +55,7 @@ CLEARING_SLOT = MOST  # a slot that no worker takes
 class Dbos(Engine):
     """A client of one queue of DBOS."""
 
+    threads = True
     outages = (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, FileGone, OSError)
 
     def __init__(self, url: str, jobs: Served) -> None:
@@ -218,7 +219,7 @@ class Dbos(Engine):
         return Bell(self._bells.make(slot), f"{self._path}-wal")
 
     def register_queue(self, polling: float) -> None:
-        """Tell DBOS about the queue: each worker runs one job at a time."""
+        """Tell DBOS's tools, and workers of an older release, about the queue."""
         self._ask(
             "registering the queue",
             lambda dbos, _: dbos.register_queue(
@@ -297,8 +298,8 @@ class Dbos(Engine):
         new = "" if os.path.exists(self._path) else ", a new file that is made now"
         return f"SQLite keeps the jobs in {self._path}{new}"
 
-    def work(self, slot: int, processes: int) -> None:
-        Worker(self, slot).run()
+    def work(self, slot: int, processes: int, threads: int) -> None:
+        Worker(self, slot, threads).run()
 
     def close(self) -> None:
         opened, self._opened = self._opened, None
@@ -351,7 +352,7 @@ def cancel(workflow_id: str, dbos: DBOSClient, rows: Lists) -> bool:
     return rows.cancel(workflow_id)
 
 
-def close(client: DBOSClient, attempts: Attempts) -> None:
+def close(client: DBOSClient, attempts: Lists) -> None:
     client.destroy()
     attempts.engine.dispose()
 

@@ -73,7 +73,7 @@ class Client(Protocol):
 
 
 class Worker:
-    """Runs jobs, one at a time, under the name of a slot that it has locked.
+    """Runs jobs, under the name of a slot that it has locked, ``threads`` at a time.
 
     DBOS stores which executor has started which job. When an executor starts, it runs
     again what it had not finished under its name. So two processes must not have the
@@ -81,8 +81,9 @@ class Worker:
     workers than before, the others take its jobs.
     """
 
-    def __init__(self, client: Client, slot: int) -> None:
+    def __init__(self, client: Client, slot: int, threads: int) -> None:
         self._client = client
+        self._most = threads
         self._wanted = slot
         self._stops: SimpleQueue[int] = SimpleQueue()  # signal handlers may use it
         self._stopping = False
@@ -125,7 +126,7 @@ class Worker:
                 "serializer": Json(),
                 "log_level": "WARNING",
                 "enable_otlp": False,
-                "sys_db_pool_size": 10,
+                "sys_db_pool_size": 10 + self._most,
                 "db_engine_kwargs": QUIET,
                 # No job waits for a message from another.
                 "notification_coalesce_sec": 1.0,
@@ -136,7 +137,7 @@ class Worker:
             DBOS.workflow(name=name, max_recovery_attempts=MOST_CRASHES)(
                 self._run_as(name)
             )
-        self._threads = Threads(self._bell, client.queue, 1)
+        self._threads = Threads(self._bell, client.queue, self._most)
         if client.url.startswith("sqlite"):
             # With a server, all workers share DBOS's own thread.
             self._dbos._background_jobs_stop_event = Sweeps(self._bell, client.next_due)

@@ -90,6 +90,7 @@ class Procrastinate(Engine):
     """A client of one queue of Procrastinate."""
 
     title = "Procrastinate on PostgreSQL"
+    threads = True
     outages = (psycopg.Error, ConnectorException)
 
     def __init__(self, url: str, jobs: Served) -> None:
@@ -264,14 +265,14 @@ class Procrastinate(Engine):
 
         self.ask(_words.STORING_PROGRESS, store)
 
-    def work(self, slot: int, processes: int) -> None:
+    def work(self, slot: int, processes: int, threads: int) -> None:
         with self.reaching(_words.STARTING):
             connection = self._connections.open()
             with connection:
                 connection.patience = None
                 connection.execute("SET statement_timeout = 0")
                 prepare(connection)
-            work(self, self._url, self._jobs)
+            work(self, self._url, self._jobs, threads)
 
     def close(self) -> None:
         self._connections.close()

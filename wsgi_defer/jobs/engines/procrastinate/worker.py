@@ -1,4 +1,4 @@
-"""Procrastinate's worker, one job at a time, and the rescue of jobs that it drops."""
+"""Procrastinate's worker, and the rescue of jobs that it drops."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import procrastinate
@@ -124,10 +125,10 @@ def settle(
     client.ask(_words.STORING_OUTCOME, store)
 
 
-def work(client: Client, url: str, jobs: Served) -> None:
+def work(client: Client, url: str, jobs: Served, threads: int) -> None:
     """Run a worker until SIGTERM or SIGINT."""
     logging.getLogger("procrastinate.worker").addFilter(without_arguments)
-    asyncio.run(run(client, url, jobs))
+    asyncio.run(run(client, url, jobs, threads))
 
 
 def without_arguments(record: logging.LogRecord) -> bool:
@@ -135,8 +136,10 @@ def without_arguments(record: logging.LogRecord) -> bool:
     return getattr(record, "action", None) not in WITH_ARGUMENTS
 
 
-async def run(client: Client, url: str, jobs: Served) -> None:
+async def run(client: Client, url: str, jobs: Served, threads: int) -> None:
     """Run the worker, and look for jobs of dead workers meanwhile."""
+    # Some more: outcomes are stored in threads, too.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads + 4))
     connector = procrastinate.PsycopgConnector(
         conninfo=url, min_size=1, max_size=4, timeout=PATIENCE
     )
@@ -150,7 +153,7 @@ async def run(client: Client, url: str, jobs: Served) -> None:
         running = Worker(
             app,
             queues=[jobs.queue],
-            concurrency=1,
+            concurrency=threads,
             fetch_job_polling_interval=POLL,
             update_heartbeat_interval=HEARTBEAT,
             stalled_worker_timeout=SILENCE,

@@ -76,7 +76,8 @@ class Rq(Engine):
 
     title = "RQ on Redis"
     hints: ClassVar[Mapping[str, str]] = {
-        "clear": "Each is forgotten a day after its end."
+        "threads": "Start more processes instead, with --processes.",
+        "clear": "Each is forgotten a day after its end.",
     }
     outages = (RedisError,)
 
@@ -279,7 +280,7 @@ class Rq(Engine):
             key = RqJob.key_for(self._key(job_id))
             self._redis.hset(key, PROGRESS, progress.to_text(attempt))
 
-    def work(self, slot: int, processes: int) -> None:
+    def work(self, slot: int, processes: int, threads: int) -> None:
         with self.reaching(_words.STARTING):
             worker_class = type("RqJob", (RqJob,), {"jobs": self._jobs})
             queue = self._queue_on(connect(self._url, 10), worker_class)
