@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import pairwise
 from uuid import uuid4
@@ -420,3 +421,33 @@ def test_threads_that_there_cannot_be_are_refused(alone, kind):
     assert "cannot run several jobs at a time in one process" in output
     assert "--processes" in output
     assert "Traceback" not in output
+
+
+@kinds("once")
+def test_many_jobs_are_enqueued_together(shared, kind):
+    """They run like those that were enqueued alone, also after a delay."""
+    place = shared(kind)
+    ids = place.jobs.enqueue_many([("echo", number) for number in range(20)])
+    later = place.jobs.enqueue_many([("echo", "a"), ("echo", "b")], delay=1)
+    assert {place.jobs.status(job_id).state for job_id in later} == {"scheduled"}
+    assert [place.wait(job_id).result for job_id in ids] == list(range(20))
+    assert [place.wait(job_id).result for job_id in later] == ["a", "b"]
+    for job_id in (*ids, *later):
+        assert len(place.times("echo", job_id)) == 1
+
+
+@kinds("once")
+def test_all_or_none_of_many_jobs_are_stored(alone, kind):
+    """Here, the last one cannot be."""
+    place = alone(kind)
+    place.jobs.enqueue("echo", job_id="before")
+    orders = [place.jobs._order("echo", 1, None, 0) for _ in range(2)]
+
+    class Bad:
+        name = "echo"
+        waits = (object(),)
+
+    orders.append(replace(orders[0], id="bad", handler=Bad()))
+    with pytest.raises(TypeError, match="JSON"):
+        place.jobs.engine.enqueue_many(orders)
+    assert [job.id for job in place.jobs.recent()] == ["before"]

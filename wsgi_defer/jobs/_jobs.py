@@ -6,25 +6,21 @@ import inspect
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta, tzinfo
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
-from uuid import uuid4
 
 from .._calls.aside import Apart
 from .._calls.block import calls_run_after
-from .._calls.call import Call
 from .._calls.invoke import complete
 from .._calls.options import DEFAULTS, Options
 from .._calls.scope import current_scope
-from .._runtime import commits
 from .._runtime.forks import no_fork_leaves
-from ..errors import ResponseStartedError, ScopeClosedError
-from ._asking import Asking, check_number
-from ._job import Handler, Job, Order, check_id, check_name, to_json
+from ._asking import check_number
+from ._enqueuing import LONGEST_DELAY, Enqueuing
+from ._job import Handler, Job, check_name, to_json
 from ._progress import Progress, Teller, complain
 from ._schedule import Schedule, zone_of
 from ._scope import HandlerScope
@@ -36,7 +32,6 @@ from .errors import JobsUnavailable, UnknownHandlerError
 
 logger = logging.getLogger("wsgi_defer")
 F = TypeVar("F", bound=Callable[..., Any])
-LONGEST_DELAY = 366 * 24 * 3600.0  # seconds
 CONFIG = "WSGI_DEFER_JOBS_"  # what names in an app's configuration start with
 MOST_ATTEMPTS = 1000  # the waits between them are stored with each job
 
@@ -50,7 +45,7 @@ class FlaskApp(Protocol):
         """The context in which handlers run."""
 
 
-class Jobs(Asking):
+class Jobs(Enqueuing):
     """Handlers, and the engine that stores the work for them.
 
     ::
@@ -238,60 +233,6 @@ class Jobs(Asking):
                 made.close()
         return engine
 
-    def enqueue(
-        self,
-        name: str,
-        payload: Any = None,
-        *,
-        job_id: str | None = None,
-        delay: float = 0,
-        hold: bool = True,
-        after_commit: bool = False,
-        using: str | None = None,
-    ) -> str:
-        """Have another process do a job, even if this one dies; return the job's id.
-
-        Inside a request, the engine gets the job just before the response starts, and
-        only if its status is below 400. If the engine refuses it, the client gets a
-        503. Anywhere else, as in ``deferring()`` and in commands, and with
-        ``hold=False``, the engine gets it now. Until then ``status()`` is ``None``.
-
-        :param payload: anything that is JSON, up to ``max_payload`` bytes.
-        :param job_id: names the job. The same id again changes nothing: the job runs
-            once. At most 64 letters, digits and ``._-``.
-        :param delay: seconds to wait at least before it runs.
-        :param after_commit: the engine gets it only if the database transaction that is
-            open here has committed. For Django: ``using`` names the database, as in
-            ``transaction.on_commit()``; the app is ``wsgi_defer.django``.
-
-        Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError``, ``TypeError``
-        and ``NotSupported`` before anything is stored; ``JobsUnavailable`` if the
-        engine does not answer within about 2 seconds; ``TooManyCallsError`` for more
-        held jobs than the middleware's ``max_calls``.
-        """
-        handler = self.find(name)
-        if not 0 <= delay <= LONGEST_DELAY:
-            raise ValueError(f"delay takes seconds, from 0 to a year, not {delay}")
-        job_id = uuid4().hex if job_id is None else check_id(job_id)
-        text = to_json(name, payload, self.max_payload)
-        order = Order(job_id, handler, text, float(delay))
-        engine = self.engine
-        if delay and not engine.delays:
-            engine.refuse("delay")
-        call = Call(engine.enqueue, (order,), {}, sys._getframe(1))
-
-        def store() -> None:
-            if not (hold and engine.holds and _hold(call)):
-                engine.enqueue(order)
-
-        if after_commit:
-            commits.on_commit(store, using)
-        elif using is not None:
-            raise ValueError("using= is for after_commit=True")
-        else:
-            store()
-        return job_id
-
     def init_app(self, app: FlaskApp) -> None:
         """Run handlers in the app context of a Flask app, with its teardown.
 
@@ -406,20 +347,3 @@ class Jobs(Asking):
                            str(error).replace("payload", "result"))  # fmt: skip
             return None
         return result
-
-
-def _hold(call: Call) -> bool:
-    """Leave it to the response. False if no response is to come."""
-    scope = current_scope()
-    while scope is not None and not scope.answers:  # a block of deferring()
-        scope = scope.outer
-    if scope is None or scope.closed or scope.started:
-        return False
-    # Without the contexts that are around calls: what they raise at their end would
-    # refuse a job that is stored.
-    call.bare = True
-    try:
-        scope.hold(call, "enqueue")
-    except (ResponseStartedError, ScopeClosedError):
-        return False  # another thread has just started it
-    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, ClassVar, NoReturn, Protocol
@@ -83,6 +83,11 @@ class Engine(ABC):
     @abstractmethod
     def enqueue(self, order: Order) -> None:
         """Store it; return when that is done. An id that is known stays as it is."""
+
+    def enqueue_many(self, orders: Sequence[Order]) -> None:
+        """Store all of them, if the engine can in one transaction."""
+        for order in orders:
+            self.enqueue(order)
 
     def status(self, job_id: str) -> Job | None:
         """What is known of it; None if nothing is."""

@@ -39,6 +39,11 @@ def storing(name: str) -> str:
     return f"storing a job for {name}"
 
 
+def storing_many(count: int) -> str:
+    """The same, for several jobs."""
+    return f"storing {count} jobs"
+
+
 def died(times: int = MOST_CRASHES + 1) -> str:
     """The error of a job that is not started again after that many deaths."""
     return f"its worker died, or was killed, {times} times"

@@ -13,10 +13,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, EnqueueOptions
@@ -32,6 +32,7 @@ from . import database
 from .bells import LATER, NOW, Bell, Bells
 from .database import Busy, connect, is_sqlite, owner
 from .forks import forks
+from .insert import Insert
 from .lists import Lists, make_indices
 from .serializer import Json
 from .slots import MOST, FileSlots, PostgresSlots, Slots
@@ -94,6 +95,30 @@ class Dbos(Engine):
     def put(self, attempt: Attempt, place: int, delay: float) -> None:
         """Store an attempt at that place in its job. One that is there stays."""
         self._watch_path()
+        options = self._options(attempt, place, delay)
+        self._ask(
+            _words.storing(attempt.name),
+            lambda dbos, _: dbos.enqueue(options, *arguments(attempt)),
+        )
+        self.ring(LATER if delay else NOW)
+
+    def enqueue_many(self, orders: Sequence[Order]) -> None:
+        self._watch_path()
+        insert: Any = Insert()
+        delay = max(order.delay for order in orders)
+
+        def collect(dbos: DBOSClient, rows: Lists) -> None:
+            for order in orders if not insert.statements else ():
+                attempt = Attempt.first(order)
+                options = self._options(attempt, 1, order.delay)
+                dbos.enqueue_in_transaction(insert, options, *arguments(attempt))
+            with rows.engine.begin() as connection:
+                insert.run(connection)
+
+        self._ask(_words.storing_many(len(orders)), collect)
+        self.ring(LATER if delay else NOW)
+
+    def _options(self, attempt: Attempt, place: int, delay: float) -> EnqueueOptions:
         options: EnqueueOptions = {
             "workflow_name": FIRST if place == 1 else NEXT,
             "workflow_id": self.serial.id(attempt.job_id, place),
@@ -103,11 +128,7 @@ class Dbos(Engine):
         }
         if delay:
             options["delay_seconds"] = delay
-        self._ask(
-            _words.storing(attempt.name),
-            lambda dbos, _: dbos.enqueue(options, *arguments(attempt)),
-        )
-        self.ring(LATER if delay else NOW)
+        return options
 
     def status(self, job_id: str) -> Job | None:
         found = self._ask(_words.READING, lambda _, rows: rows.jobs([job_id]))

@@ -8,8 +8,10 @@ arguments: the error, the result, and the counts of failures and of crashes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, TypeVar
 
 import procrastinate
@@ -130,27 +132,35 @@ class Procrastinate(Engine):
             return self._connections.run(ask)
 
     def enqueue(self, order: Order) -> None:
-        due = datetime.now(timezone.utc) + timedelta(seconds=order.delay)
+        self.ask(_words.storing(order.name), partial(self._store, order))
 
+    def enqueue_many(self, orders: Sequence[Order]) -> None:
         def store(connection: Impatient) -> None:
-            try:
-                self._app.configure_task(
-                    TASK,
-                    queue=self._jobs.queue,
-                    queueing_lock=self._lock(order.id),
-                    schedule_at=due if order.delay else None,
-                    connection=connection,
-                ).defer(
-                    id=order.id,
-                    name=order.name,
-                    payload=order.payload,
-                    waits=[*order.handler.waits],
-                    due=due.timestamp(),
-                )
-            except (AlreadyEnqueued, UniqueViolation):
-                pass  # the job that has this id stays as it is
+            with connection.transaction():
+                for order in orders:
+                    self._store(order, connection)
 
-        self.ask(_words.storing(order.name), store)
+        self.ask(_words.storing_many(len(orders)), store)
+
+    def _store(self, order: Order, connection: Impatient) -> None:
+        due = datetime.now(timezone.utc) + timedelta(seconds=order.delay)
+        task = self._app.configure_task(
+            TASK,
+            queue=self._jobs.queue,
+            queueing_lock=self._lock(order.id),
+            schedule_at=due if order.delay else None,
+            connection=connection,
+        )
+        # A job that has this id stays as it is, and the transaction around this one, if
+        # there is one, goes on.
+        with suppress(AlreadyEnqueued, UniqueViolation), connection.transaction():
+            task.defer(
+                id=order.id,
+                name=order.name,
+                payload=order.payload,
+                waits=[*order.handler.waits],
+                due=due.timestamp(),
+            )
 
     def _lock(self, job_id: str) -> str:
         """The queueing lock of that job. All queues of a database share these locks."""

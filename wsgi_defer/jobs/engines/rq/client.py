@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -113,6 +113,30 @@ class Rq(Engine):
             raise ValueError("the path of a URL of Redis is the number of a database")
 
     def enqueue(self, order: Order) -> None:
+        job, at = self._make(order)
+        try:
+            with self.reaching(_words.storing(order.name)):
+                if at is None:
+                    self._queue.enqueue_job(job, unique=True)
+                else:
+                    self._queue.schedule_job(job, at, unique=True)
+        except DuplicateJobError:
+            pass  # the job that has this id stays as it is
+
+    def enqueue_many(self, orders: Sequence[Order]) -> None:
+        with (
+            self.reaching(_words.storing_many(len(orders))),
+            self._redis.pipeline() as pipeline,
+        ):
+            for job, at in map(self._make, orders):
+                if at is None:
+                    self._queue.enqueue_job(job, pipeline)
+                else:
+                    self._queue.schedule_job(job, at, pipeline)
+            pipeline.execute()
+
+    def _make(self, order: Order) -> tuple[Any, datetime | None]:
+        """RQ's job, and when it is due."""
         due = math.ceil(time.time() + order.delay) if order.delay else None
         job = self._queue.create_job(
             FUNCTION,
@@ -126,15 +150,7 @@ class Rq(Engine):
             description=order.name,  # RQ's own has the payload, and is logged
             meta={"due": due},
         )
-        try:
-            with self.reaching(_words.storing(order.name)):
-                if due is None:
-                    self._queue.enqueue_job(job, unique=True)
-                else:
-                    at = datetime.fromtimestamp(due, timezone.utc)
-                    self._queue.schedule_job(job, at, unique=True)
-        except DuplicateJobError:
-            pass  # the job that has this id stays as it is
+        return job, datetime.fromtimestamp(due, timezone.utc) if due else None
 
     def _key(self, job_id: str) -> str:
         """RQ's id of that job, without dots. All queues of a server share these ids."""
