@@ -244,7 +244,9 @@ class Worker:
 
     def _count_foreign(self) -> None:
         """Say once how many rows are left alone."""
-        if self._knows_foreign or not (number := self._client.foreign()):
+        if self._knows_foreign or not self._notices.due("foreign"):
+            return  # with many jobs, the count takes a while
+        if not (number := self._client.foreign()):
             return
         self._knows_foreign = True
         logger.warning(
