@@ -98,6 +98,23 @@ def with_handlers(jobs):
         if sum(line.startswith(f"deadly {job.id} ") for line in lines) <= payload:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    @jobs.handler("busy", time_limit=0.5, pass_job=True)
+    def busy(payload, job):
+        """Never end, in Python."""
+        note("busy", job.id)
+        while True:
+            time.sleep(0.01)
+
+    @jobs.handler("stuck", attempts=2, backoff=0, time_limit=0.5, pass_job=True)
+    def stuck(payload, job):
+        """Never end, where nothing can be raised in it."""
+        note("stuck", job.id, job.attempts)
+        while True:
+            try:
+                time.sleep(1000)
+            except BaseException:
+                note("caught", job.id)
+
     @jobs.handler("odd")
     def odd(payload):
         """Return what is not JSON."""

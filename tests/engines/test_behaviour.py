@@ -451,3 +451,31 @@ def test_all_or_none_of_many_jobs_are_stored(alone, kind):
     with pytest.raises(TypeError, match="JSON"):
         place.jobs.engine.enqueue_many(orders)
     assert [job.id for job in place.jobs.recent()] == ["before"]
+
+
+@kinds("status")
+def test_a_job_beyond_its_time_limit_fails(shared, kind):
+    """The limit is raised in it, and its worker keeps running."""
+    place = shared(kind)
+    job = place.wait(place.jobs.enqueue("busy"))
+    assert (job.state, job.attempts) == ("failed", 1)
+    assert job.error.startswith("JobTimeLimitError: the job busy took longer than its")
+    assert "limit of 0.5 s" in job.error
+    assert place.wait(place.jobs.enqueue("echo")).state == "done"
+
+
+@kinds("threads")
+def test_a_job_that_does_not_end_costs_its_process(alone, kind):
+    """And an attempt. Other jobs of that process are started again."""
+    place = alone(kind)
+    place.work(processes=1, threads=2)
+    other = place.jobs.enqueue("held", str(place.root / "gate"))
+    place.until(lambda: place.times("start", other), "another starts")
+    job_id = place.jobs.enqueue("stuck")
+    job = place.wait(job_id)
+    assert (job.state, job.attempts) == ("failed", 2), place
+    assert job.error.startswith("JobTimeLimitError")
+    assert [words[2] for words in place.notes if words[0] == "stuck"] == ["1", "2"]
+    (place.root / "gate").touch()
+    assert place.wait(other).state == "done"
+    assert [job.id for job in place.jobs.failed()] == [job_id]

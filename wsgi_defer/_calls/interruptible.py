@@ -52,8 +52,8 @@ CLOSED = frozenset(
 )
 # These run code of the app's, and hold nothing meanwhile.
 _OPEN = frozenset([f"{_PACKAGE}.jobs.engines.memory"])
-# A call begins there, also one inside of another.
-_ENTRY = f"{_PACKAGE}._calls.invoke"
+# A call begins there, also one inside of another; and a job with a time limit.
+_ENTRIES = frozenset([f"{_PACKAGE}._calls.invoke", f"{_PACKAGE}.jobs._time_limit"])
 
 _kinds: dict[str, frozenset[str]] = {}  # of modules, as far as they were asked for
 
@@ -67,7 +67,7 @@ def blocker(frame: FrameType) -> FrameType | None:
     inside: FrameType | None = frame
     while inside is not None:
         name = str(inside.f_globals.get("__name__"))
-        if name == _ENTRY:
+        if name in _ENTRIES:
             break
         kind = _kind(name)
         if kind is not _OPEN:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._job import Order, describe
 from ._notices import OncePerName
+from ._time_limit import ending
 from ._worklog import Outcome
 from .engines._engine import Served
 from .errors import UnknownHandlerError
@@ -62,25 +63,37 @@ class Attempt:
         """The first attempt, as if the job were new."""
         return replace(self, number=1, error=None, absences=0, due=time.time())
 
-    def run(self, jobs: Served, but: tuple[type[BaseException], ...] = ()) -> Any:
+    def run(
+        self,
+        jobs: Served,
+        but: tuple[type[BaseException], ...] = (),
+        store: Callable[[AttemptFailed], None] | None = None,
+    ) -> Any:
         """Run the handler; return its result.
 
         Raises ``AttemptFailed`` in place of all exceptions ``but`` those, and if the
-        job is to be put back.
+        job is to be put back. With ``store``, this process ends if the handler does not
+        end after its time limit; before, another thread calls that with the failure.
         """
         if self.name not in jobs.names and self.absences < MOST_ABSENCES:
             raise self._put_back(jobs.names)
         tell = self._start(jobs)
+
+        def failed(error: BaseException) -> AttemptFailed:
+            tell("failed" if self.last else "again", again_in=self.wait)
+            text = describe(error)
+            return AttemptFailed(text, self.wait, self.next(text))
+
+        give_up = None if store is None else lambda error: store(failed(error))
         try:
-            result = jobs.run(
-                self.name, self.payload, self.job_id, self.number, last=self.last
-            )
+            with ending(give_up):
+                result = jobs.run(
+                    self.name, self.payload, self.job_id, self.number, last=self.last
+                )
         except BaseException as error:
             if isinstance(error, but):
                 raise
-            tell("failed" if self.last else "again", again_in=self.wait)
-            text = describe(error)
-            raise AttemptFailed(text, self.wait, self.next(text)) from None
+            raise failed(error) from None
         tell("done")
         return result
 

@@ -70,6 +70,7 @@ class Handler:
     backoff: float
     max_backoff: float
     pass_job: bool
+    time_limit: float | None = None
 
     def wait_after(self, attempt: int) -> float:
         """Seconds between the failure of that attempt, from 1 on, and the next."""

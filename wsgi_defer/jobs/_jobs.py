@@ -25,6 +25,7 @@ from ._progress import Progress, Teller, complain
 from ._schedule import Schedule, zone_of
 from ._scope import HandlerScope
 from ._testing import Captured, Capturing, Eager
+from ._time_limit import run_within
 from ._worklog import WorkLog
 from .engines._engine import Engine, engine_for
 from .engines.memory import InProcess
@@ -113,6 +114,7 @@ class Jobs(Enqueuing):
         backoff: float = 60,
         max_backoff: float = 3600,
         pass_job: bool = False,
+        time_limit: float | None = None,
     ) -> Callable[[F], F]:
         """Let the decorated function do the jobs of that name.
 
@@ -128,6 +130,11 @@ class Jobs(Enqueuing):
         :param max_backoff: seconds that no wait between attempts exceeds.
         :param pass_job: call it with the payload and the ``Job``, which has the id and
             the number of this attempt, and is told the job's ``progress``.
+        :param time_limit: seconds that the function may take in an attempt. Then the
+            attempt fails with ``JobTimeLimitError``, which is raised in the function.
+            If that does not end within 5 seconds more, as it hangs in C code, the
+            worker's process is ended and replaced; other jobs that it runs are started
+            again. The calls that it defers have limits of their own.
 
         Raises ``ValueError`` for a name that is taken, and for options that make no
         sense.
@@ -140,6 +147,11 @@ class Jobs(Enqueuing):
                     f"{option} takes seconds, from 0 to a year, not {seconds}"
                 )
 
+        if time_limit is not None and not 0 < time_limit <= LONGEST_DELAY:
+            raise ValueError(
+                f"time_limit takes seconds, more than 0, up to a year, not {time_limit}"
+            )
+
         def register(fn: F) -> F:
             if not callable(fn):
                 raise TypeError(f"handler() decorates functions, not {fn!r}")
@@ -151,7 +163,7 @@ class Jobs(Enqueuing):
             if name in self._handlers:
                 raise ValueError(f"there are two handlers of the name {name!r}")
             self._handlers[name] = Handler(
-                name, fn, attempts, backoff, max_backoff, pass_job
+                name, fn, attempts, backoff, max_backoff, pass_job, time_limit
             )
             return fn
 
@@ -308,7 +320,9 @@ class Jobs(Enqueuing):
                 args.append(self._job(job_id, name, attempt))
             scope = HandlerScope(self._options(), current_scope())
             with calls_run_after(scope), Apart(self._around()), no_fork_leaves():
-                result = complete(handler.fn(*args))
+                result = run_within(
+                    handler.time_limit, name, lambda: complete(handler.fn(*args))
+                )
         except BaseException as error:
             level = logging.ERROR if last else logging.WARNING
             then = "and has failed" if last else "and is tried again"

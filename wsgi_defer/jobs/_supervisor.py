@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from ._time_limit import HUNG
+
 logger = logging.getLogger("wsgi_defer")
 
 # Seconds. A process that lives shorter is started again after a pause, longer each
@@ -157,7 +159,8 @@ class Slot:
             return None
         self.process = None
         now = time.monotonic()
-        short = now - self._started < SETTLED
+        # A handler that hung is no reason to wait.
+        short = now - self._started < SETTLED and status != HUNG
         self._short_lives = self._short_lives + 1 if short else 0
         pause = 0.1 * 2.0 ** min(self._short_lives - 1, 20) if short else 0.0
         self.pause = min(pause, LONGEST_PAUSE)

@@ -98,6 +98,21 @@ class JobNotWaitingError(DeferError):
         )
 
 
+class JobTimeLimitError(DeferError):
+    """A job took longer than its handler's ``time_limit``.
+
+    Carries ``name`` and ``limit``, in seconds.
+    """
+
+    def __init__(self, name: str, limit: float) -> None:
+        super().__init__(name, limit)
+        self.name = name
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"the job {self.name} took longer than its limit of {self.limit:g} s."
+
+
 class PayloadError(DeferError, ValueError):
     """What ``enqueue()`` was given is not JSON, or is too large. Carries ``name``."""
 

@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -276,9 +277,10 @@ class Worker:
         if logger.isEnabledFor(logging.INFO):  # or nobody is told
             with suppress(JobsUnavailable):
                 attempt = replace(attempt, due=self._client.due(job_id, place))
+        give_up = partial(self._give_up, DBOS.workflow_id or "", place)
         try:
             # SystemExit, too, would leave the workflow running.
-            return attempt.run(self._client.jobs)
+            return attempt.run(self._client.jobs, store=give_up)
         except AttemptFailed as failed:
             if failed.wait is None:
                 raise
@@ -286,6 +288,16 @@ class Worker:
                 self._client.put, failed.following, place + 1, failed.wait
             )
             return None
+
+    def _give_up(self, workflow: str, place: int, failed: AttemptFailed) -> None:
+        """Store the failure of an attempt that hangs, before this process ends."""
+        if failed.wait is None:
+            self._dbos._sys_db.update_workflow_outcome(
+                workflow, "ERROR", error=Json().serialize(failed)
+            )
+        else:
+            # The next process finds it, and does not run this attempt again.
+            self._client.put(failed.following, place + 1, failed.wait)
 
     def _until_reached(self, call: Any, *args: Any) -> Any:
         """Call that again and again, as DBOS does for its own writes.

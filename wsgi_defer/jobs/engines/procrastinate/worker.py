@@ -9,6 +9,8 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import procrastinate
@@ -147,7 +149,9 @@ async def run(client: Client, url: str, jobs: Served, threads: int) -> None:
 
     @app.task(name=TASK, pass_context=True, retry=Waits())
     def task(context: procrastinate.JobContext, /, **args: Any) -> None:
-        run_attempt(jobs, context.additional_context, args)
+        run_attempt(
+            jobs, context.additional_context, args, partial(settle, client, context.job)
+        )
 
     async with app.open_async():
         running = Worker(
@@ -199,23 +203,42 @@ async def time_to_leave(running: Worker, stopped: asyncio.Event) -> None:
         free = 0.0 if running.busy else free + POLL
 
 
-def run_attempt(jobs: Served, context: dict[str, Any], args: dict[str, Any]) -> None:
-    """Run a job's handler, in a thread, and note what came of it."""
+def run_attempt(
+    jobs: Served,
+    context: dict[str, Any],
+    args: dict[str, Any],
+    store: Callable[[dict[str, Any], str, Any], None],
+) -> None:
+    """Run a job's handler, in a thread, and note what came of it.
+
+    ``store`` does what ``settle()`` does, for a handler that does not end.
+    """
     attempt = Attempt(args["id"], args["name"], args["payload"], args["waits"],
                       args.get("failures", 0) + 1,
                       absences=args.get("absences", 0),
                       due=args.get("due"))  # fmt: skip
-    # As text: PostgreSQL's JSON has no NUL and no lone surrogates.
+
+    def give_up(failed: AttemptFailed) -> None:
+        due = None
+        if failed.wait is not None:
+            due = datetime.now(timezone.utc) + timedelta(seconds=failed.wait)
+        store(note_of(failed), "failed", due)
+
     try:
-        result = attempt.run(jobs)
+        result = attempt.run(jobs, store=give_up)
     except AttemptFailed as failed:
-        error = json.dumps(failed.error)
-        context[NOTE] = {"failures": failed.following.number - 1,
-                         "absences": failed.following.absences,
-                         "due": failed.following.due, "error": error}  # fmt: skip
+        context[NOTE] = note_of(failed)
         raise
     if result is not None:
         context[NOTE] = {"result": json.dumps(result)}
+
+
+def note_of(failed: AttemptFailed) -> dict[str, Any]:
+    # As text: PostgreSQL's JSON has no NUL and no lone surrogates.
+    return {"failures": failed.following.number - 1,
+            "absences": failed.following.absences,
+            "due": failed.following.due,
+            "error": json.dumps(failed.error)}  # fmt: skip
 
 
 async def rescue(client: Client, app: procrastinate.App, queue: str) -> None:
