@@ -1,0 +1,187 @@
+"""The time limit of a handler: what is raised in it, and when the process ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+
+import pytest
+
+from wsgi_defer.jobs import Jobs, JobTimeLimitError, _time_limit
+from wsgi_defer.jobs._time_limit import HUNG, ending, run_within
+
+from ...helpers.waiting import PATIENCE, until
+
+
+def endless():
+    """Code that can be interrupted."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def in_thread(run):
+    """What that returns, or the error that it raises, in another thread."""
+    got = []
+
+    def keep():
+        try:
+            got.append(run())
+        except BaseException as error:
+            got.append(error)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    thread.join(PATIENCE)
+    return got[0]
+
+
+def test_what_is_quick_enough():
+    """It gives back what it returns, with and without a limit."""
+    assert run_within(None, "job", lambda: 1) == 1
+    assert run_within(PATIENCE, "job", lambda: 2) == 2
+    with pytest.raises(ZeroDivisionError):
+        run_within(PATIENCE, "job", lambda: 1 / 0)
+
+
+def test_in_another_thread():
+    """The error says which job, and how long it may take."""
+    error = in_thread(lambda: run_within(0.05, "job", endless))
+    assert isinstance(error, JobTimeLimitError)
+    assert (error.name, error.limit) == ("job", 0.05)
+    assert str(error) == "the job job took longer than its limit of 0.05 s."
+
+
+def test_in_the_main_thread_a_system_call_is_interrupted():
+    """As in RQ's and Celery's processes."""
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        start = time.monotonic()
+        with pytest.raises(JobTimeLimitError):
+            run_within(0.05, "job", lambda: time.sleep(PATIENCE))
+        assert time.monotonic() - start < PATIENCE / 2
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_of_the_alarm_is_left_alone():
+    """Another's. The limit holds all the same, after the system call."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        with pytest.raises(JobTimeLimitError):
+            run_within(0.05, "job", endless)
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_nothing_is_raised_where_it_would_break_things(monkeypatch):
+    """It is raised as soon as that is over."""
+    asked = []
+
+    def blocker(frame):
+        asked.append(frame.f_code.co_name)
+        return frame if len(asked) < 3 else None
+
+    monkeypatch.setattr(_time_limit, "blocker", blocker)
+    assert isinstance(
+        in_thread(lambda: run_within(0.05, "job", endless)), JobTimeLimitError
+    )
+    assert len(asked) == 3
+
+
+def test_what_struck_too_late_is_not_raised():
+    """The thread runs other jobs afterwards."""
+
+    def again_and_again():
+        for _ in range(200):
+            try:
+                run_within(0.001, "job", lambda: time.sleep(0.001))
+            except JobTimeLimitError:
+                pass
+        time.sleep(0.05)
+        return "unharmed"
+
+    assert in_thread(again_and_again) == "unharmed"
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """The statuses with which this process would have ended."""
+    statuses = []
+    monkeypatch.setattr(_time_limit, "GRACE", 0.05)
+    monkeypatch.setattr(_time_limit.os, "_exit", statuses.append)
+    monkeypatch.setattr(_time_limit.logging, "shutdown", lambda: None)
+    return statuses
+
+
+def stubborn(until_true):
+    """Catch everything, until that is true."""
+
+    def run():
+        deadline = time.monotonic() + PATIENCE
+        while not until_true() and time.monotonic() < deadline:
+            try:
+                time.sleep(0.001)
+            except BaseException:
+                continue
+
+    return run
+
+
+def test_a_handler_that_does_not_end_ends_the_process(ends, caplog):
+    """First, the engine stores that the attempt has failed."""
+    told = []
+
+    def work():
+        with ending(told.append):
+            run_within(0.02, "job", stubborn(lambda: ends))
+
+    in_thread(work)
+    assert ends == [HUNG]
+    assert [str(error.name) for error in told] == ["job"]
+    assert "so this process ends" in caplog.text
+
+
+def test_the_process_ends_even_if_the_failure_cannot_be_stored(ends, caplog):
+    """The attempt is started again then."""
+
+    def fail(error):
+        raise OSError("no server")
+
+    def work():
+        with ending(fail):
+            run_within(0.02, "job", stubborn(lambda: ends))
+
+    in_thread(work)
+    assert ends == [HUNG]
+    assert "the job is started again" in caplog.text
+
+
+def test_a_process_that_serves_requests_does_not_end(ends):
+    """Only a worker does."""
+    deadline = time.monotonic() + 0.3
+    in_thread(
+        lambda: run_within(0.02, "job", stubborn(lambda: time.monotonic() > deadline))
+    )
+    until(lambda: not any(t.name == "time-limit" for t in threading.enumerate()))
+    assert ends == []
+
+
+def test_handlers_have_limits(caplog):
+    """The error is that of the attempt."""
+    jobs = Jobs(None)
+    jobs.handler("job", time_limit=0.05)(lambda payload: endless())
+    caplog.set_level(logging.ERROR)
+    error = in_thread(lambda: jobs.run("job", "1", "id", 1, last=True))
+    assert isinstance(error, JobTimeLimitError)
+    assert "raised JobTimeLimitError" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), 1e9])
+def test_limits_that_make_no_sense(seconds):
+    """They are refused at once."""
+    with pytest.raises(ValueError, match="time_limit takes seconds"):
+        Jobs(None).handler("job", time_limit=seconds)
