@@ -80,6 +80,7 @@ lint: .venv/installed  ## ruff and mypy --strict
 bench: .venv/installed  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/jobs.py
+	$(BIN)/python benchmarks/workers.py
 
 # gunicorn 20.1 imports pkg_resources, which setuptools had up to 80.
 services: .venv/installed .venv/wire  ## the servers that the tests use (Debian, root)
