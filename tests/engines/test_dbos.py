@@ -345,6 +345,7 @@ def test_an_idle_job_starts_at_once(alone, kind):
     def waits_for():
         waits = []
         for _ in range(9):
+            time.sleep(0.1)  # until the worker is idle
             start = time.time()
             job_id = place.jobs.enqueue("echo")
             place.until(lambda i=job_id: place.times("echo", i), "it starts")

@@ -233,3 +233,20 @@ def test_rows_of_others_are_no_jobs(jobs, tmp_path):
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
         count = database.execute("SELECT count(*) FROM workflow_status").fetchone()
     assert count == (len(ids) + 1,)
+
+
+@with_sqlite
+def test_a_client_of_the_new_file_stays_open(jobs, tmp_path):
+    """Though a thread that used the old one sees only now that the file is another."""
+    jobs.enqueue("mail.welcome")
+    engine = jobs.engine
+    old = engine._open()
+    (tmp_path / "jobs.db").rename(tmp_path / "old.db")
+    with pytest.raises(JobsUnavailable):
+        jobs.enqueue("mail.welcome")
+    jobs.enqueue("mail.welcome", job_id="new")
+    new = engine._opened
+    with pytest.raises(sqlite_file.FileGone):
+        engine._check_file(old)
+    assert engine._opened is new
+    assert jobs.status("new").state == "queued"
