@@ -85,7 +85,8 @@ class _Work:
             try:
                 # The alarm of a time limit comes again when its grace is over.
                 limited = isinstance(order, TimeUp)
-                self._ended.acquire(timeout=-1 if limited else CLEAN_UP)
+                if not self._end:  # or it has ended just before
+                    self._ended.acquire(timeout=-1 if limited else CLEAN_UP)
             finally:
                 if not self._cancelled:  # it blocks the loop
                     loops.replace(loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from wsgi_defer.jobs import Jobs, JobTimeLimitError, _time_limit
+from wsgi_defer.jobs._attempt import Attempt
 from wsgi_defer.jobs._time_limit import HUNG, ending, run_within
 
 from ...helpers.waiting import PATIENCE, until
@@ -178,6 +180,31 @@ def test_handlers_have_limits(caplog):
     error = in_thread(lambda: jobs.run("job", "1", "id", 1, last=True))
     assert isinstance(error, JobTimeLimitError)
     assert "raised JobTimeLimitError" in caplog.text
+
+
+def test_a_coroutine_that_ends_after_its_limit():
+    """On another thread, the limit is raised when the wait for it is over."""
+    jobs = Jobs(None)
+
+    @jobs.handler("job", time_limit=0.05)
+    async def handler(payload):
+        await asyncio.sleep(0.5)
+
+    error = in_thread(lambda: jobs.run("job", "1", "id", 1, last=True))
+    assert isinstance(error, JobTimeLimitError)
+
+
+def test_an_attempt_that_does_not_end_is_counted(ends):
+    """As failed, or as one that is tried again, and stored as that."""
+    jobs, told, stored = Jobs(None), [], []
+    jobs.worklog.ended = lambda *args, **words: told.append((args[3], words))
+    jobs.handler("job", time_limit=0.02)(lambda payload: stubborn(lambda: ends)())
+    attempt = Attempt("id", "job", "1", [5.0])
+    in_thread(lambda: attempt.run(jobs, store=stored.append))
+    assert ends == [HUNG]
+    assert told[0][0] == "again" and told[0][1]["again_in"] == 5.0
+    assert stored[0].error.startswith("JobTimeLimitError")
+    assert (stored[0].wait, stored[0].following.number) == (5.0, 2)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), 1e9])
