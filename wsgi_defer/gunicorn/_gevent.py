@@ -8,7 +8,7 @@ from typing import Any
 from gevent import pool
 from gunicorn.workers import ggevent
 
-from .._servers.handover import handed_over, run_drains
+from .._servers.handover import close_slot, open_slot, run_drains
 from ..background import Drain
 from ._hooks import finishing_calls
 
@@ -22,14 +22,15 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
         super().init_process()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        with handed_over() as drains:
-            try:
-                return super().handle_request(listener_name, req, sock, addr)
-            finally:
-                if drains:
-                    self._unfinished.append(drains)
-                    # A greenlet has the context of the line that starts it.
-                    Context().run(self._calls.spawn, self._run, drains)
+        drains = open_slot()
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            close_slot()
+            if drains:
+                self._unfinished.append(drains)
+                # A greenlet has the context of the line that starts it.
+                Context().run(self._calls.spawn, self._run, drains)
 
     def _run(self, drains: list[Drain]) -> None:
         for _, _, ready in drains:

@@ -7,13 +7,14 @@ They override only what gunicorn documents, or has kept since 20.1.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from gunicorn.workers import gthread, sync
 
-from .._servers.handover import handed_over, report_lost_drains, run_drains
+from .._servers.handover import close_slot, open_slot, report_lost_drains, run_drains
 from ..background import Drain
 from ._hooks import attach, finishing_calls
 
@@ -30,13 +31,16 @@ class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
         super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        with handed_over() as drains:
-            try:
-                super().handle(listener, client, addr)
-            except BaseException:  # told to stop, maybe while closing the connection
-                report_lost_drains(drains)
-                raise
-        run_drains(drains)
+        drains = open_slot()
+        try:
+            super().handle(listener, client, addr)
+        except BaseException:  # told to stop, maybe while closing the connection
+            report_lost_drains(drains)
+            raise
+        finally:
+            close_slot()
+        if drains:
+            run_drains(drains)
 
 
 class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
@@ -64,27 +68,47 @@ class DrainingThreadPool(ThreadPoolExecutor):
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
-        future: Future[Any] = Future()
+        future: Future[Any] | None = None
+        box: list[Future[Any] | None] = []
+        try:
+            future = super().submit(self._serve, box, fn, *args, **kwargs)
+            return future
+        finally:  # whatever a handler of a signal raises: _serve() may wait for it
+            box.append(future)
 
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            with handed_over() as drains:
-                try:
-                    result, failure = fn(*args, **kwargs), None
-                except BaseException as error:
-                    result, failure = None, error
+    def _serve(
+        self,
+        box: list[Future[Any] | None],
+        fn: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        drains = open_slot()
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            close_slot()
             if drains:
-                self.draining[threading.get_ident()] = list(drains)
-            if failure is None:
-                future.set_result(result)
-            else:
-                future.set_exception(failure)
-            del failure
-            try:
-                run_drains(drains)
-            finally:
-                self.draining.pop(threading.get_ident(), None)
+                self._drain_after(box, drains)
 
-        super().submit(work)
-        return future
+    def _drain_after(self, box: list[Future[Any] | None], drains: list[Drain]) -> None:
+        """Run them when the future of this thread's work has told of its result.
+
+        Its callbacks run in this thread, in their order. gunicorn's gives the
+        connection back; ours is added after that. Where gunicorn is later still, its
+        own thread calls it.
+        """
+        self.draining[threading.get_ident()] = list(drains)
+        while not box:  # submit() has not returned
+            time.sleep(0.0001)
+        future = box[0]
+        if future is None:
+            self._drain(drains)
+        else:
+            future.add_done_callback(lambda _: self._drain(drains))
+
+    def _drain(self, drains: list[Drain]) -> None:
+        try:
+            run_drains(drains)
+        finally:
+            self.draining.pop(threading.get_ident(), None)

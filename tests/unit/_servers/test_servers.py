@@ -17,11 +17,12 @@ from wsgi_defer import DeferMiddleware, background, defer
 from wsgi_defer._servers import detect, half_close, uwsgi
 from wsgi_defer._servers.detect import server_of
 from wsgi_defer._servers.gunicorn import GUNICORN
-from wsgi_defer._servers.handover import handed_over, run_drains
+from wsgi_defer._servers.handover import run_drains
 from wsgi_defer._servers.wsgiref import WSGIREF
 
 from ...helpers.client import get, make_environ
 from ...helpers.orders import handle_abort
+from ...helpers.slots import handed_over
 
 
 class Socket:

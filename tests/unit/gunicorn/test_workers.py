@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from gunicorn.workers import gthread, sync
 
 from wsgi_defer import DeferMiddleware, defer, gunicorn
-from wsgi_defer._servers.handover import handed_over
 from wsgi_defer.gunicorn._workers import DrainingThreadPool
 
 from ...helpers.client import get, make_environ, text_app
+from ...helpers.slots import handed_over
+from ...helpers.waiting import until
 
 
 @pytest.fixture
@@ -44,6 +47,28 @@ def test_the_result_is_there_before_the_calls_run(pool, ran):
     go.set()
     assert pool.submit(int).result(10) == 0  # the one thread is free again
     assert ran[0].startswith("ThreadPoolExecutor")
+    assert not pool.draining
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_request_is_quicker_than_submit(pool, ran, monkeypatch, interrupted):
+    """The calls wait for the future, and run even if submit() is interrupted."""
+
+    def submit(self, *args, **kwargs):
+        future = submit_as_ever(self, *args, **kwargs)
+        assert until(lambda: pool.draining)
+        if interrupted:
+            raise SystemExit
+        return future
+
+    submit_as_ever = ThreadPoolExecutor.submit
+    app = DeferMiddleware(text_app(lambda: defer(ran.append, 1)))
+    with monkeypatch.context() as patched:
+        patched.setattr(ThreadPoolExecutor, "submit", submit)
+        with pytest.raises(SystemExit) if interrupted else nullcontext():
+            assert pool.submit(get, app, environ=environ()).result(10)
+    assert pool.submit(int).result(10) == 0  # the one thread is free again
+    assert ran == [1]
     assert not pool.draining
 
 

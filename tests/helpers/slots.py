@@ -1,0 +1,14 @@
+"""The slot for what is handed over, as a worker class of ours has it."""
+
+from contextlib import contextmanager
+
+from wsgi_defer._servers import handover
+
+
+@contextmanager
+def handed_over():
+    """Open a slot, and none afterwards."""
+    try:
+        yield handover.open_slot()
+    finally:
+        handover.close_slot()
