@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import queue
 import threading
 from contextlib import suppress
 from contextvars import copy_context
@@ -23,7 +24,7 @@ from ..unit.test_background import a_drain
 
 OURS = os.path.dirname(wsgi_defer.__file__) + os.sep
 # The functions in which the end of a call is the first one's to tell, but not told yet.
-TELLING = ("is_first", "claim_end", "_tell_skipped", "tell")
+TELLING = ("claim_end", "_tell_skipped", "_tell_end", "tell")
 
 
 class Ends(Observer):
@@ -106,18 +107,13 @@ class NothingLeftError(Exception):
     """Instead of a wait for ever."""
 
 
-class Wake:
-    """A lock, but for that."""
+class Tokens(queue.SimpleQueue):
+    """A queue, but for that."""
 
-    released = False
-
-    def acquire(self):
-        if not self.released:
+    def get(self):
+        if self.empty():
             raise NothingLeftError
-        self.released = False
-
-    def release(self):
-        self.released = True
+        return super().get()
 
 
 def test_a_scope_handed_over_at_any_step_of_the_background_thread(ran):
@@ -126,11 +122,12 @@ def test_a_scope_handed_over_at_any_step_of_the_background_thread(ran):
     def hand_over(number):
         thread.submit(a_drain(ran.append, number), limited=False)
 
-    for step in each_step_of(OURS, threading.__file__, handler=lambda: hand_over(3)):
+    files = threading.__file__, queue.__file__
+    for step in each_step_of(OURS, *files, handler=lambda: hand_over(3)):
         ran.clear()
         thread = background._Background()
-        thread._thread = threading.current_thread()  # its work is done in this one
-        thread._wake = Wake()
+        thread._threads = {threading.current_thread()}  # the work is done in this one
+        thread._tokens = Tokens()
         hand_over(1)
         hand_over(2)
         with suppress(NothingLeftError), step:

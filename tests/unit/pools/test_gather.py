@@ -303,7 +303,7 @@ class Impatient(host.Host):
 def test_an_impatient_server(scope, monkeypatch, calls):
     """The view gets an error that says so, before the worker is ended."""
     tasks = [long_task() for _ in range(calls)]
-    monkeypatch.setattr(host, "current", Impatient(0.07))
+    monkeypatch.setattr(host, "current", Impatient(1.07))
     with pytest.raises(
         PoolTimeoutError, match=r"after \d\.\d s.*longer timeout"
     ) as caught:
