@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 from .._runtime.report import printable, qualified_name
 from .._runtime.threads import runs_here
 from ..errors import WaitsForItselfError
-from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T, is_first
+from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T
 from .invoke import (
     Invocation,
     check_no_generator,
@@ -61,6 +61,7 @@ class Call:
     withdrawn = False  # the app called cancel()
     logged = False  # its failure is in the log
     bare = False  # runs without what is opened around calls
+    unpublished: list[bool] = []  # noqa: RUF012  # see LazyFuture
     _name: str | None = None
     _error: BaseException | None = None
     _how = ""
@@ -184,7 +185,11 @@ class Call:
         given up is taken, too.
         """
         context, fn, args, kwargs = self.context, self._fn, self._args, self._kwargs
-        if context is None or not is_first(self._waiting):
+        if context is None:
+            return None
+        try:
+            self._waiting.pop()  # is_first(), without a frame more for each call
+        except IndexError:
             return None
         self._args, self._kwargs = (), _NO_KWARGS
         self._thread = threading.get_ident()
@@ -210,10 +215,16 @@ class Call:
     ) -> bool:
         """Note how it ended. True for the first thread to do so, which then tells the
         observers, and calls ``publish()``."""
-        if not is_first(self.untold):
+        try:
+            self.untold.pop()  # as in take()
+        except IndexError:
             return False
         self.ended_at = monotonic()
+        self._settle(end, value, error)
         return True
+
+    def _settle(self, end: int, value: Any, error: BaseException | None) -> None:
+        """Nobody asks how a held call has ended."""
 
     def publish(self) -> None:
         """Tell whoever waits for it. Nobody waits for a held call."""
@@ -297,9 +308,9 @@ class DeferredCall(Call, LazyFuture[T]):
         predicate = call._predicate
         context = self.own_context()
         del self, call  # frame cycle
-        if predicate is None:
-            return outcome.ok
-        return bool(context.run(predicate, outcome))
+        return (
+            outcome.ok if predicate is None else bool(context.run(predicate, outcome))
+        )
 
     @overload
     def then(self, fn: Callable[[T], Async[U]]) -> DeferredCall[U]: ...
@@ -426,14 +437,7 @@ class DeferredCall(Call, LazyFuture[T]):
         finally:
             del self  # frame cycle
 
-    def claim_end(
-        self, end: int, value: object = None, error: BaseException | None = None
-    ) -> bool:
-        first = Call.claim_end(self, end)
-        if first:
-            self._settle(end, value, error)
-        return first
-
+    _settle = LazyFuture._settle
     publish = LazyFuture.publish
 
     def take_end(self, caught: bool) -> tuple[int, Any, BaseException | None]:

@@ -32,7 +32,7 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
     With ``when_busy="thread"``, returns False before the next call if a client waits
     for this process. Another thread is then to drain the rest.
     """
-    scope.note_outcome(outcome)
+    scope.outcome = outcome
     if outcome.error is not None and scope.stopped:
         # The order ended the view. gunicorn 22+ treats it as any error, and kills the
         # worker a second later.
@@ -56,7 +56,7 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
         raise
     finally:
         if outcome.error is not None:  # frame cycle: it leads to the scope
-            scope.note_outcome(outcome._replace(error=None))
+            scope.outcome = outcome._replace(error=None)
     return True
 
 
@@ -70,12 +70,14 @@ def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
 def is_wanted(call: DeferredCall, scope: Scope, outcome: Outcome) -> bool:
     """Ask the call whether it runs after that. If not, this tells its end."""
     try:
-        wanted = call.wants(outcome)
+        # Most calls have no option: without a frame more for each.
+        plain = call._predicate is None and call.before is None
+        wanted = outcome.ok if plain else call.wants(outcome)
     except BaseException as error:
         if is_order_to_stop(error):
             raise
         call.take()
-        call.own_context().run(scope.conclude, call, RAISED, None, error)
+        scope.conclude(call, RAISED, error=error)
         del call  # frame cycle
         return False
     if not wanted:
@@ -129,14 +131,14 @@ def run_held(scope: Scope) -> Exception | None:
             if is_order_to_stop(error):
                 scope.lose(call, reason(error))
                 raise
-            invocation[0].run(scope.conclude, call, RAISED, None, error)
+            scope.conclude(call, RAISED, error=error)
             if not isinstance(error, Exception):
                 raise
             discard_held(scope, "one before it failed")
             return error
         if scope.forked:
             end_fork()
-        invocation[0].run(scope.conclude, call, RETURNED, value)
+        scope.conclude(call, RETURNED, value)
     return None
 
 

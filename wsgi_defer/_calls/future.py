@@ -31,7 +31,7 @@ class LazyFuture(Future[T]):
     _value: T = None  # type: ignore[assignment]
     _error: BaseException | None = None
     # [True] while somebody may wait who has not been told of the result.
-    _unpublished: list[bool] = []  # noqa: RUF012  # always empty
+    unpublished: list[bool] = []  # noqa: RUF012  # always empty
 
     def __init__(self) -> None:
         """Without ``Future.__init__``, see above."""
@@ -50,7 +50,7 @@ class LazyFuture(Future[T]):
         # attribute keeps the value that the first thread gives it. The condition comes
         # last: whoever sees it may rely on the others.
         made = vars(Future())
-        made["_unpublished"] = [True]
+        made["unpublished"] = [True]
         for key in sorted(made, key="_condition".__eq__):
             self.__dict__.setdefault(key, made[key])
         self.publish()
@@ -101,7 +101,7 @@ class LazyFuture(Future[T]):
         The thread that ends it calls this, and so does each that looks at it. Only the
         first of them publishes.
         """
-        unpublished = self._unpublished
+        unpublished = self.unpublished
         if self._settled_as == PENDING or not (unpublished and is_first(unpublished)):
             return
         if self._settled_as == RETURNED:

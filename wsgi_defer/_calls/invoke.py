@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, wait
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
-from types import BuiltinFunctionType, CoroutineType
+from types import BuiltinFunctionType, CoroutineType, FunctionType
 from typing import Any
 
 from .._runtime.report import qualified_name, without_partials
@@ -76,6 +76,8 @@ def copy_into_this(context: Context) -> None:
 
 def check_function(fn: object, function: str, example: str) -> None:
     """Refuse what ``function(fn)`` cannot run. Raises ``TypeError``."""
+    if type(fn) is FunctionType and not fn.__code__.co_flags & GENERATORS:
+        return  # most are, and the rest of this costs as much as the call itself
     if not callable(fn):
         raise TypeError(
             f"{function}() takes a function and its arguments, as in {example}; the "

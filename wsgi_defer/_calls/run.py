@@ -41,12 +41,11 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
         if is_order_to_stop(error):
             owner.lose(call, reason(error))
             raise
-        # In its context, which error trackers and filters of the log read.
-        invocation[0].run(owner.conclude, call, RAISED, None, error)
+        owner.conclude(call, RAISED, error=error)
     else:
         if owner.forked:
             end_fork()
-        invocation[0].run(owner.conclude, call, RETURNED, value)
+        owner.conclude(call, RETURNED, value)
     del call, invocation  # frame cycle
 
 

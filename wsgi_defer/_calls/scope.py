@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from heapq import heappop, heappush
 from typing import Protocol, TypeVar
 
-from .._runtime import report
+from .._runtime import forks, report
 from .._runtime.stop_orders import is_order_to_stop
 from ..errors import ResponseStartedError, ScopeClosedError, TooManyCallsError
 from . import switch
@@ -97,7 +97,7 @@ class Scope:
         if options.room is not None and calls is self.deferred:
             options.room.admit(call, self)
         if not self.registered:
-            self.process = os.getpid()
+            self.process = forks.process
         # The order matters to other threads: the one that ends the scope sets the flag,
         # and then looks for calls once more. Either it has seen this call, or the call
         # is still here. The same goes for the start of the response.
@@ -120,7 +120,7 @@ class Scope:
 
     def add_guest(self, guest: Guest, function: str) -> None:
         """Abandon it when this scope has closed. Raises ``ScopeClosedError``."""
-        self.__dict__.setdefault("guests", {})[guest] = os.getpid()
+        self.__dict__.setdefault("guests", {})[guest] = forks.process
         if self.closed:  # in this order, as in append()
             self.remove_guest(guest)
             raise ScopeClosedError(function)
@@ -136,7 +136,7 @@ class Scope:
                 guest, process = self.guests.popitem()
             except KeyError:
                 return
-            if process == os.getpid():  # otherwise the parent does it
+            if process == forks.process:  # otherwise the parent does it
                 guest.abandon("the request has ended")
 
     def bring_about(self, call: DeferredCall) -> None:
@@ -149,7 +149,7 @@ class Scope:
             if current is None:
                 return
             current = current.outer
-        if self.process != os.getpid():  # the parent runs it
+        if self.process != forks.process:  # the parent runs it
             return
         chain = [call]
         del call  # frame cycle
@@ -189,16 +189,12 @@ class Scope:
     def __del__(self) -> None:
         # The last safety net: a server that drops the response leads here. A child
         # process has copies of its parent's calls, which it must not run.
-        if self.registered and not self.closed and self.process == os.getpid():
+        if self.registered and not self.closed and self.process == forks.process:
             self.dropped()
 
     def dropped(self) -> None:
         """Nobody is left to run the calls."""
         self.lose_rest("its scope was dropped")
-
-    def note_outcome(self, outcome: Outcome) -> None:
-        """The response has ended like this, and the calls are about to run."""
-        self.outcome = outcome
 
     def note_started(self) -> None:
         """The response is on its way: nothing can be held for it any more."""
@@ -225,19 +221,22 @@ class Scope:
     ) -> None:
         """The call has returned, or raised: count it, and tell the observers.
 
-        To be called in its context. No effect if another thread has told its end.
+        They, and callbacks of the app's, run in its context, for error trackers and
+        filters of the log. No effect if another thread has told its end.
         """
-        if call.claim_end(end, value, error):
+        context = call.context
+        if context is not None and call.claim_end(end, value, error):
             heard = self.options.observers
             if error is not None:
                 self.failed += 1
-                heard.tell(heard.failed, call, self, error)
+                context.run(heard.tell, heard.failed, call, self, error)
             else:
                 self.finished += 1
                 if heard.finished:
-                    heard.tell(heard.finished, call, self)
+                    context.run(heard.tell, heard.finished, call, self)
             try:
-                call.publish()
+                if call.unpublished:
+                    context.run(call.publish)
             except BaseException as raised:  # by a callback of the app's
                 if is_order_to_stop(raised):
                     raise
@@ -256,17 +255,22 @@ class Scope:
 
     def _tell_skipped(self, call: Call, why: str) -> bool:
         call.take()
+        context = call.own_context()
         if not call.claim_end(CANCELLED):
             return False
-        self._tell_end(self.options.observers.skipped, call, why)
+        self._tell_end(self.options.observers.skipped, call, context, why)
         return True
 
     def _tell_end(
-        self, heard: tuple[Callable[..., object], ...], call: Call, why: str
+        self,
+        heard: tuple[Callable[..., object], ...],
+        call: Call,
+        context: Context,
+        why: str,
     ) -> None:
         # Of a call that may run, or wait, in another context than this code.
         try:
-            call.own_context().run(self.options.observers.tell, heard, call, self, why)
+            context.run(self.options.observers.tell, heard, call, self, why)
             call.publish()
         finally:
             call.context = None
@@ -277,9 +281,10 @@ class Scope:
         No effect if its end was told.
         """
         call.take()
+        context = call.own_context()
         if call.claim_end(CANCELLED):
             self.lost += 1
-            self._tell_end(self.options.observers.lost, call, why)
+            self._tell_end(self.options.observers.lost, call, context, why)
 
     def lose_rest(self, why: str) -> None:
         """Lose all calls that wait."""
@@ -344,7 +349,8 @@ class Scope:
     def _next_of(self, calls: dict[C, None]) -> C | None:
         while calls:
             if not self._turns:
-                self._turns = list[Call](calls)[::-1]
+                self._turns = turns = list(calls)  # type: ignore[assignment]
+                turns.reverse()
             while self._turns:
                 # Always somewhere: an order to stop may come at any line.
                 call: C = self._turns[-1]  # type: ignore[assignment]
@@ -356,7 +362,7 @@ class Scope:
                     continue
                 if not call.pending:
                     self.skip(call, "it was cancelled")
-                elif call.name is not None and self._is_replaced(call):
+                elif self._names and call.name is not None and self._is_replaced(call):
                     self.skip(call, "a later call has its name")
                 else:
                     return call

@@ -26,9 +26,7 @@ def warn_of_bare_flask(calls: Iterable[Call]) -> None:
     if variable is None:
         return
     for call in calls:
-        if call.context is None:
-            continue
-        app = getattr(call.context.get(variable), "app", None)
+        app = getattr(call.own_context().get(variable), "app", None)
         if app is not None and app not in _told:
             _told.add(app)
             report.log(

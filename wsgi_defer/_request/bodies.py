@@ -48,14 +48,11 @@ class Ending(Protocol):
     def app_failed(self, error: BaseException) -> None:
         """The app's body raised ``error``, and the server is about to see it."""
 
-    def claim_close(self) -> bool:
-        """True the first time: the server is done with the body."""
-
     def end_response(self, close: Callable[[], object] | None) -> None:
         """Close the app's body by its own ``close()``, and run the calls."""
 
     def end_once(self, close: Callable[[], object] | None) -> None:
-        """Both of these."""
+        """As ``end_response()``, the first time."""
 
     def close(self) -> None:
         """What ends a body that is stepped through."""
@@ -78,6 +75,17 @@ def steps_of(body: Any, steps: Iterable[bytes]) -> Steps:
     closing = Steps(steps)
     closing.close = body.close
     return closing
+
+
+class Completion:
+    """No items, after the last one: to be asked for them says that all were taken."""
+
+    def __init__(self, exchange: Ending) -> None:
+        self._exchange = exchange
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._exchange.note_complete()
+        return CLOSED
 
 
 class ProxyBody:
@@ -128,13 +136,11 @@ class SizedBody:
 
     def __iter__(self) -> Iterator[bytes]:
         if isinstance(self._chunks, (list, tuple)):
-            return steps_of(self, self._iterate())
+            steps = Steps(self._chunks, Completion(self._exchange))
+            steps.close = self.close
+            return steps
         self._steps = step_through(self._chunks, self._exchange)  # code of the app
         return steps_of(self, self._steps)
-
-    def _iterate(self) -> Iterator[bytes]:
-        yield from self._chunks
-        self._exchange.note_complete()
 
     def __getitem__(self, index: Any) -> Any:
         return self._chunks[index]
@@ -146,8 +152,9 @@ class SizedBody:
 
     def close(self) -> None:
         exchange, owner = self._exchange, self._owner
-        if not exchange.claim_close():
+        if exchange.ended:
             return
+        exchange.ended = True
         if not exchange.complete:
             close_steps(self._steps)
         self._chunks = self._owner = ()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import background
 from .._calls.drain import discard_held, run_held
 from .._calls.options import Options
-from .._calls.outcome import Outcome
+from .._calls.outcome import new_outcome
 from .._calls.scope import Scope, enter, leave
 from .._runtime.forks import end_fork
 from .._servers.detect import server_of
@@ -67,8 +67,7 @@ class Exchange(Scope):
     _raised = False  # the app did, so the server has yet to send its error page
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
-    _headers: Headers = ()  # type: ignore[assignment]  # if calls were pending by then
-    _add_length: Callable[[int], object] | None = None  # to a head that was passed on
+    _headers: Headers | None = None  # if calls were pending when the app gave them
     _refusal: list[bytes] | None = None  # the body of a 503
     _guard: GuardedInput | None = None
     _given_id: str | None = None  # by a proxy, or anybody
@@ -127,23 +126,19 @@ class Exchange(Scope):
         if self.registered and not self.started:
             if self.status is None and isinstance(status, str):
                 self._headers = headers
-                if self._must_hold(status, headers):
+                if self.held or (
+                    not self._server.adds_length(self._respond)
+                    and self._lacks_length(status, headers)
+                ):
                     self.status = status
                     self._waiting = (status, headers, exc_info)
                     return self.write
             if self._waiting is not None:  # the server judges both
                 self._write = self._pass(*self._waiting)
-        write: Callable[[bytes], object] = self._pass(status, headers, exc_info)
+        more = (exc_info,) if exc_info else ()
+        write: Callable[[bytes], object] = self._respond(status, headers, *more)
         self.status = status  # now that the server has accepted it
         return write
-
-    def _must_hold(self, status: str, headers: Headers) -> bool:
-        if self.held:
-            return True
-        if not self._lacks_length(status, headers):
-            return False
-        self._add_length = self._server.length_adder(self._respond)
-        return self._add_length is None
 
     def _pass(self, status: str, headers: Headers, exc_info: Any) -> Any:
         self._waiting = None
@@ -171,22 +166,28 @@ class Exchange(Scope):
                 discard_held(self, f"the status is {self.status}")
             elif not self._run_held():
                 return self._refusal
-        if body is not None and (self._waiting or self._add_length):
+        if body is not None and self._headers is not None:
             self._give_length(body)
         if self._waiting is not None:
             self._write = self._pass(*self._waiting)
         return self._refusal
 
     def _give_length(self, body: Sequence[bytes]) -> None:
-        if not all(isinstance(item, bytes) for item in body):
-            return
-        length = sum(len(item) for item in body)
+        add = None
         if self._waiting is None:
-            self._add_length(length)  # type: ignore[misc]
-        elif self._lacks_length(*self._waiting[:2]):
-            status, headers, exc_info = self._waiting
-            headers = [*headers, ("Content-Length", str(length))]
-            self._waiting = status, headers, exc_info
+            add = self._server.length_adder(self._respond)
+            if add is None:
+                return
+        if self._lacks_length(self.status, self._headers) and all(
+            isinstance(item, bytes) for item in body
+        ):
+            length = sum(len(item) for item in body)
+            if add is not None:
+                add(length)
+            else:
+                status, headers, exc_info = self._waiting  # type: ignore[misc]
+                headers = [*headers, ("Content-Length", str(length))]
+                self._waiting = status, headers, exc_info
 
     def _run_held(self) -> bool:
         error = run_held(self)
@@ -197,7 +198,7 @@ class Exchange(Scope):
         finally:
             del error  # frame cycle
 
-    def _lacks_length(self, status: str, headers: Headers) -> bool:
+    def _lacks_length(self, status: Any, headers: Any) -> bool:
         # Most servers can end a body without a length only by closing the connection.
         try:
             for name, _ in headers:
@@ -260,8 +261,11 @@ class Exchange(Scope):
                 raise
             if instead is not None:
                 return SizedBody(self, instead, owner=body)
+        if finished is not None:
+            return SizedBody(self, finished)
         if is_file:
-            made_of = self._server.file_inside(self._environ, body, self._headers)
+            headers = self._headers or []
+            made_of = self._server.file_inside(self._environ, body, headers)
             hooked = hook_close(self, body, made_of)
             if hooked is not None:
                 return hooked  # type: ignore[no-any-return]
@@ -314,15 +318,10 @@ class Exchange(Scope):
         """The body is dropped, not closed."""
         self.was_dropped = True
 
-    def claim_close(self) -> bool:
-        """True the first time: the server is done with the body."""
-        first = not self.ended
-        self.ended = True
-        return first
-
     def end_once(self, close: Callable[[], object] | None) -> None:
         """As ``end_response()``, and no effect the second time."""
-        if self.claim_close():
+        if not self.ended:
+            self.ended = True
             self.end_response(close)
 
     def dropped(self) -> None:
@@ -368,7 +367,10 @@ class Exchange(Scope):
             end_fork()
         if self.was_dropped and (self.registered or self.guests):
             # Not in here, where the garbage collector may be at work.
-            drain = self._drain(False, partial(self._close_body, close))
+            ready = background.nothing_to_wait_for
+            if close is not None:
+                ready = partial(self._close_body, close)
+            drain = self._drain(False, ready)
             background.submit(*drain, limited=False)
             return
         # Set where the server closes in a finally, because sending failed.
@@ -378,10 +380,11 @@ class Exchange(Scope):
             self._sent_at = monotonic()
         sent = sending is None or sending is self._handled
         try:
-            self._close_body(close)
+            if close is not None:
+                self._close_body(close)
         finally:
             del sending
-            if not self.end_unused():
+            if self.registered or not self.end_unused():
                 self._run_calls(sent and (self.complete or self._is_bodiless()))
 
     def _is_bodiless(self) -> bool:
@@ -403,9 +406,7 @@ class Exchange(Scope):
             self.abandon_guests()
         return True
 
-    def _close_body(self, close: Callable[[], object] | None) -> None:
-        if close is None:
-            return
+    def _close_body(self, close: Callable[[], object]) -> None:
         token = enter(self)  # the app's close() may defer, too
         try:
             close()
@@ -421,7 +422,7 @@ class Exchange(Scope):
         return self._raised or upgrade.lower() == "websocket"
 
     def _run_calls(self, delivered: bool) -> None:
-        if self.options.around is None:
+        if self.options.around is None and "flask.globals" in sys.modules:
             warn_of_bare_flask(self.deferred)
         environ, respond, server = self._environ, self._respond, self._server
         ready: Callable[[], object] = background.nothing_to_wait_for
@@ -443,13 +444,12 @@ class Exchange(Scope):
         if self._guard is not None:
             self._guard.spend()
         self._server.leave_request(self._environ, self._respond)
-        self._environ = self._respond = self._write = self._add_length = None
-        self._headers = []
+        self._environ = self._respond = self._write = self._headers = None
         self._error = self._handled = None
         if self.held:
             discard_held(self, "the response never started")
-        outcome = Outcome(code, error, delivered, duration)
-        self.note_outcome(outcome)
+        outcome = new_outcome((code, error, delivered, duration))
+        self.outcome = outcome
         return self, outcome, ready
 
 

@@ -33,15 +33,13 @@ def run_calls(
     if take is not None and inline is not False:
         take(drain)
         return
-    alone = not server.outlives_request(environ)  # no thread would come to run them
-    if raised:
-        here = alone
-    elif inline is False and not alone:
+    if raised or (inline is False and server.outlives_request(environ)):
         here = False
     else:
         ended = server.end_stream(environ, start_response)
-        here = ended or inline is True or alone or not server.would_wait(environ)
-    if here:
+        here = ended or inline is True or not server.would_wait(environ)
+    # Where the process ends with the request, no thread would come to run them.
+    if here or not server.outlives_request(environ):
         background.drain_here(*drain[:2])
     else:
         background.submit(*drain)

@@ -12,11 +12,24 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+# Of this process. Kept, because to ask is a system call, and every request would. Where
+# a server forks without telling Python, as uWSGI may, it is that of the parent, and so
+# it is for all that is compared with it.
+process = os.getpid()
+
+
+def _note_process() -> None:
+    global process
+    process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_process)
+
 
 @contextmanager
 def no_fork_leaves() -> Iterator[None]:
     """End a process that was forked inside the block, before it leaves the block."""
-    process = os.getpid()
+    before = process
     error: BaseException | None = None
     try:
         yield
@@ -24,7 +37,7 @@ def no_fork_leaves() -> Iterator[None]:
         error = raised
         raise
     finally:
-        if os.getpid() != process:
+        if process != before:
             end_fork(error)
         del error  # frame cycle
 

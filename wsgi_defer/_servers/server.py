@@ -73,11 +73,14 @@ class Server:
         PEP 3333 says it does. This is for servers that keep them.
         """
 
+    def adds_length(self, start_response: StartResponse) -> bool:
+        """Can a length be added to a head that this server has been given?"""
+        return False
+
     def length_adder(
         self, start_response: StartResponse
     ) -> Callable[[int], object] | None:
-        """What adds a length to a head that this server has been given, if it has not
-        sent that. None if nothing can."""
+        """What adds it. None if the head has one, or if the server has sent it."""
         return None
 
     def is_end(self, answer: object) -> bool:

@@ -58,7 +58,7 @@ class GuardedInput:
 
 def spend_input(environ: WSGIEnvironment) -> None:
     """Let nobody read the rest of the body; nobody can tell what the view has read."""
-    if not _has_body(environ):
+    if not has_body(environ):
         environ["wsgi.input"] = io.BytesIO()
         return
     environ["wsgi.input"] = SpentInput()
@@ -72,7 +72,8 @@ def spend_stream(request: Any, environ: WSGIEnvironment) -> None:
         kept["stream"] = environ["wsgi.input"]
 
 
-def _has_body(environ: WSGIEnvironment) -> bool:
+def has_body(environ: WSGIEnvironment) -> bool:
+    """Whether the request may have a body."""
     if environ.get("CONTENT_LENGTH"):
         return bool(environ["CONTENT_LENGTH"] != "0")
     return "HTTP_TRANSFER_ENCODING" in environ or environ.get("REQUEST_METHOD") in (

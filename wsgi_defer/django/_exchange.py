@@ -152,7 +152,8 @@ def noticing(kind: type[Any]) -> type[Any]:
 
         def close(self) -> None:
             exchange = self.followed_by
-            if exchange.claim_close():
+            if not exchange.ended:
+                exchange.ended = True
                 if not exchange.complete:
                     close_steps(self.steps)
                 exchange.end_response(super().close)

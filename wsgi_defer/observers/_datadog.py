@@ -6,6 +6,7 @@ It imports nothing: where ``ddtrace`` is in use, it has been imported already.
 from __future__ import annotations
 
 import sys
+from contextvars import Context
 from typing import Any
 
 from ._observer import Call, Observer, Scope
@@ -24,8 +25,8 @@ class TraceKeeper(Observer):
             return
         trace = trace.copy(trace.trace_id, trace.span_id)
         trace._reactivate = True  # after each span of the call, not after the first one
-        if call.context is not None:  # not told of its end meanwhile
-            call.context.run(tracer().context_provider.activate, trace)
+        context = call.context or Context()  # None if it was told of its end meanwhile
+        context.run(tracer().context_provider.activate, trace)
 
 
 def tracer() -> Any:

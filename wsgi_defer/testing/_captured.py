@@ -176,7 +176,7 @@ class _Capture(Mode):
         kept = self._kept.setdefault(scope, {})
         as_before = _is_same(self._outcomes.get(scope), outcome)
         self._outcomes[scope] = outcome
-        scope.note_outcome(outcome)
+        scope.outcome = outcome
         wanted: list[DeferredCall] = []
         while (call := scope.take()) is not None:
             record = self.record(call)

@@ -39,6 +39,7 @@ from wsgi_defer import (
 )
 from wsgi_defer._calls.call import Call
 from wsgi_defer._calls.drain import report_lost
+from wsgi_defer._calls.future import is_first
 
 from ...helpers.client import get, make_environ, text_app
 from ...helpers.orders import handle_abort
@@ -93,6 +94,13 @@ def test_the_order_of_things(ran):
     ran.append("reply")
     body.close()
     assert ran == ["A", "B", "reply", "C", "D"]
+
+
+def test_only_the_first_thread_publishes():
+    """Whoever asks later finds nothing to tell."""
+    turn = [True]
+    assert is_first(turn)
+    assert not is_first(turn)
 
 
 def test_the_states():

@@ -139,6 +139,15 @@ def test_the_error_log_of_mod_wsgi():
         assert seen[0][0]["wsgi.errors"] is (sys.stderr if more else errors)
 
 
+def test_the_input_of_a_gunicorn_that_is_hidden():
+    """Where nothing of it can be seen, the environ's input is spent all the same."""
+    seen = []
+    environ = with_body(**{"gunicorn.socket": None})
+    get(DeferMiddleware(looking(seen)), environ=environ)
+    assert background.join(10)
+    assert "read it in the view" in str(seen)
+
+
 def test_the_input_of_gunicorn():
     """What a framework keeps is spent; the worker gets the rest of the body."""
     from gunicorn.http.body import Body, LengthReader
