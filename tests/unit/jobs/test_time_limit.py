@@ -202,7 +202,8 @@ def test_an_attempt_that_does_not_end_is_counted(ends):
     attempt = Attempt("id", "job", "1", [5.0])
     in_thread(lambda: attempt.run(jobs, store=stored.append))
     assert ends == [HUNG]
-    assert told[0][0] == "again" and told[0][1]["again_in"] == 5.0
+    assert told[0][0] == "again"
+    assert told[0][1]["again_in"] == 5.0
     assert stored[0].error.startswith("JobTimeLimitError")
     assert (stored[0].wait, stored[0].following.number) == (5.0, 2)
 
