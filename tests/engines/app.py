@@ -98,10 +98,10 @@ def with_handlers(jobs):
         if sum(line.startswith(f"deadly {job.id} ") for line in lines) <= payload:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    @jobs.handler("busy", time_limit=0.5, pass_job=True)
-    def busy(payload, job):
+    @jobs.handler("spins", time_limit=0.5, pass_job=True)
+    def spins(payload, job):
         """Never end, in Python."""
-        note("busy", job.id)
+        note("spins", job.id)
         while True:
             time.sleep(0.01)
 

@@ -457,9 +457,9 @@ def test_all_or_none_of_many_jobs_are_stored(alone, kind):
 def test_a_job_beyond_its_time_limit_fails(shared, kind):
     """The limit is raised in it, and its worker keeps running."""
     place = shared(kind)
-    job = place.wait(place.jobs.enqueue("busy"))
+    job = place.wait(place.jobs.enqueue("spins"))
     assert (job.state, job.attempts) == ("failed", 1)
-    assert job.error.startswith("JobTimeLimitError: the job busy took longer than its")
+    assert job.error.startswith("JobTimeLimitError: the job spins took longer than its")
     assert "limit of 0.5 s" in job.error
     assert place.wait(place.jobs.enqueue("echo")).state == "done"
 

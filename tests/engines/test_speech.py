@@ -52,7 +52,7 @@ def test_the_worker_says_what_it_does(alone, kind):
         place.servers.get(kind.server).port)  # fmt: skip
     assert where in first
     assert "@" not in first
-    assert f"queue {place.queue}; handlers " in second
+    assert f"queue {place.queue}; handlers deadly, " in second
     assert ", echo, fails, " in second
     assert second.endswith("; 2 processes, 1 thread each")
     assert last.endswith(

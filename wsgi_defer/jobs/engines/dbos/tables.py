@@ -329,7 +329,8 @@ class Attempts:
             sa.select(due)
             # As it is in the index, whose condition SQLite must find here.
             .where(self._status.c.status == sa.literal_column("'DELAYED'"),
-                   self._status.c.application_name == self._owner)
+                   # Not by an index on it: SQLite would then sort all delayed ones.
+                   sa.func.coalesce(self._status.c.application_name, "") == self._owner)
             .order_by(due)
             .limit(1)
         )  # fmt: skip
