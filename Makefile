@@ -77,10 +77,15 @@ lint: .venv/installed  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed  ## what it costs, beside what it is compared with
+bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/jobs.py
 	$(BIN)/python benchmarks/workers.py
+
+.venv/bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 # gunicorn 20.1 imports pkg_resources, which setuptools had up to 80.
 services: .venv/installed .venv/wire  ## the servers that the tests use (Debian, root)

@@ -90,6 +90,10 @@ def uvicorn():
     return [sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "error"]
 
 
+class NotHereError(Exception):
+    """What a set-up needs is not installed, most likely."""
+
+
 class SetUp:
     """A server that runs, and what was measured on it."""
 
@@ -121,7 +125,8 @@ class SetUp:
             time.sleep(0.05)
         if self.server.poll() is not None or len(self.workers()) < WORKERS:
             self.stop()
-            raise SystemExit(f"{self.title}: {self.server.stderr.read().strip()}")
+            said = self.server.stderr.read().strip().splitlines() or ["it said nothing"]
+            raise NotHereError(f"{self.title} does not start: {said[-1]}")
 
     def workers(self):
         """The process ids of its workers."""
@@ -143,7 +148,7 @@ class SetUp:
         ).stdout  # fmt: skip
         used = sum(map(processor_time, workers)) - before
         if workers != self.workers() or "Non-2xx" in told:
-            raise SystemExit(f"{self.title}: it failed under load\n{told}")
+            raise SystemExit(f"{self.title} failed under load:\n{told}")
         requests, taken = re.search(r"(\d+) requests in ([\d.]+)s", told).groups()
         self.rates.append(int(requests) / float(taken))
         self.cpus.append(used / int(requests) / 1000)
@@ -168,7 +173,12 @@ def measure(title, rows, rounds):
     set_ups = []
     try:
         for command, *row in rows:
-            set_ups.append(SetUp(command, *row))
+            try:
+                set_ups.append(SetUp(command, *row))
+            except NotHereError as error:
+                print(f"\n{title}: {error}")
+                if not set_ups:  # nothing to compare with
+                    return
         for each in set_ups:
             each.measure(1)
             each.rates, each.cpus, each.p99s = [], [], []
@@ -179,21 +189,20 @@ def measure(title, rows, rounds):
     finally:
         for each in set_ups:
             each.stop()
-    return [show(title, each, set_ups[0]) for each in set_ups]
+    print(f"\n{title:40}{'cpu':>10}{'rate':>8}{'cpu':>8}{'p99':>8}")
+    for each in set_ups:
+        show(each, set_ups[0])
 
 
-def show(title, each, bare):
-    """Print a row, and return it."""
+def show(each, bare):
+    """Its processor time, and the ratios to the bare server, asked in turn."""
     rate, cpu, p99 = (
         statistics.median(one / other for one, other in zip(mine, its, strict=True))
         for mine, its in ((each.rates, bare.rates), (bare.cpus, each.cpus),
                           (each.p99s, bare.p99s))
     )  # fmt: skip
     used = statistics.median(each.cpus)
-    if each is bare:
-        print(f"\n{title:40}{'cpu':>10}{'rate':>8}{'cpu':>8}{'p99':>8}")
     print(f"  {each.title:38}{used:7.1f} us{rate:8.3f}{cpu:8.3f}{p99:8.2f}", flush=True)
-    return title, each.title, used, rate, cpu, p99
 
 
 def main():
@@ -208,10 +217,9 @@ def main():
     rounds = options.rounds or (4 if options.quick else 30)
     print("Served requests: processor time of the workers for each, and ratios to bare")
     print("(requests a second, processor time, 99th percentile of latency).")
-    told = []
     for title, rows in groups().items():
         if options.only in title:
-            told += measure(title, rows, rounds)
+            measure(title, rows, rounds)
 
 
 if __name__ == "__main__":
