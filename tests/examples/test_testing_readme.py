@@ -32,8 +32,8 @@ def test_the_page(tmp_path):
 
 def run(folder):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "pytest_wsgi_defer", "-p",
-         "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-p", "wsgi_defer.pytest_plugin",
+         "-p", "no:cacheprovider"],
         cwd=folder, env={**os.environ, "PYTHONPATH": HOME},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip

@@ -191,12 +191,12 @@ def test_what_is_not_used_is_not_imported(run):
 
         def test_hooks(request):
             plugins = request.config.pluginmanager
-            assert plugins.has_plugin("pytest_wsgi_defer")
+            assert plugins.has_plugin("wsgi_defer.pytest_plugin")
             assert not plugins.has_plugin("wsgi_defer_checks")
             assert not plugins.has_plugin("wsgi_defer_everywhere")
     """)
     assert "2 passed" in out
-    code = "import sys, pytest_wsgi_defer; print('wsgi_defer' in sys.modules)"
+    code = "import sys, wsgi_defer.pytest_plugin; print('wsgi_defer.testing' in sys.modules)"
     out = subprocess.check_output([sys.executable, "-c", code], cwd=HOME, text=True)
     assert out == "False\n"
 
