@@ -158,9 +158,14 @@ class Call:
         return False
 
     def first_to_fail(self) -> Call:
-        """The call whose error this one passes on; itself, if the error is its own."""
+        """The call whose error this one passes on; itself, if the error is its own.
+
+        An error that a ``catch()`` raises again is its own.
+        """
         first: Call = self
-        while first.before is not None and first.before._error is self._error:
+        while first.before is not None and first._how != "catch":
+            if first.before._error is not self._error:
+                break
             first = first.before
         return first
 

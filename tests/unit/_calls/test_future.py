@@ -387,6 +387,19 @@ def test_catch_and_finally(ran, caplog):
     assert caplog.text == ""
 
 
+def test_a_catch_that_raises_the_same_error(caplog):
+    """It has not handled it, so that is logged, once."""
+
+    def again(error):
+        raise error
+
+    with deferring():
+        defer(fail).catch(again).then(double)
+    [record] = caplog.records
+    assert "fail -> " in record.getMessage()
+    assert "again" in record.getMessage()
+
+
 def test_an_unhandled_failure_is_logged_once(caplog, heard):
     """With the names of the whole chain, and where it was deferred."""
     with deferring(observers=[heard]):
