@@ -31,11 +31,7 @@ def run_to_end(coroutine: Coroutine[Any, Any, object]) -> object:
             return work.run_beside()
         if loop.over or _threads_are_greenlets():
             return work.run_here()
-        try:
-            loop.call(work.start, context=copy_context())
-        except RuntimeError:  # no thread can be started
-            return work.run_here()
-        return work.wait(loop)
+        return work.run_on(loop)
     finally:
         del coroutine, work  # frame cycle
 
@@ -50,6 +46,7 @@ class _Work:
     """A coroutine, and how it ended."""
 
     _task: asyncio.Task[None] | None = None
+    _given_up = False  # nobody waits for it any more
 
     def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None:
         self._coroutine = coroutine
@@ -61,6 +58,9 @@ class _Work:
 
     def start(self) -> None:
         """In the loop."""
+        if self._given_up:
+            self._coroutine.close()
+            return
         running_for[self._waiter] = threading.get_ident()
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(lambda _: self._ended.release())
@@ -72,14 +72,20 @@ class _Work:
         except BaseException as error:  # raised again where somebody waits for it
             self._end.append((None, error))
 
-    def wait(self, loop: loops.Loop) -> object:
-        """Wait for its end; return or raise what it did.
+    def run_on(self, loop: loops.Loop) -> object:
+        """Run it there, and wait for its end; return or raise what it did.
 
         If the wait is interrupted, by a time limit or an order to stop, the coroutine
         is cancelled, and has some time for its clean-up.
         """
+        threads_left = True
         try:
-            self._ended.acquire()
+            try:
+                loop.call(self.start, context=copy_context())
+            except RuntimeError:  # no thread can be started
+                threads_left = False
+            else:
+                self._ended.acquire()
         except BaseException as order:
             loop.call(self._cancel)
             try:
@@ -92,8 +98,9 @@ class _Work:
                     loops.replace(loop)
             raise
         finally:
+            self._given_up = True
             running_for.pop(self._waiter, None)
-        return self._result()
+        return self._result() if threads_left else self.run_here()
 
     def _cancel(self) -> None:
         self._cancelled = True

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures._base import _AcquireFutures
+from operator import attrgetter
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ class LazyFuture(Future[T]):
 
     _state: str  # these two are Future's
     _done_callbacks: list[Callable[[Future[T]], object]]
+    queued_at = 0.0
     _settled_as = PENDING
     _value: T = None  # type: ignore[assignment]
     _error: BaseException | None = None
@@ -58,8 +64,24 @@ class LazyFuture(Future[T]):
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]
-        """Whoever takes it is about to wait, and may be the one that holds it up."""
-        self.about_to_wait()
+        """Whoever takes it is about to wait, and may be the one that holds it up.
+
+        ``wait()`` and ``as_completed()`` take those of all their futures, by address.
+        What they have so far is given back meanwhile, as calls run now: in the order of
+        their registration.
+        """
+        futures = _taken_together(sys._getframe(1))
+        taken = [
+            each.__dict__["_condition"]
+            for each in itertools.takewhile(lambda each: each is not self, futures)
+        ]
+        for condition in taken:
+            condition.release()
+        ours = [each for each in futures if isinstance(each, LazyFuture)] or [self]
+        for each in sorted(ours, key=attrgetter("queued_at")):
+            each.about_to_wait()
+        for condition in taken:
+            condition.acquire()
         return self.__dict__.get("_condition") or self._make()
 
     def about_to_wait(self) -> None:
@@ -111,6 +133,13 @@ class LazyFuture(Future[T]):
         else:
             Future.cancel(self)
             self.set_running_or_notify_cancel()
+
+
+def _taken_together(frame: FrameType) -> list[Any]:
+    """The futures whose conditions that frame of ``concurrent.futures`` takes."""
+    if frame.f_code is not _AcquireFutures.__enter__.__code__:
+        return []
+    return list(frame.f_locals["self"].futures)
 
 
 def is_first(turn: list[bool]) -> bool:

@@ -25,7 +25,7 @@ def warn_of_bare_flask(calls: Iterable[Call]) -> None:
     variable = getattr(sys.modules.get("flask.globals"), "_cv_app", None)
     if variable is None:
         return
-    for call in calls:
+    for call in list(calls):  # other threads may add some
         app = getattr(call.own_context().get(variable), "app", None)
         if app is not None and app not in _told:
             _told.add(app)

@@ -34,12 +34,12 @@ from .bodies import (
     steps_of,
 )
 from .inline_or_background import run_calls
+from .length import lacks_length
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Headers = list[tuple[str, str]]
-_FRAMING = frozenset(["content-length", "transfer-encoding"])
 
 
 class Exchange(Scope):
@@ -64,6 +64,7 @@ class Exchange(Scope):
     was_dropped = False  # dropped, not closed
     _handled: BaseException | None = None  # what was being handled at the last item
     _error: BaseException | None = None  # what the app, or a held call, raised
+    _taken_over = False  # the app has served the connection itself, and says so
     _raised = False  # the app did, so the server has yet to send its error page
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
@@ -126,9 +127,14 @@ class Exchange(Scope):
         if self.registered and not self.started:
             if self.status is None and isinstance(status, str):
                 self._headers = headers
-                if self.held or (
-                    not self._server.adds_length(self._respond)
-                    and self._lacks_length(status, headers)
+                server = self._server
+                if (
+                    self.held
+                    or not server.revokes_head
+                    or (
+                        not server.adds_length(self._respond)
+                        and lacks_length(status, headers, self._environ)
+                    )
                 ):
                     self.status = status
                     self._waiting = (status, headers, exc_info)
@@ -178,7 +184,7 @@ class Exchange(Scope):
             add = self._server.length_adder(self._respond)
             if add is None:
                 return
-        if self._lacks_length(self.status, self._headers) and all(
+        if lacks_length(self.status, self._headers, self._environ) and all(
             isinstance(item, bytes) for item in body
         ):
             length = sum(len(item) for item in body)
@@ -197,17 +203,6 @@ class Exchange(Scope):
             return error is None
         finally:
             del error  # frame cycle
-
-    def _lacks_length(self, status: Any, headers: Any) -> bool:
-        # Most servers can end a body without a length only by closing the connection.
-        try:
-            for name, _ in headers:
-                if name.lower() in _FRAMING:
-                    return False
-        except (TypeError, ValueError, AttributeError):
-            return False  # these are no headers, and the server will say so
-        bodiless = status[:3] in ("204", "304")
-        return not bodiless and self._environ.get("REQUEST_METHOD") != "HEAD"
 
     def _refuse(self, error: BaseException) -> None:
         self._error = error
@@ -240,6 +235,7 @@ class Exchange(Scope):
         is_file = finished is None and is_sendfile_body(self._environ, body)
         if finished is None and not is_file and not is_body(body):
             if self.registered and self._server.is_end(body):
+                self._taken_over = True
                 self.abort(StopIteration())
                 return body
             self.abort(
@@ -346,8 +342,9 @@ class Exchange(Scope):
     def app_failed(self, error: BaseException) -> None:
         """The app raised ``error``, and the server is about to deal with it."""
         if not self.stopped:  # else the app's close() has raised, too
-            over = self.registered and self._server.is_end(error)
-            self._error = None if over else error
+            if self._is_websocket() and self._server.is_end(error):
+                self._taken_over = True
+            self._error = None if self._taken_over else error
             # Asked now, before its traceback has the server's own frames.
             self.note_order(error)
         self._raised = True
@@ -416,10 +413,10 @@ class Exchange(Scope):
         finally:
             leave(token)
 
-    def _took_over(self) -> bool:
-        """The app has served the connection itself, and so started no response."""
-        upgrade = self._environ.get("HTTP_UPGRADE", "")
-        return self._raised or upgrade.lower() == "websocket"
+    def _is_websocket(self) -> bool:
+        """The app may have served the connection itself, without a response."""
+        upgrade = self.registered and self._environ.get("HTTP_UPGRADE")
+        return isinstance(upgrade, str) and upgrade.lower() == "websocket"
 
     def _run_calls(self, delivered: bool) -> None:
         if self.options.around is None and "flask.globals" in sys.modules:
@@ -436,7 +433,11 @@ class Exchange(Scope):
     def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
         """What is needed to run the calls, in whatever thread that will be."""
         code, error = self._code(), self._error
-        if code is None and error is None and not self._took_over():
+        if (
+            code is None
+            and error is None
+            and not (self._taken_over or self._is_websocket())
+        ):
             error = DeferError("the app never called start_response() with a status")
         duration = (self._sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.

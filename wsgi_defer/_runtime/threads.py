@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import threading
 from contextvars import Context
-from threading import get_ident
 from types import FrameType
 
 # By thread that waits for a coroutine: the thread that runs it.
@@ -24,7 +23,7 @@ def start(thread: threading.Thread) -> None:
 
 def runs_here(thread: int) -> bool:
     """Whether what that thread runs is run by this one, maybe as a coroutine."""
-    while thread != get_ident():
+    while thread != threading.get_ident():  # gevent may have replaced it
         if thread not in running_for:
             return False
         thread = running_for[thread]

@@ -11,5 +11,8 @@ class A2wsgi(Server):
     then ends the response by itself.
     """
 
+    # It sends the first head at once, and ignores a second one.
+    revokes_head = False
+
 
 A2WSGI = A2wsgi()

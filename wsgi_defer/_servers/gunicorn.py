@@ -72,7 +72,10 @@ class Gunicorn(ClosingServer):
         if not has_body(environ):
             return  # its own input says at once that there is nothing
         super().leave_request(environ, start_response)
-        request: Any = getattr(_response(start_response), "req", None)
+        response = _response(start_response)
+        if getattr(response, "sock", None) is not environ.get(self.socket_key):
+            return  # of another request, during which this one's body was dropped
+        request: Any = getattr(response, "req", None)
         body: Any = getattr(request, "body", None)
         if type(body).__module__ == "gunicorn.http.body":
             request.body = copy(body)
@@ -87,12 +90,13 @@ class Gunicorn(ClosingServer):
             response.response_length = None
 
     def adds_length(self, start_response: StartResponse) -> bool:
-        return _response(start_response) is not None
+        """Not behind another ``start_response``: that may belong to what changes it."""
+        return _own_response(start_response) is not None
 
     def length_adder(
         self, start_response: StartResponse
     ) -> Callable[[int], object] | None:
-        response = _response(start_response)
+        response = _own_response(start_response)
         if response is None or response.response_length is not None:
             return None
         if response.headers_sent or response.status is None:  # somebody holds it back
@@ -106,13 +110,17 @@ def _add_length(response: Any, length: int) -> None:
     response.chunked = response.is_chunked()
 
 
-def _response(start_response: StartResponse) -> Any:
-    """gunicorn's object for this response. Its workers' ``handle_request()`` has it,
-    too, for where a middleware has put its own ``start_response`` in place of that."""
+def _own_response(start_response: StartResponse) -> Any:
+    """gunicorn's object for this response; None behind another ``start_response``."""
     response = getattr(start_response, "__self__", None)
-    if type(response).__module__ == "gunicorn.http.wsgi":
-        return response
-    return local_of(PACKAGE, "resp")
+    return response if type(response).__module__ == "gunicorn.http.wsgi" else None
+
+
+def _response(start_response: StartResponse) -> Any:
+    """The same, also behind another ``start_response``: ``handle_request()`` of the
+    workers has it. To look at, not to change: a middleware outside does not know."""
+    response = _own_response(start_response)
+    return local_of(PACKAGE, "resp") if response is None else response
 
 
 GUNICORN = Gunicorn()

@@ -33,6 +33,9 @@ class Server:
     ``close()``.
     """
 
+    # A second call of start_response() can replace the head of the first, as PEP 3333
+    # says. If not, a head is held for as long as calls may run before the response.
+    revokes_head = True
     # It closes the body of an app that raised only if it has had a status before.
     needs_head_to_close = False
 

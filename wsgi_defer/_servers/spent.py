@@ -48,6 +48,9 @@ class GuardedInput:
     def __iter__(self) -> Any:
         return iter(self._input)
 
+    def __next__(self) -> Any:
+        return next(self._input)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._input, name)
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from gunicorn.workers import gthread, sync
@@ -17,6 +18,8 @@ from gunicorn.workers import gthread, sync
 from .._servers.handover import close_slot, open_slot, report_lost_drains, run_drains
 from ..background import Drain
 from ._hooks import attach, finishing_calls
+
+LONGEST_SUBMIT = 1.0  # seconds, from the start of the work to the return of submit()
 
 
 class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
@@ -53,6 +56,20 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         with finishing_calls(self, lambda: list(self.tpool.draining.values())):
             super().run()
+
+
+class ServedFuture(Future[Any]):
+    """A future that goes on when it has told of its result."""
+
+    then: Callable[[], object]
+
+    def set_result(self, result: Any) -> None:
+        super().set_result(result)
+        self.then()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        super().set_exception(exception)
+        self.then()
 
 
 class DrainingThreadPool(ThreadPoolExecutor):
@@ -94,18 +111,19 @@ class DrainingThreadPool(ThreadPoolExecutor):
     def _drain_after(self, box: list[Future[Any] | None], drains: list[Drain]) -> None:
         """Run them when the future of this thread's work has told of its result.
 
-        Its callbacks run in this thread, in their order. gunicorn's gives the
-        connection back; ours is added after that. Where gunicorn is later still, its
-        own thread calls it.
+        gunicorn's callback, which gives the connection back, has run by then, or runs
+        in gunicorn's own thread as soon as that adds it.
         """
         self.draining[threading.get_ident()] = list(drains)
-        while not box:  # submit() has not returned
+        deadline = time.monotonic() + LONGEST_SUBMIT
+        while not box and time.monotonic() < deadline:
             time.sleep(0.0001)
-        future = box[0]
-        if future is None:
+        future = box[0] if box else None
+        if future is None:  # submit() was interrupted, and nobody waits for the future
             self._drain(drains)
         else:
-            future.add_done_callback(lambda _: self._drain(drains))
+            future.__class__ = ServedFuture
+            future.then = partial(self._drain, drains)  # type: ignore[attr-defined]
 
     def _drain(self, drains: list[Drain]) -> None:
         try:

@@ -387,6 +387,35 @@ def test_catch_and_finally(ran, caplog):
     assert caplog.text == ""
 
 
+def test_what_wait_has_taken_is_given_back(ran):
+    """While it runs calls, in their order, and if one of them is itself."""
+    other = Future()
+    errors = []
+
+    def waits():
+        try:
+            wait([other, *calls])
+        except WaitsForItselfError as error:
+            errors.append(error)
+
+    def settle():
+        thread = threading.Thread(target=other.set_result, args=(1,))
+        thread.start()
+        thread.join(20)
+        ran.append("settled" if other.done() else "stuck")
+
+    with deferring():
+        calls = [defer(settle), *[defer(ran.append, n) for n in range(20)]]
+        assert wait([other, *calls], timeout=20).not_done == set()
+    assert ran == ["settled", *range(20)]
+    other = Future()
+    with deferring():
+        calls = [defer(waits)]
+    assert len(errors) == 1
+    settle()
+    assert ran[-1] == "settled"
+
+
 def test_a_catch_that_raises_the_same_error(caplog):
     """It has not handled it, so that is logged, once."""
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.http.wsgi import Response
 
-from wsgi_defer import DeferMiddleware, before_response, defer
+from wsgi_defer import DeferMiddleware, background, before_response, defer
 
 from ...helpers.client import make_environ
 
@@ -127,10 +127,11 @@ def test_held_for_a_length():
 
 @pytest.mark.parametrize("hidden", [False, True])
 def test_gunicorn_takes_a_length_later(hidden):
-    """So its head is never held for one, and is as it was."""
+    """So its head is not held for one, and is as it was. Behind another start_response
+    it is: that may be of a middleware which changes the body."""
     response = Gunicorn()
     start = response if hidden else StartOf(response)
-    assert in_gunicorn(response, start) == (True, [b"h", b"i"])
+    assert in_gunicorn(response, start) == (not hidden, [b"h", b"i"])
     assert response.headers == LENGTH
     assert (response.response_length, response.chunked) == (2, False)
 
@@ -169,11 +170,49 @@ def test_no_length_is_added(more, length):
 
 
 def test_no_length_is_added_to_a_head_that_somebody_holds_back():
-    """A middleware outside that collects the response; it adds one itself, maybe."""
+    """Nor past a middleware outside, which may change the body: it is told of one."""
     response, start = Gunicorn(), Start()
-    assert in_gunicorn(response, start) == (True, [b"h", b"i"])
+    assert in_gunicorn(response, start) == (False, [b"h", b"i"])
+    assert start.seen == [("200 OK", LENGTH)]
     assert response.headers == []
     assert response.response_length is None
+
+
+def test_a_server_that_takes_no_head_back():
+    """It gets none while calls may run before the response."""
+    start = Start()
+    assert serve(start, LENGTH, **{"asgi.scope": {}})[0] is False
+    assert start.seen == [("200 OK", LENGTH)]
+
+
+def test_the_503_has_no_header_of_the_app():
+    """cheroot would send both."""
+
+    class Gateway:
+        remaining_bytes_out = None
+
+        def __init__(self):
+            self.req = SimpleNamespace(outheaders=[])
+
+        def start_response(self, status, headers, exc_info=None):
+            self.req.outheaders += headers
+            self.remaining_bytes_out = int(headers[-1][1])
+            return print
+
+    gateway = Gateway()
+
+    def app(environ, respond):
+        defer(int)
+        respond("200 OK", [("Set-Cookie", "session=secret"), *LENGTH])
+        before_response(int, "no number")
+        return [b"hi"]
+
+    environ = make_environ(SERVER_SOFTWARE="Cheroot/11")
+    DeferMiddleware(app)(environ, gateway.start_response).close()
+    assert background.join(10)
+    names = [name for name, _ in gateway.req.outheaders]
+    assert names == ["Content-Type", "Content-Length"]
+    assert gateway.remaining_bytes_out == len(b"Service Unavailable\n")
 
 
 def test_a_call_before_the_response_that_comes_after_the_head():

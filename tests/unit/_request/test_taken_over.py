@@ -37,10 +37,17 @@ def serve(ran, answer, **environ):
 def test_stop_iteration_under_gunicorn(ran):
     """flask-sock ends its view so, and gunicorn closes the connection."""
     stop = StopIteration()
-    assert serve(ran, stop, **GUNICORN) is stop
+    assert serve(ran, stop, **GUNICORN, HTTP_UPGRADE="WebSocket") is stop
     assert (ran[0], ran[1].error, ran[1].delivered, ran[1].ok) == (
         "call", None, True, True,
     )  # fmt: skip
+
+
+def test_stop_iteration_of_a_view(ran):
+    """A bug of its own, as there is no WebSocket."""
+    stop = StopIteration()
+    assert serve(ran, stop, **GUNICORN) is stop
+    assert (ran[0], ran[1].error, ran[1].ok) == ("failed", stop, False)
 
 
 @pytest.mark.parametrize("error", [StopIteration(), RuntimeError()])

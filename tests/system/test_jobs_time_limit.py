@@ -14,7 +14,7 @@ from wsgi_defer.jobs import Jobs, JobTimeLimitError, _time_limit
 from wsgi_defer.jobs._attempt import Attempt
 from wsgi_defer.jobs._time_limit import HUNG, ending, run_within
 
-from ...helpers.waiting import PATIENCE, until
+from ..helpers.waiting import PATIENCE, until
 
 
 def endless():
