@@ -57,6 +57,7 @@ class Scope:
     _names: dict[tuple[str, str | None], list[tuple[float, int, Call]]] = {}  # noqa: RUF012
     _turns: list[Call] = ()  # type: ignore[assignment]  # the next calls, last one first
     process = 0  # that of its calls
+    thread = 0  # that of the code that registers them, if noted
     forked = False  # this is a copy, in a process that the view or a call has forked
 
     def __init__(self, options: Options = DEFAULTS, outer: Scope | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import wraps
 from inspect import signature
+from threading import get_ident
 from typing import Any
 
 from django.conf import settings
@@ -54,7 +55,8 @@ def run_in_scope(command: BaseCommand) -> None:
         known = signature(deferring).parameters
         chosen = {name: given[name] for name in given if name in known}
         chosen["around"] = around(given.get("around"))
-        with deferring(**chosen):
+        with deferring(**chosen) as scope:
+            scope.thread = get_ident()
             output: str | None = execute(*args, **options)
         return output
 

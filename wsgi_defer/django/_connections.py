@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .._calls.scope import get_current
+
+
+class _Here(threading.local):
+    tended = False
+
+
+_here = _Here()
 
 
 @contextmanager
@@ -17,7 +27,15 @@ def tended_connections() -> Iterator[None]:
     Afterwards they are kept or closed by ``CONN_MAX_AGE``. A connection that was kept
     is tried before its first use in the call, even without ``CONN_HEALTH_CHECKS``: the
     server may have restarted since the view used it.
+
+    If other code of this thread is in the middle of its work, they are its own, and
+    stay as they are: it may read from a cursor while ``result()`` runs the call.
     """
+    if _here.tended or _is_inside():
+        with _own_thread_of_coroutines():
+            yield
+        return
+    _here.tended = True
     for connection in _free():
         connection.close_if_unusable_or_obsolete()
         connection.health_check_enabled = True
@@ -25,6 +43,7 @@ def tended_connections() -> Iterator[None]:
         with _own_thread_of_coroutines():
             yield
     finally:
+        _here.tended = False
         for connection in _free():
             checks = connection.settings_dict["CONN_HEALTH_CHECKS"]
             connection.health_check_enabled = checks
@@ -45,6 +64,16 @@ def _own_thread_of_coroutines() -> Iterator[None]:
         if executor is not None:
             executor.submit(connections.close_all).result()
             executor.shutdown()
+
+
+def _is_inside() -> bool:
+    """Whether a view, its response or a command of this thread has not ended."""
+    thread, scope = threading.get_ident(), get_current()
+    while scope is not None:
+        if scope.thread == thread and scope.outcome is None:
+            return True
+        scope = scope.outer
+    return False
 
 
 def _free() -> list[BaseDatabaseWrapper]:

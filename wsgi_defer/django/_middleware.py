@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from django.db import connections
@@ -48,6 +49,7 @@ class DeferMiddleware:
         known: Any = environ.get(SCOPE_KEY)
         if outer is not None and known is outer and not outer.closed:
             outer.complete_options(self.options)
+            outer.thread = get_ident()
             return self.get_response(request)
         options, respond = self.options, start_response_for(environ)
         used = connections.all(initialized_only=True)
@@ -58,6 +60,7 @@ class DeferMiddleware:
             # LiveServerTestCase, whose threads all use its connection.
             options = options._replace(inline=True)
         exchange = DjangoExchange(options, request, respond)
+        exchange.thread = get_ident()
         environ[SCOPE_KEY] = exchange
         if "_bjoern" in sys.modules:
             prepare_request(environ)

@@ -7,13 +7,18 @@ import threading
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.db import connections, transaction
-from django.http import HttpResponse
+from django.core.signals import request_finished, request_started
+from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections, connections, transaction
+from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client
 from django.test.utils import override_settings
 
-from wsgi_defer import background, defer
+from wsgi_defer import background, before_response, defer, deferring
 from wsgi_defer.django._connections import tended_connections
+from wsgi_defer.testing import eager
+
+from ...helpers.client import get, make_environ
 
 # Itself, not the proxy that Django calls ``connection``.
 connection = connections["default"]
@@ -102,10 +107,6 @@ def test_a_coroutine(client, view, ran):
 
 def test_live_servers(view, ran):
     """Their threads share one connection, which the background thread has not."""
-    from django.core.wsgi import get_wsgi_application
-
-    from ...helpers.client import get, make_environ
-
     app = get_wsgi_application()
     environ = {"SERVER_SOFTWARE": "WSGIServer/0.2"}
     view(lambda request: defer(where) and HttpResponse("hello"))
@@ -121,3 +122,68 @@ def test_live_servers(view, ran):
     finally:
         connection.dec_thread_sharing()
     assert ran == ["wsgi_defer", "MainThread"]
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """How often the connection was closed, in place of that; it is to be."""
+    users()
+    monkeypatch.setattr(connection, "close_at", 0)  # CONN_MAX_AGE, long ago
+    times = []
+    monkeypatch.setattr(connection, "close", lambda: times.append(True))
+    return times
+
+
+@pytest.mark.parametrize("how", ["result", "eager", "held", "block", "stream"])
+def test_code_that_uses_its_connection(view, closed, how):
+    """A call that runs in the middle of it leaves the connection as it is."""
+    seen = []
+
+    @view
+    def page(request):
+        def items():
+            yield b"one"
+            defer(users).result()
+            seen.append(list(closed))
+            yield b"two"
+
+        if how == "stream":
+            return StreamingHttpResponse(items())
+        if how == "result":
+            defer(users).result()
+        elif how == "eager":
+            with eager():
+                defer(users)
+        elif how == "held":
+            before_response(lambda: None)
+            before_response(lambda: seen.append(list(closed)))
+        else:
+            with deferring(around=tended_connections):
+                defer(users)
+        seen.append(list(closed))
+        return HttpResponse("hello")
+
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    try:
+        assert get(get_wsgi_application(), environ=make_environ()).status[:3] == "200"
+    finally:
+        for signal in (request_started, request_finished):
+            signal.connect(close_old_connections)
+    assert seen
+    assert not any(seen)
+
+
+def test_a_call_inside_of_a_call(view, client, closed):
+    """The outer one uses the connections, and they are tended when it ends."""
+    seen = []
+
+    def outer():
+        before = len(closed)
+        defer(users).result()
+        seen.append(len(closed) - before)
+
+    view(lambda request: defer(outer) and HttpResponse("hello"))
+    client.get("/")
+    assert seen == [0]
+    assert closed
