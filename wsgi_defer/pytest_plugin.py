@@ -70,9 +70,23 @@ class _StrictEverywhere:
         """Around fixtures, too, so that ``deferred`` is inside."""
         from .testing import strict
 
-        with strict() as block:
-            item.stash[_strict_of] = [block]
-            return (yield)
+        ended = False
+        try:
+            with strict() as block:
+                item.stash[_strict_of] = [block]
+                result = yield
+                ended = True
+        except AssertionError as failed:
+            if not ended:
+                raise
+            # After its clean-up: an error that goes up here would end the session.
+            late = pytest.TestReport(
+                nodeid=item.nodeid, location=item.location,
+                keywords=dict.fromkeys(item.keywords, 1), outcome="failed",
+                longrepr=str(failed), when="teardown",
+            )  # fmt: skip
+            item.ihook.pytest_runtest_logreport(report=late)
+        return result
 
 
 class _Checks:
@@ -83,22 +97,23 @@ class _Checks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        try:
-            result = yield
-        except BaseException:
-            for block in item.stash.get(_strict_of, ()):
-                try:
-                    block.check()
-                except AssertionError as failed:
-                    item.add_report_section("call", "deferred calls", str(failed))
-            raise
-        for block in item.stash.get(_strict_of, ()):
-            block.check()
-        return result
+        return (yield from _checked(item, "call"))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        return (yield from _checked(item, "teardown"))
+
+
+def _checked(item: pytest.Item, when: str) -> Generator[None, Any, Any]:
+    try:
         result = yield
+    except BaseException:
         for block in item.stash.get(_strict_of, ()):
-            block.check()
-        return result
+            try:
+                block.check()
+            except AssertionError as failed:
+                item.add_report_section(when, "deferred calls", str(failed))
+        raise
+    for block in item.stash.get(_strict_of, ()):
+        block.check()
+    return result

@@ -175,6 +175,46 @@ def test_strict_in_fixtures(run):
     assert "ERROR test_shop.py::test_late" in out
 
 
+def test_strict_and_a_clean_up_that_fails(run):
+    """The session goes on, whatever is left when the test has ended."""
+    out = run(
+        """
+        @pytest.fixture
+        def breaks():
+            yield
+            exchange(shop, "/fail")
+            raise ValueError("its own")
+
+        def test_breaks(breaks):
+            pass
+
+        @pytest.fixture
+        def late(request):
+            class Late:
+                @pytest.hookimpl(trylast=True)
+                def pytest_runtest_logreport(self, report):
+                    if report.when == "teardown" and "last" in report.nodeid:
+                        plugins.unregister(self)
+                        exchange(shop, "/fail")
+
+            plugins = request.config.pluginmanager
+            plugins.register(Late())
+
+        def test_last(late):
+            pass
+
+        def test_next():
+            pass
+        """,
+        ini="wsgi_defer = strict",
+    )
+    assert "INTERNALERROR" not in out
+    assert "3 passed, 2 errors" in out
+    assert "ValueError: its own" in out
+    assert out.count("Captured deferred calls teardown") == 1
+    assert "ERROR test_shop.py::test_last - 1 deferred call failed" in out
+
+
 def test_an_unknown_option(run):
     """It is told, and nothing runs."""
     out = run("def test(): pass", ini="wsgi_defer = lenient")
