@@ -6,9 +6,10 @@ sends. So what ``DeferMiddleware`` does around an app can be done inside of Djan
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -68,9 +69,15 @@ class DjangoExchange(Exchange):
 
     def _follow(self, response: Any, stepping: bool) -> HttpResponseBase:
         """Let it end this exchange; let streaming code defer, too."""
-        if not hasattr(response, "followed_by"):  # else an app keeps and reuses it
-            kind: Any = type(response)
-            response.__class__ = noticing(kind)
+        kind: Any = type(response)
+        if not hasattr(kind, "followed_by"):  # else an app keeps and reuses it
+            try:
+                response.__class__ = noticing(kind)
+            except TypeError:  # a class that refuses another one below it
+                close = partial(kind.close, response)
+                response.close = partial(self.end_once, close)
+                if not stepping:
+                    self.note_complete()
         response.followed_by, response.steps = self, CLOSED
         if stepping and not response.is_async:
             steps = step_through(response.streaming_content, self)
@@ -132,11 +139,13 @@ def noticing(kind: type[Any]) -> type[Any]:
     """
 
     class Noticing(kind):  # type: ignore[misc]
-        followed_by: DjangoExchange
+        followed_by: DjangoExchange | None = None  # as in another one, made by an app
         steps: Iterator[bytes] = CLOSED
 
         def __iter__(self) -> Iterator[bytes]:
             exchange = self.followed_by
+            if exchange is None:
+                return super().__iter__()  # type: ignore[no-any-return]
             token = enter(exchange)
             try:  # an asynchronous iterator is read to its end in here
                 items: Iterator[bytes] = super().__iter__()
@@ -152,7 +161,9 @@ def noticing(kind: type[Any]) -> type[Any]:
 
         def close(self) -> None:
             exchange = self.followed_by
-            if not exchange.ended:
+            if exchange is None:
+                super().close()
+            elif not exchange.ended:
                 exchange.ended = True
                 if not exchange.complete:
                     close_steps(self.steps)
@@ -160,7 +171,7 @@ def noticing(kind: type[Any]) -> type[Any]:
 
         def __del__(self) -> None:
             exchange = self.followed_by
-            if exchange.registered and not exchange.ended:
+            if exchange is not None and exchange.registered and not exchange.ended:
                 exchange.note_dropped()
                 exchange.end_once(super().close)
 
@@ -168,10 +179,13 @@ def noticing(kind: type[Any]) -> type[Any]:
             # A cache outside of the middleware pickles it.
             plain = object.__new__(kind)
             vars(plain).update(vars(self))
-            del plain.followed_by
+            vars(plain).pop("followed_by", None)
             vars(plain).pop("steps", None)
+            reduced = plain.__reduce_ex__(protocol)
+            if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+                return reduced  # the class has a way of its own
             # Not its own first two: pickle looks at the class of this object.
-            return object.__new__, (kind,), *plain.__reduce_ex__(protocol)[2:]
+            return object.__new__, (kind,), *reduced[2:]
 
     Noticing.__name__, Noticing.__module__ = kind.__name__, kind.__module__
     Noticing.__qualname__ = kind.__qualname__
