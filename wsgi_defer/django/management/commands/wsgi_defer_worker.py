@@ -43,8 +43,10 @@ class Command(BaseCommand):
         jobs = jobs_of_tasks(backend) if target is None else jobs_at(target)
         given = argparse.Namespace(**options, imports=[])
         name = options["settings"] or settings.SETTINGS_MODULE
+        path = options["pythonpath"]
         given.again = [*program(), "wsgi_defer_worker", *([target] if target else []),
                        "--backend", backend, "--settings", name,
+                       *(["--pythonpath", path] if path else []),
                        *passed_on(given)]  # fmt: skip
         if given.reload and given.slot is None:
             sys.exit(reload.run(given.again))
