@@ -213,3 +213,61 @@ def test_only_tasks_run(tmp_path):
     assert notes(site) == []
     told = site.manage("wsgi_defer_worker", "--processes", "0", status=2)
     assert "takes a whole number from 1 to 1000, not '0'" in told
+
+
+def run_code(site, code):
+    """Run that in the project; return what it prints."""
+    (site.root / "run.py").write_text("import django; django.setup()\n" + code)
+    env = {**site.env, "DJANGO_SETTINGS_MODULE": "settings"}
+    done = subprocess.run([sys.executable, "run.py"], cwd=site.root, env=env,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return done.stdout
+
+
+ENDED_MEANWHILE = """
+from django.tasks.signals import task_enqueued
+from shop import tasks
+from wsgi_defer import deferring
+
+block = deferring()
+
+def end(**more):
+    block.__exit__(None, None, None)
+
+task_enqueued.connect(end)
+block.__enter__()
+tasks.mail.enqueue("ada")
+"""
+
+
+def test_a_scope_that_ends_meanwhile(tmp_path):
+    """The task runs once, by the scope that has it."""
+    site = make_site(tmp_path, {"BACKEND": "wsgi_defer.django.tasks.DeferBackend"})
+    run_code(site, ENDED_MEANWHILE)
+    assert notes(site).count("mail ada") == 1
+
+
+GONE = """
+from types import SimpleNamespace
+from django.tasks import task_backends
+from django.tasks.exceptions import TaskResultDoesNotExist
+backend = task_backends["default"]
+print(backend.jobs.find("django.task").time_limit)
+payload = ('{"task": "shop.tasks.gone", "args": [], "kwargs": {}, "queue": "default", '
+           '"run_after": null, "enqueued_at": null}')
+backend.jobs.status = lambda job_id: SimpleNamespace(id=job_id, payload=payload)
+try:
+    backend.get_result("1")
+except TaskResultDoesNotExist as error:
+    print("does not exist")
+"""
+
+
+def test_a_task_that_is_gone(tmp_path):
+    """Its result is, too. The options of all tasks have a time limit."""
+    backend = {
+        "BACKEND": "wsgi_defer.django.tasks.JobsBackend",
+        "OPTIONS": {"url": None, "time_limit": 30},
+    }
+    site = make_site(tmp_path, backend)
+    assert run_code(site, GONE) == "30\ndoes not exist\n"

@@ -40,7 +40,7 @@ from ..jobs import Job, Jobs
 from ._connections import tended_connections
 
 HANDLER = "django.task"
-TRYING = ("attempts", "backoff", "max_backoff")
+TRYING = ("attempts", "backoff", "max_backoff", "time_limit")
 STATES = {
     "queued": TaskResultStatus.READY,
     "scheduled": TaskResultStatus.READY,
@@ -74,13 +74,15 @@ class DeferBackend(BaseTaskBackend):  # type: ignore[misc]
         def run() -> None:
             self._run(result, raising=True)
 
+        deferred = False
         if scope is not None and not scope.closed:
             try:
                 defer(run)
-            except ScopeClosedError:  # another thread has just ended it
-                scope = None
+                deferred = True
+            except ScopeClosedError:
+                pass  # another thread has just ended it
         task_enqueued.send(type(self), task_result=result)
-        if scope is None or scope.closed:
+        if not deferred:
             self._run(result, raising=False)
         return result
 
@@ -95,8 +97,8 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
 
     In a request, a task is stored just before the response, if that is a success.
     ``OPTIONS`` are ``url`` and the others of ``wsgi_defer.jobs.Jobs``, and those of its
-    handlers: ``attempts``, ``backoff`` and ``max_backoff``. Only functions that are
-    tasks run.
+    handlers: ``attempts``, ``backoff``, ``max_backoff`` and ``time_limit``. Only
+    functions that are tasks run.
     """
 
     supports_defer = True
@@ -134,11 +136,15 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
 
     def get_result(self, result_id: str) -> TaskResult:
         """What became of it. Raises ``TaskResultDoesNotExist``, also while it is held
-        for the response, and as ``jobs.status()``."""
+        for the response, or if its function is not a task any more; and as
+        ``jobs.status()``."""
         job = self.jobs.status(result_id)
         if job is None or job.payload is None:
             raise TaskResultDoesNotExist(result_id)
-        return self._result_of(job, json.loads(job.payload))
+        try:
+            return self._result_of(job, json.loads(job.payload))
+        except UnknownTask as error:
+            raise TaskResultDoesNotExist(result_id) from error
 
     def _result_of(self, job: Job, payload: Mapping[str, Any]) -> TaskResult:
         task = task_at(payload["task"], self).using(
@@ -185,6 +191,10 @@ def jobs_of(alias: str, given: str) -> Jobs:
     # The worker has no request around a task.
     jobs.init_app(SimpleNamespace(extensions={}, app_context=tended_connections))
     return jobs
+
+
+class UnknownTask(ValueError):  # noqa: N818 - as Django's TaskResultDoesNotExist
+    """What is stored names a function that is not there, or not a task."""
 
 
 class TaskFailed(Exception):  # noqa: N818 - its text is what the job's error says
@@ -253,14 +263,14 @@ def set_on(result: TaskResult, **values: Any) -> None:
 
 
 def task_at(path: str, backend: JobsBackend) -> Task:
-    """The task of that name. Raises ``ValueError`` for anything else: what is stored
+    """The task of that name. Raises ``UnknownTask`` for anything else: what is stored
     must not choose which functions run."""
     try:
         found = import_string(path)
     except ImportError as error:
-        raise ValueError(f"there is no task {path!r}: {error}") from error
+        raise UnknownTask(f"there is no task {path!r}: {error}") from error
     if not isinstance(found, Task):
-        raise ValueError(f"{path!r} is not a task, and does not run")
+        raise UnknownTask(f"{path!r} is not a task, and does not run")
     return found.using(backend=backend.alias)
 
 
