@@ -7,6 +7,7 @@ import threading
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.core.management import BaseCommand, call_command
 from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections, connections, transaction
@@ -14,7 +15,8 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client
 from django.test.utils import override_settings
 
-from wsgi_defer import background, before_response, defer, deferring
+from wsgi_defer import DeferMiddleware, background, before_response, defer, deferring
+from wsgi_defer.django._commands import run_in_scope
 from wsgi_defer.django._connections import tended_connections
 from wsgi_defer.testing import eager
 
@@ -187,3 +189,35 @@ def test_a_call_inside_of_a_call(view, client, closed):
     client.get("/")
     assert seen == [0]
     assert closed
+
+
+def test_a_command_that_uses_its_connection(closed):
+    """As a view; the calls after it have connections as after a request."""
+    seen = []
+
+    class Command(BaseCommand):
+        def handle(self, **options):
+            defer(users).result()
+            seen.append(list(closed))
+            defer(users)
+
+    command = Command()
+    run_in_scope(command)
+    call_command(command, skip_checks=True)
+    assert seen == [[]]
+    assert closed
+
+
+def test_a_view_wrapped_in_wsgi_py_too(view, closed):
+    """The middleware there has the scope."""
+    seen = []
+
+    @view
+    def page(request):
+        before = len(closed)
+        defer(users).result()
+        seen.append(len(closed) - before)
+        return HttpResponse("hello")
+
+    get(DeferMiddleware(get_wsgi_application()), environ=make_environ())
+    assert seen == [0]
