@@ -14,6 +14,7 @@ pytest.importorskip("dbos", reason="dbos is not installed")
 
 from wsgi_defer.jobs import JobsUnavailable
 from wsgi_defer.jobs.engines.dbos.bells import LATER, Bell, Bells
+from wsgi_defer.jobs.engines.dbos.slots import FileSlots
 from wsgi_defer.jobs.engines.dbos.threads import Executor, Sweeps
 
 from ..helpers.waiting import PATIENCE, until
@@ -70,6 +71,28 @@ def test_a_ring_wakes_all(bells, waiting):
     some = [waiting(bells.make(number)) for number in (3, 1)]
     bells.ring()
     until(lambda: [one.looks for one in some] == [2, 2], "both look")
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_link_in_the_place_of_a_fifo_is_not_followed(bells, tmp_path, number):
+    """Who may write to the directory cannot have modes of other files changed."""
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    for name in ("bell-0", "bell-2"):
+        (tmp_path / name).symlink_to(secret)
+    assert bells.make(number) is None
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_a_link_in_the_place_of_a_slot_is_not_followed(tmp_path):
+    """As for FIFOs; the worker does not start then."""
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    (tmp_path / "jobs.db").touch(0o666)
+    (tmp_path / "slot-0").symlink_to(secret)
+    with pytest.raises(OSError, match="slot-0"):
+        FileSlots(f"{tmp_path}/slot", f"{tmp_path}/jobs.db").take(0)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
 def test_a_ring_without_workers_is_lost(bells, tmp_path):

@@ -7,7 +7,7 @@ engines bring along, runs it twice in the latter.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, timezone, tzinfo
 
 from cronsim import CronSim, CronSimError
 
@@ -36,4 +36,13 @@ def after(expression: str, moment: datetime, zone: tzinfo) -> datetime:
 def until(expression: str, moment: datetime, zone: tzinfo) -> datetime:
     """The latest time that is not after that moment."""
     end = (moment + MINUTE).replace(second=0, microsecond=0)
-    return next(CronSim(expression, end.astimezone(zone), reverse=True))
+    due: datetime = next(CronSim(expression, end.astimezone(zone), reverse=True))
+    # Where the clocks go back at midnight, that leaves out times of the hour that is
+    # there twice.
+    while _utc(following := after(expression, due, zone)) <= _utc(moment):
+        due = following
+    return due
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(timezone.utc)

@@ -79,25 +79,44 @@ class Scheduler:
         """Enqueue what is missing at that moment; return when the next is due."""
         known = self._ahead.get(schedule.name)
         last, following = schedule.until(at), schedule.after(at)
-        if self._was_missed(schedule, last) if known is None else last > known:
+        if known is None:
+            missed = self._was_missed(schedule, last)
+        else:
+            missed = last > known and not self._waits(schedule, known)
+        if missed:
             self._enqueue(schedule, last, at)
-        if following != known and following - at < FARTHEST:
+        if following - at >= FARTHEST:
+            self._ahead[schedule.name] = last
+        elif following != known:
             self._enqueue(schedule, following, at)
             self._ahead[schedule.name] = following
         return following
+
+    def _waits(self, schedule: Schedule, due: datetime) -> bool:
+        """Whether the job of that time is still to run, and so stands for later ones.
+
+        The clock may jump, as that of a machine that was suspended.
+        """
+        job = self._jobs.status(schedule.id(due))
+        if job is None or job.started_at is not None:
+            return False
+        return job.state in ("queued", "scheduled")
 
     def _was_missed(self, schedule: Schedule, last: datetime) -> bool:
         """Whether the last time was missed, and no job stands for it.
 
         That is so if the last worker ended right after a time came, before it had
-        enqueued the next. A schedule without any job is a new one.
+        enqueued the next. A schedule without any job is a new one. A failed job proves
+        nothing: it is kept for longer than the later ones that were done.
         """
+        if self._jobs.status(schedule.id(schedule.after(last))) is not None:
+            return False  # it is enqueued after the last one
         due, later = last, last
         for _ in range(LOOK_BACK):
             job = self._jobs.status(schedule.id(due))
             if job is not None:
                 ran_in_time = job.started_at is not None and job.started_at < later
-                return due < last and ran_in_time
+                return due < last and ran_in_time and job.state != "failed"
             due, later = schedule.until(due - timedelta(seconds=1)), due
         return False
 

@@ -161,6 +161,12 @@ def test_a_count_that_cannot_be_written_does_not_matter(jobs, tmp_path):
         ("postgresql://u:p@a,b:2/db?password=x", "postgresql://a,b:2/db"),
         ("amqp://u:p%40@host//", "amqp://host//"),
         ("redis://host", "redis://host"),
+        ("dbos+postgresql://user:pa/ss@host/db", "dbos+postgresql://host/db"),
+        ("dbos+postgresql://user:p@a/s:s@host/db", "dbos+postgresql://host/db"),
+        ("dbos+postgresql://user:pa?ss@host/db", "dbos+postgresql://..."),
+        ("dbos+postgresql://user:pa#ss@host/db", "dbos+postgresql://..."),
+        ("redis://host/2?password=p@ss", "redis://..."),
+        ("sqlite:////srv/a@b/jobs.db?timeout=1", "sqlite:////srv/a@b/jobs.db"),
     ],
 )
 def test_where_the_jobs_are_without_a_password(url, shown):

@@ -119,6 +119,31 @@ def test_without_the_package_for_cron(monkeypatch):
     Jobs(None).every(timedelta(hours=1), name="x")
 
 
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Africa/Cairo", "2026-10-29T12:00"),
+        ("America/Havana", "2026-10-31T12:00"),
+        ("Asia/Beirut", "2026-10-24T12:00"),
+        ("Europe/Berlin", "2026-10-24T12:00"),
+    ],
+)
+@pytest.mark.parametrize(
+    "every",
+    ["59 23 * * *", "30 23 * * *", "30 0 * * *", "*/20 23,0 * * *", "5 * * * *"],
+)
+def test_the_latest_time_where_the_clocks_go_back(zone, day, every):
+    """Also at midnight, where the hour that is there twice is of the day before."""
+    schedule = Schedule("x", every, ZoneInfo(zone))
+    due = schedule.after(at(day))
+    for _ in range(30):
+        following = schedule.after(due)
+        assert schedule.until(due) == due
+        assert schedule.until(following - timedelta(seconds=1)) == due
+        assert not schedule.is_stale(schedule.id(due))
+        due = following
+
+
 # ------------------------------------------------------------------------ the ids
 
 
@@ -152,6 +177,8 @@ class Stored:
     def __init__(self):
         self.due = {}
         self.started = {}
+        self.failed = set()
+        self.asked = 0
         self.down = False
 
     def enqueue(self, name, payload, *, job_id, delay, hold):
@@ -163,10 +190,12 @@ class Stored:
     def status(self, job_id):
         if self.down:
             raise JobsUnavailable("it", "reading")
+        self.asked += 1
         if job_id not in self.due:
             return None
         started = self.started.get(job_id)
         state = "done" if started else "scheduled"
+        state = "failed" if job_id in self.failed else state
         return Job(job_id, "x", state, started_at=started)
 
 
@@ -241,12 +270,48 @@ def test_a_process_that_was_stopped_for_a_while():
     stored = Stored()
     scheduler = Scheduler(stored, [MINUTELY])
     look(scheduler, 0)
+    stored.started[minute(1)] = START + timedelta(minutes=0.5)
     stored.down = True
     with pytest.raises(JobsUnavailable):
         look(scheduler, 3)
     stored.down = False
     look(scheduler, 5)
     assert [*stored.due] == [minute(1), minute(5), minute(6)]
+
+
+def test_a_clock_that_jumps_ahead():
+    """The job that waits stands for the times that passed meanwhile."""
+    stored = Stored()
+    scheduler = Scheduler(stored, [MINUTELY])
+    look(scheduler, 0)
+    look(scheduler, 60)
+    assert [*stored.due] == [minute(1), minute(61)]
+
+
+def test_an_old_failure_is_no_proof_that_one_was_missed():
+    """Engines keep failed jobs for longer than those that were done."""
+    for last_is_known in (True, False):
+        stored = Stored()
+        for number in (1, 2, 3):
+            stored.enqueue("x", 1, job_id=minute(number), delay=0, hold=False)
+        for number in (1, 2):
+            stored.started[minute(number)] = START + timedelta(minutes=number - 0.5)
+        stored.failed.add(minute(1))
+        del stored.due[minute(2)]  # it was done, and is forgotten
+        if not last_is_known:
+            del stored.due[minute(3)]
+        look(Scheduler(stored, [MINUTELY]), 1.75)
+        assert [*stored.due] == [minute(1), minute(3)]
+
+
+def test_a_job_that_ran_is_not_missed_though_it_is_forgotten():
+    """The next one is enqueued after it."""
+    stored = Stored()
+    for number in (1, 3):
+        stored.enqueue("x", 1, job_id=minute(number), delay=0, hold=False)
+    stored.started[minute(1)] = START + timedelta(minutes=0.5)
+    look(Scheduler(stored, [MINUTELY]), 1.75)
+    assert [*stored.due] == [minute(1), minute(3)]
 
 
 def test_a_clock_that_is_set_back():
@@ -265,6 +330,9 @@ def test_what_is_due_in_years_is_enqueued_later():
     scheduler = Scheduler(stored, [leap])
     scheduler.look(leap, START)
     assert stored.due == {}
+    asked = stored.asked
+    scheduler.look(leap, START + timedelta(seconds=5))
+    assert stored.asked == asked
     scheduler.look(leap, at("2028-02-01T00:00"))
     assert [*stored.due] == ["every-x-20280229T000000Z"]
 

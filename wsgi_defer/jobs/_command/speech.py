@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from urllib.parse import urlsplit
 
 from ..._runtime.report import printable
 from .._jobs import Jobs
@@ -74,8 +74,13 @@ def location(url: str | None) -> str:
     """The URL without what may be secret: the user, the password and all options."""
     if url is None:
         return "no URL, and are lost when this process ends"
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    shown, *options = re.split("[?#]", rest)
+    if not rest.startswith("/"):  # SQLAlchemy takes a password with a / as it is
+        if "@" in "".join(options):  # the end of a password, or part of an option
+            return f"{scheme}://..."
+        shown = shown.rpartition("@")[2]
+    return f"{scheme}://{shown}"
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -51,11 +51,14 @@ class Bells:
             for each in range(number + 1):
                 with suppress(FileExistsError):
                     os.mkfifo(self._name(each), PRIVATE)
-            os.chmod(self._name(number), stat.S_IMODE(os.stat(self._like).st_mode))
-        except OSError:  # the file system has none, or it belongs to another user
+        except OSError:  # the file system has none
             pass
         fd = self._open(number)
-        return fd if fd is not None and fd >= 0 else None
+        if fd is None or fd < 0:
+            return None
+        with suppress(OSError):  # it belongs to another user
+            os.fchmod(fd, stat.S_IMODE(os.stat(self._like).st_mode))
+        return fd
 
     def _open(self, number: int) -> int | None:
         """Open that FIFO; -1 if that is not possible, None if it does not exist."""

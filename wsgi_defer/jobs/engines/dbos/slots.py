@@ -71,7 +71,8 @@ class FileSlots:
         FILES.add(self)
 
     def take(self, number: int) -> bool:
-        fd = os.open(self.name(number), os.O_RDONLY | os.O_CREAT, PRIVATE)
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW
+        fd = os.open(self.name(number), flags, PRIVATE)
         try:
             self._set_mode(fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
