@@ -94,6 +94,7 @@ def test_what_was_missed_while_none_ran_is_done_once(alone, kind):
     place = alone(kind)
     place.workers = Workers(place, 1, TARGET)
     place.until(lambda: len(ticks(place)) >= 1, "a tick", LATE)
+    place.until(lambda: place.jobs.recent(state="scheduled"), "the next one", LATE)
     place.workers.kill()
     killed = time.time()
     pause(4 * EVERY)

@@ -41,7 +41,8 @@ class DeferMiddleware:
     :param around: a function that returns a context manager. Each call runs inside one
         of its own: for what a call needs fresh, such as a database session, or needs on
         its thread, such as Bottle's ``request``. An error in it is a failure of the
-        call. Tasks of a ``ThreadPool`` or ``AsyncPool`` run inside one, too.
+        call. Tasks of a ``ThreadPool`` or ``AsyncPool`` run inside one, too. A
+        coroutine runs on another thread than that on which it is entered.
     :param inline: True runs the calls in the thread that served the request, False on
         a background thread. By default the server decides: inline, unless a client
         would have to wait for them.
