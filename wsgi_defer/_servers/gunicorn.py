@@ -90,8 +90,10 @@ class Gunicorn(ClosingServer):
             response.response_length = None
 
     def adds_length(self, start_response: StartResponse) -> bool:
-        """Not behind another ``start_response``: that may belong to what changes it."""
-        return _own_response(start_response) is not None
+        """Behind another ``start_response``, none is added, as that may belong to what
+        changes the body; nobody needs one there, as the end of the stream comes first.
+        """
+        return _response(start_response) is not None
 
     def length_adder(
         self, start_response: StartResponse

@@ -77,7 +77,8 @@ class Server:
         """
 
     def adds_length(self, start_response: StartResponse) -> bool:
-        """Can a length be added to a head that this server has been given?"""
+        """Can a length be added to a head that this server has been given, or does no
+        client need one?"""
         return False
 
     def length_adder(
