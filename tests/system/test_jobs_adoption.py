@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers.sqlite import with_sqlite
 from ..helpers.waiting import OF_PROCESSES, until
+
+pytestmark = with_sqlite
 
 pytest.importorskip("dbos")
 HOME = Path(__file__).parents[2]

@@ -17,6 +17,14 @@ from wsgi_defer.jobs._time_limit import HUNG, ending, run_within
 from ..helpers.waiting import PATIENCE, until
 
 
+@pytest.fixture(autouse=True)
+def alarm():
+    """A job leaves its handler in its process; other tests want none."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
 def endless():
     """Code that can be interrupted."""
     deadline = time.monotonic() + PATIENCE

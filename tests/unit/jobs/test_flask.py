@@ -14,6 +14,8 @@ from wsgi_defer.jobs import Jobs, JobsUnavailable, NotSupported
 from wsgi_defer.jobs._attempt import Attempt
 from wsgi_defer.jobs.flask import accepted, status_blueprint
 
+from ...helpers.sqlite import with_sqlite
+
 
 @pytest.fixture
 def jobs():
@@ -212,6 +214,7 @@ def test_what_a_handler_defers_in_a_worker(extended):
 # ------------------------------------------------------------ configuration, command
 
 
+@with_sqlite
 def test_the_url_is_from_the_configuration(tmp_path):
     """And the other options, if no URL is given to Jobs()."""
     app = Flask(__name__)
