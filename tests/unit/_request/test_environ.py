@@ -7,9 +7,12 @@ import sys
 import types
 
 import pytest
+from gunicorn.http.wsgi import Response
 from werkzeug.wrappers import Request
 
 from wsgi_defer import DeferMiddleware, background, defer
+from wsgi_defer._servers.cheroot import CHEROOT
+from wsgi_defer._servers.gunicorn import GUNICORN
 from wsgi_defer._servers.spent import GuardedInput
 from wsgi_defer._servers.uwsgi import HOOK
 from wsgi_defer.errors import DeferError
@@ -152,7 +155,6 @@ def test_the_input_of_gunicorn():
     """What a framework keeps is spent; the worker gets the rest of the body."""
     from gunicorn.http.body import Body, LengthReader
     from gunicorn.http.unreader import IterUnreader
-    from gunicorn.http.wsgi import Response
 
     body = Body(LengthReader(IterUnreader(iter([b"body"])), 4))
     kept_by_django = body.read
@@ -237,3 +239,19 @@ def test_a_part_of_a_larger_request_in_uwsgi(in_uwsgi):
     get(DeferMiddleware(app), environ=with_body())
     assert parts[0]["PATH_INFO"] == "/part"
     assert isinstance(parts[0]["wsgi.input"], GuardedInput)
+
+
+def test_what_is_not_this_requests():
+    """It is left alone: a body that is dropped during another request, and a
+    start_response of somebody else's."""
+    response = Response.__new__(Response)
+    response.sock, response.req = object(), types.SimpleNamespace(body="its")
+    start = types.SimpleNamespace(__self__=response)
+    GUNICORN.leave_request(with_body(**{"gunicorn.socket": None}), start)
+    assert response.req.body == "its"
+    CHEROOT.forget_headers(print)
+
+
+def test_a_guarded_input_is_read_line_by_line():
+    """As the server's own."""
+    assert next(GuardedInput(io.BytesIO(b"one\ntwo"))) == b"one\n"
