@@ -1,4 +1,4 @@
-"""PostgreSQL for the session, and a database of it for each test."""
+"""PostgreSQL for the session, a database of it for each test, and Redis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from ..engines.services import Postgres
+from ..engines.services import Postgres, Redis
 
 # Not in every environment of the tests, and not for every Python.
 collect_ignore_glob = [] if find_spec("django") else ["test_*.py"]
@@ -20,6 +20,16 @@ def postgres():
     pytest.importorskip("psycopg")
     Postgres.skip_unless_installed()
     server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def redis():
+    """A server for jobs."""
+    pytest.importorskip("rq")
+    Redis.skip_unless_installed()
+    server = Redis()
     yield server
     server.close()
 

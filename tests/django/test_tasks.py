@@ -9,7 +9,6 @@ import sys
 import django
 import pytest
 
-from ..engines.services import Redis
 from ..helpers.waiting import OF_PROCESSES, until
 from .site import Site
 
@@ -131,15 +130,6 @@ def test_after_the_response(tmp_path):
     assert lines[9:12] == failed
     assert lines[15] == "coroutine"
     assert "deferred call shop.tasks.flaky failed" in site.output
-
-
-@pytest.fixture(scope="module")
-def redis():
-    pytest.importorskip("rq")
-    Redis.skip_unless_installed()
-    server = Redis()
-    yield server
-    server.close()
 
 
 def test_as_jobs(tmp_path, redis):

@@ -6,9 +6,6 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
-from ..engines.services import Redis
 from ..helpers.waiting import OF_PROCESSES, until
 from .site import Site
 
@@ -40,15 +37,6 @@ def order(request):
 def rows(request):
     return HttpResponse(" ".join(sorted(Row.objects.values_list("text", flat=True))))
 """
-
-
-@pytest.fixture
-def redis():
-    pytest.importorskip("rq")
-    Redis.skip_unless_installed()
-    server = Redis()
-    yield server
-    server.close()
 
 
 def test_jobs(tmp_path, redis):
