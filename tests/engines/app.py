@@ -148,6 +148,7 @@ def with_handlers(jobs):
         try:
             while time.monotonic() - begun < 1:
                 time.sleep(0.02)
+            note("uncut", job_id)
         finally:
             note("slow", job_id)
 
