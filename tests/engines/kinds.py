@@ -163,8 +163,10 @@ class Place:
         )  # fmt: skip
 
     def until(self, true, what, patience=PATIENCE):
-        """Ask until the answer is true; return it."""
-        return until(true, lambda: f"{what}\n{self}", patience)
+        """Ask until the answer is true; return it. ``what`` may be a function, too."""
+        return until(
+            true, lambda: f"{what() if callable(what) else what}\n{self}", patience
+        )
 
     def __str__(self):
         output = self.root / "output"

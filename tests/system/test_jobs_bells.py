@@ -168,6 +168,16 @@ def test_a_writer_that_does_not_ring_is_seen(waiting, tmp_path):
     until(lambda: one.looks > looks, "it looks again")
 
 
+def test_a_change_is_looked_at_twice(waiting, tmp_path):
+    """It may have been seen before the job could be."""
+    log = tmp_path / "jobs.db-wal"
+    log.touch()
+    one = waiting(None, str(log))
+    until(lambda: one.looks == 2, "the second look at what was there")
+    log.write_bytes(b"a job")
+    until(lambda: one.looks == 4, "two looks")
+
+
 def test_a_worker_looks_from_time_to_time():
     """Even if nothing tells it to."""
     bell = Bell(None, look=0.05)

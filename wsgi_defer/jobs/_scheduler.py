@@ -19,6 +19,7 @@ LONGEST_WAIT = 5.0  # seconds; the clock may be set meanwhile
 AGAIN = 1.0  # seconds after which it tries again if the engine does not answer
 FARTHEST = timedelta(days=300)  # what is due later is not enqueued yet
 LOOK_BACK = 50  # times of a schedule
+LATE = timedelta(minutes=1)  # a busy machine looks that late, and leaves out no time
 
 
 class Enqueuing(Protocol):
@@ -43,6 +44,7 @@ class Scheduler:
         self._jobs = jobs
         self._schedules = list(schedules)
         self._ahead: dict[str, datetime] = {}  # by name: the one that is enqueued
+        self._looked: dict[str, datetime] = {}  # by name: when, the last time
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="wsgi_defer-schedule", daemon=True)
         self._notices = EachMinute()
@@ -80,17 +82,30 @@ class Scheduler:
         known = self._ahead.get(schedule.name)
         last, following = schedule.until(at), schedule.after(at)
         if known is None:
-            missed = self._was_missed(schedule, last)
-        else:
-            missed = last > known and not self._waits(schedule, known)
-        if missed:
-            self._enqueue(schedule, last, at)
+            missed = [last] if self._was_missed(schedule, last) else []
+        elif at - self._looked[schedule.name] <= LATE:
+            missed = self._between(schedule, known, last)
+        else:  # the machine slept, or the engine was away
+            missed = [last] if last > known and not self._waits(schedule, known) else []
+        for due in missed:
+            self._enqueue(schedule, due, at)
         if following - at >= FARTHEST:
             self._ahead[schedule.name] = last
         elif following != known:
             self._enqueue(schedule, following, at)
             self._ahead[schedule.name] = following
+        self._looked[schedule.name] = at
         return following
+
+    def _between(
+        self, schedule: Schedule, known: datetime, last: datetime
+    ) -> list[datetime]:
+        """The times after the known one, up to the last."""
+        found = []
+        while last > known:
+            found.append(last)
+            last = schedule.until(last - timedelta(seconds=1))
+        return found[::-1]
 
     def _waits(self, schedule: Schedule, due: datetime) -> bool:
         """Whether the job of that time is still to run, and so stands for later ones.

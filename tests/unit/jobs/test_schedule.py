@@ -288,6 +288,33 @@ def test_a_clock_that_jumps_ahead():
     assert [*stored.due] == [minute(1), minute(61)]
 
 
+def test_a_scheduler_that_is_late_leaves_out_no_time():
+    """As on a busy machine. The job that waits does not stand for them. But it does if
+    the machine slept for minutes."""
+    schedule = Schedule("x", timedelta(seconds=10))
+    stored = Stored()
+    scheduler = Scheduler(stored, [schedule])
+
+    def look(seconds):
+        before = {*stored.due}
+        scheduler.look(schedule, START + timedelta(seconds=seconds))
+        return [job_id[-7:] for job_id in stored.due if job_id not in before]
+
+    assert look(1) == ["080040Z"]
+    assert look(35) == ["080050Z", "080100Z", "080110Z"]
+    assert look(90) == [
+        "080120Z",
+        "080130Z",
+        "080140Z",
+        "080150Z",
+        "080200Z",
+        "080210Z",
+    ]
+    assert look(300) == ["080540Z"]
+    stored.started[schedule.id(START + timedelta(seconds=310))] = START
+    assert look(500) == ["080850Z", "080900Z"]
+
+
 def test_an_old_failure_is_no_proof_that_one_was_missed():
     """Engines keep failed jobs for longer than those that were done."""
     for last_is_known in (True, False):

@@ -7,6 +7,7 @@ as the workers also look from time to time.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import stat
@@ -102,6 +103,7 @@ class Bell:
         self._glance = look if watched is None else min(GLANCE, look)
         self._rung = True  # there may be jobs from before
         self._seen: tuple[int, int, int] | None = None
+        self._again = math.inf  # when it looks once more, on the monotonic clock
         self.has_room: Callable[[], bool] = lambda: True
         self.later: Callable[[], None] = lambda: None  # called for ``LATER``
         self.stopped = False
@@ -122,8 +124,11 @@ class Bell:
         while not self.stopped:
             room = self.has_room()
             changed = self._state() if room else self._seen
-            over = time.monotonic() >= until
+            now = time.monotonic()
+            over = now >= min(until, self._again)
             if room and (self._rung or over or changed != self._seen):
+                # The file changes before what is in it can be seen.
+                self._again = math.inf if changed == self._seen else now + self._glance
                 self._rung = False
                 self._seen = changed
                 return
