@@ -14,6 +14,7 @@ from wsgi_defer.jobs import JobNotWaitingError, NotSupported, UnknownJobError
 from .kinds import KINDS, kinds
 
 
+@pytest.mark.ahead
 @kinds("recent")
 def test_what_waits_is_cancelled(alone, kind):
     """A queued job, one with a delay, and one between two attempts; none of them runs,
@@ -98,6 +99,7 @@ def test_a_cancelled_job_never_runs_though_workers_are_about_to_start_it(shared,
     assert [place.jobs.status(job.id).state for job in jobs] == [j.state for j in jobs]
 
 
+@pytest.mark.ahead
 @kinds("recent")
 def test_counts_and_lists_by_name_and_state(alone, kind):
     """Each job counts once, however many attempts and retries it has had."""
@@ -152,6 +154,7 @@ def test_counts_and_lists_by_name_and_state(alone, kind):
     assert place.jobs.failed(limit=0, name="hasty") == []
 
 
+@pytest.mark.ahead
 @kinds("recent")
 def test_all_failed_jobs_are_queued_again(alone, kind):
     """All of a name, or all; the number tells how many."""

@@ -241,6 +241,7 @@ def test_done_jobs_are_cleared(alone, kind):
     assert place.wait(done[0]).result == "new"
 
 
+@pytest.mark.ahead
 @kinds("status")
 def test_a_handler_that_the_worker_lacks_may_come_later(alone, kind):
     """The job is put back, as an old worker must not fail the jobs of a new release.
@@ -464,6 +465,7 @@ def test_a_job_beyond_its_time_limit_fails(shared, kind):
     assert place.wait(place.jobs.enqueue("echo")).state == "done"
 
 
+@pytest.mark.ahead
 @kinds("threads")
 def test_a_job_that_does_not_end_costs_its_process(alone, kind):
     """And an attempt. Other jobs of that process are started again."""
