@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from ..engines.kinds import HOME, KINDS, PATIENCE, Own, Place
-from ..engines.services import Rabbit
+from ..engines.services import Postgres, Rabbit
 
 HOUR = 3600
-# RabbitMQ's own time is that of Erlang, which goes on where it was.
+# The servers are on the same machine, but for Redis, whose allocator hangs in
+# libfaketime, and RabbitMQ. Delays there do not hang on the server's clock.
 EACH = [kind for kind in KINDS.values() if not kind.results]
 ENQUEUE = """
 import json, sys
@@ -62,7 +63,7 @@ def place(kind, monkeypatch):
     path = f"/tmp/wsgi_defer_clock_{os.getpid()}_{kind}"
     with monkeypatch.context() as patch:
         clock = Clock(Path(path), patch)
-        if kind.server is Rabbit:
+        if kind.server is not Postgres:
             patch.delenv("LD_PRELOAD")
         own = kind.server and Own(kind.server)
         try:

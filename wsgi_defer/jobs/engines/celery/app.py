@@ -16,6 +16,7 @@ TASK = "wsgi_defer.job"
 DUE = "wsgi_defer_due"  # a header: the Unix time since when an attempt could run
 # What a URL may say of TLS, after "ssl_", as py-amqp knows it in the end.
 TLS = {"ca_certs", "certfile", "keyfile", "cert_reqs", "server_hostname"}
+HEARTBEAT = 30  # so a machine that vanishes is noticed after 60 to 90 seconds
 STATUS_KEPT = 7 * 24 * 3600  # seconds that a result backend keeps a job's status
 
 
@@ -54,6 +55,8 @@ def make_app(url: str, jobs: Served, timeout: float | None) -> Celery:
         broker_transport_options=options,
         broker_use_ssl=tls,
         broker_connection_timeout=timeout or 4,
+        # RabbitMQ gives up a worker that was silent for two to three times as long.
+        broker_heartbeat=HEARTBEAT,
         broker_connection_retry_on_startup=True,
         # Its signal is the one that a service manager sends to all processes.
         worker_cancel_long_running_tasks_on_connection_loss=False,
