@@ -15,10 +15,13 @@ PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 pyth
   'import sys; print("%d.%d=%s" % (*sys.version_info[:2], sys.executable))' 2>/dev/null; \
   done | sort --version-sort --field-separator== --key=1,1 --unique)
 
+# For the tests of what surrounds these servers, which CI does not run.
+OUTER_DEBS = pgbouncer faketime iproute2
+
 comma := ,
 space := $(subst ,, )
 .PHONY: help demo serve unit system servers others test test-all test-newest django lint \
-  bench services wire life soak kills oldest clean
+  bench services outer wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -98,20 +101,32 @@ services: .venv/installed .venv/wire  ## the servers that the tests use (Debian,
 
 # What is not from PyPI comes from Debian; elsewhere, and without root, it is skipped.
 # Debian would start each server that it installs, but not while policy-rc.d says no.
-.venv/wire: .venv/installed
+define debian
 	@if test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-	    ! dpkg --status $(DEBS) >/dev/null 2>&1; then \
+	    ! dpkg --status $(1) >/dev/null 2>&1; then \
 	  policy=/usr/sbin/policy-rc.d; made=; \
 	  test -e $$policy || { printf '#!/bin/sh\nexit 101\n' >$$policy && \
 	    chmod +x $$policy && made=$$policy; }; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq -y --no-install-recommends $(DEBS) >/dev/null; \
+	    apt-get install -qq -y --no-install-recommends $(1) >/dev/null; \
 	  status=$$?; rm -f $$made; exit $$status; \
 	fi
+endef
+
+.venv/wire: .venv/installed
+	$(call debian,$(DEBS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[wire]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --editable '.[wire-source]' || echo "uwsgi and bjoern could not be built"
 	@touch $@
+
+.venv/outer: .venv/wire
+	$(call debian,$(OUTER_DEBS))
+	@touch $@
+
+# Minutes, and root for some. Patterns of tests, and more: make outer OUTER="-k tls"
+outer: .venv/outer  ## queue servers behind TLS or a pooler, restarted, cut off; wrong clocks
+	$(BIN)/python -m pytest tests/outer $(OUTER)
 
 # Patterns of set-ups, and more: make wire WIRE="'gunicorn*' --markdown table.md"
 wire: .venv/installed  ## the table: what the client sees on each server

@@ -39,6 +39,7 @@ class Service:
     """A server: its processes, and its directory, which goes with it."""
 
     user = None  # who runs it, if root may not
+    host = "127.0.0.1"
 
     def __init__(self):
         self.root = Path(tempfile.mkdtemp(prefix="engine-"))
@@ -70,6 +71,10 @@ class Service:
         self.processes.append(process)
         return process
 
+    def options(self):
+        """More options for its command line."""
+        return []
+
     def as_user(self):
         """The options with which a subprocess runs as its user."""
         if self.user is None or os.getuid() != 0:
@@ -93,12 +98,16 @@ class Service:
     def replies(self, hello, reply, patience):
         """Whether its reply starts with that, within so many seconds."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+            with self.connect() as client:
                 client.settimeout(patience)
                 client.sendall(hello)
                 return client.recv(len(reply)) == reply
         except OSError:
             return False
+
+    def connect(self):
+        """A connection to it."""
+        return socket.create_connection((self.host, self.port), 1)
 
     def stop(self):
         """End its processes, the last first."""
@@ -128,8 +137,9 @@ class Redis(Service):
 
     def start(self):
         self.run([
-            find("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1",
+            find("redis-server"), "--port", str(self.port), "--bind", self.host,
             "--dir", str(self.root), "--appendonly", "yes", "--save", "",
+            *self.options(),
         ])  # fmt: skip
         self.wait(self.answers)
 
@@ -139,7 +149,7 @@ class Redis(Service):
     @property
     def url(self):
         """What ``Jobs`` is given."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
 
 class Postgres(Service):
@@ -169,25 +179,26 @@ class Postgres(Service):
     def start(self):
         self.run([
             self.bin() / "postgres", "-D", self.root / "data", "-p", str(self.port),
-            "-c", "listen_addresses=127.0.0.1", "-c",
+            "-c", f"listen_addresses={self.host}", "-c",
             f"unix_socket_directories={self.root}", "-c", "max_connections=200",
+            *self.options(),
         ])  # fmt: skip
         self.wait(self.answers)
 
     def answers(self):
-        command = [self.bin() / "pg_isready", "-h", "127.0.0.1", "-p", str(self.port)]
+        command = [self.bin() / "pg_isready", "-h", self.host, "-p", str(self.port)]
         return subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
 
     @property
     def url(self):
-        return f"postgresql://jobs@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://jobs@{self.host}:{self.port}/postgres"
 
     def database(self, name):
         """The URL of the database of that name, which is made if there is none."""
-        command = [self.bin() / "createdb", "-h", "127.0.0.1", "-p", str(self.port),
+        command = [self.bin() / "createdb", "-h", self.host, "-p", str(self.port),
                    "-U", "jobs", name]  # fmt: skip
         subprocess.run(command, capture_output=True)
-        return f"postgresql://jobs@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://jobs@{self.host}:{self.port}/{name}"
 
 
 class Rabbit(Service):
@@ -208,13 +219,17 @@ class Rabbit(Service):
         self.mapper = free_port()
         (self.root / "plugins").write_text("[].\n")
         (self.root / "rabbit.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            f"{self.listener()}\n"
             "loopback_users = none\n"
             # It stops taking messages below this, and a test machine may be full.
             "disk_free_limit.absolute = 1MB\n"
         )
         for name in ("log", "mnesia"):
             (self.root / name).mkdir()
+
+    def listener(self):
+        """The lines of its configuration that say where it listens."""
+        return f"listeners.tcp.1 = {self.host}:{self.port}"
 
     @property
     def env(self):
@@ -270,7 +285,7 @@ class Rabbit(Service):
 
     @property
     def url(self):
-        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        return f"amqp://guest:guest@{self.host}:{self.port}//"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from ssl import CERT_NONE, CERT_REQUIRED
 
 import pytest
 
@@ -15,6 +16,9 @@ if "celery" not in KINDS:
 
 # Not in the tests, which several threads run: it replaces its module.
 from kombu import Connection
+
+from wsgi_defer.jobs import Jobs
+from wsgi_defer.jobs.engines.celery.app import apart
 
 pytestmark = pytest.mark.ahead
 
@@ -121,3 +125,41 @@ def test_a_message_that_comes_back_is_not_run_if_its_job_has_ended(alone):
     place.wait(last)
     assert place.wait("a").result in (0, 1)
     assert len(place.times("echo", "a")) == 2, str(place)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("", {"cert_reqs": CERT_REQUIRED, "server_hostname": "mq.example"}),
+        (
+            "?ssl_ca_certs=/a%20b.pem&heartbeat=5",
+            {"cert_reqs": CERT_REQUIRED, "server_hostname": "mq.example",
+             "ca_certs": "/a b.pem"},
+        ),
+        ("?ssl_check_hostname=false", {"cert_reqs": CERT_REQUIRED}),
+        ("?ssl_cert_reqs=none", {"cert_reqs": CERT_NONE}),
+    ],
+)  # fmt: skip
+def test_tls_is_the_default_of_amqps_and_what_its_url_says(said, meant):
+    """The host's name is checked, too, unless the URL says that it is not."""
+    url, tls = apart(f"amqps://a:b@mq.example//{said}")
+    assert tls == meant
+    assert "ssl" not in url
+    assert ("heartbeat=5" in url) == ("heartbeat" in said)
+
+
+def test_without_tls_a_url_stays_as_it_is():
+    """Also one that could be written otherwise."""
+    assert apart("amqp://a:b@mq.example//?x=%20") == (
+        "amqp://a:b@mq.example//?x=%20", None)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("ssl_ca_cert=/a", "not known: ssl_ca_cert$"), ("ssl_cert_reqs=yes", "required")],
+)
+def test_what_is_not_known_of_tls_is_refused(said, told):
+    """When ``Jobs`` is made, not by the first job. No password is told."""
+    with pytest.raises(ValueError, match=told) as caught:
+        Jobs(f"amqps://a:secret@mq.example//?{said}")
+    assert "secret" not in str(caught.value)

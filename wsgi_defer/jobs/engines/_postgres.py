@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that give up in time."""
+"""Connections to PostgreSQL that give up in time, and what a pooler makes of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
+from ..errors import NotSupported
 from . import _connections
 
 # Seconds that an answer may take. To connect, libpq allows no less than 2.
 TIMEOUT = 1.5
+PostgresError = psycopg.Error  # for modules that know no psycopg
+ROUNDS = 3  # of looks at a pooler
 
 
 class Impatient(psycopg.Connection[Any]):
@@ -51,14 +53,14 @@ class Connections(_connections.Connections[Impatient]):
 
     def open(self) -> Impatient:
         """A new connection, which commits each statement."""
-        options = conninfo_to_dict(self._url).get("options") or ""
-        milliseconds = int(TIMEOUT * 1000)
-        return Impatient.connect(
-            self._url,
-            autocommit=True,
-            connect_timeout=2,
-            options=f"{options} -c statement_timeout={milliseconds}".strip(),
-        )
+        connection = Impatient.connect(self._url, autocommit=True, connect_timeout=2)
+        # Not as an option of the connection: PgBouncer takes none.
+        try:
+            connection.execute(f"SET statement_timeout = {int(TIMEOUT * 1000)}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def prepare(self, connection: Impatient) -> None:
         if not self._prepared:
@@ -73,3 +75,43 @@ class Connections(_connections.Connections[Impatient]):
 
     def close_idle(self, connection: Impatient) -> None:
         connection.close()
+
+
+def refuse_moving(
+    title: str, connection: Impatient, another: Callable[[], Impatient]
+) -> None:
+    """Raise ``NotSupported`` behind a pooler that gives each transaction any server.
+
+    Then what belongs to a session, such as a lock, would be another client's at once.
+    ``another`` opens a second connection.
+    """
+    if pid(connection) != connection.info.backend_pid and is_moved(connection, another):
+        raise NotSupported(
+            title,
+            "work through a pooler in transaction mode",
+            "Set pool_mode = session in PgBouncer, or give Jobs() the URL of the "
+            "server itself",
+        )
+
+
+def is_moved(connection: Impatient, another: Callable[[], Impatient]) -> bool:
+    """Whether it is served by another process of the server than before.
+
+    While a second connection is in a transaction, this one cannot have the process
+    that serves that one. A pooler would give either the one that is free.
+    """
+    first = pid(connection)
+    with another() as second:
+        for _ in range(ROUNDS):
+            with second.transaction():
+                if pid(second) == first or pid(connection) != first:
+                    return True
+    return False
+
+
+def pid(connection: Impatient) -> int:
+    """The id of the server's process that serves this one."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    assert row is not None
+    number: int = row[0]
+    return number

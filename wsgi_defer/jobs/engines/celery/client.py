@@ -32,7 +32,7 @@ from ..._progress import NOTHING, Progress, from_text
 from ...errors import JobsUnavailable
 from .. import _connections, _words
 from .._engine import Engine, Served
-from .app import DUE, TASK, make_app
+from .app import DUE, TASK, TLS, apart, make_app
 from .worker import work
 
 logger = logging.getLogger("wsgi_defer")
@@ -108,12 +108,19 @@ class Celery(Engine):
         """Refuse anything but a URL."""
         try:
             parse_url(url)
-        except ValueError:
+            unknown = (apart(url)[1] or {}).keys() - TLS
+        except (ValueError, KeyError):
             # Not the error itself: it may repeat a part of the password.
             raise ValueError(
                 "this is not a URL of a broker, or of a result backend; # / ? @ in a "
-                "password are written as %23 %2F %3F %40"
+                "password are written as %23 %2F %3F %40, and ssl_cert_reqs is none or "
+                "required"
             ) from None
+        if unknown:
+            some = ", ".join(f"ssl_{name}" for name in sorted(unknown))
+            raise ValueError(
+                f"RabbitMQ's URL has parameters that are not known: {some}"
+            )
 
     def enqueue(self, order: Order) -> None:
         now = time.time()

@@ -28,9 +28,10 @@ from ..._progress import Progress
 from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
 from .._engine import Engine, Served, check_waits
+from .._postgres import PostgresError
 from . import database
 from .bells import LATER, NOW, Bell, Bells
-from .database import Busy, connect, is_sqlite, owner
+from .database import Busy, check_pooler, connect, is_sqlite, owner
 from .forks import forks
 from .insert import Insert
 from .lists import Lists, make_indices
@@ -57,7 +58,8 @@ class Dbos(Engine):
     """A client of one queue of DBOS."""
 
     threads = True
-    outages = (sa.exc.SQLAlchemyError, sqlite3.Error, Busy, FileGone, OSError)
+    outages = (sa.exc.SQLAlchemyError, sqlite3.Error, PostgresError, Busy, FileGone,
+               OSError)  # fmt: skip
 
     def __init__(self, url: str, jobs: Served) -> None:
         self.jobs = jobs
@@ -351,6 +353,8 @@ class Dbos(Engine):
         try:
             with engine.connect():  # DBOS would wait longer for it
                 pass
+            if self._path is None:
+                check_pooler(self.title, self._url)
             # The first process creates the tables; DBOS lets the others wait.
             DBOS.migrate(self.url)
             if self._path is not None:

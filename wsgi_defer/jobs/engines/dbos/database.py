@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from .._postgres import Impatient
+from .._postgres import Impatient, refuse_moving
 from .forks import forks
 
 PATIENCE = 1.8  # seconds that a call waits for the database's lock, or a connection
@@ -65,10 +66,9 @@ def database(url: str) -> sa.URL:
 def connect(url: sa.URL) -> sa.Engine:
     """An engine for a client. It gives up after about ``PATIENCE`` seconds."""
     if not is_sqlite(url):
-        libpq = url.set(drivername="postgresql").render_as_string(hide_password=False)
         return sa.create_engine(
             url,
-            creator=lambda: Impatient.connect(libpq),
+            creator=partial(open_postgres, url),
             pool_pre_ping=True,
             pool_timeout=PATIENCE,
             **QUIET,
@@ -90,6 +90,19 @@ def connect(url: sa.URL) -> sa.Engine:
             raise Busy("another process is writing to it, and does not end")
 
     return engine
+
+
+def open_postgres(url: sa.URL, *, autocommit: bool = False) -> Impatient:
+    """A connection to Postgres that gives up in time."""
+    libpq = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return Impatient.connect(libpq, autocommit=autocommit)
+
+
+def check_pooler(title: str, url: sa.URL) -> None:
+    """Raise ``NotSupported`` behind a pooler that would make locks worthless."""
+    another = partial(open_postgres, url, autocommit=True)
+    with another() as connection:
+        refuse_moving(title, connection, another)
 
 
 # The application need not know what a pool could not close. What led to it is raised.
