@@ -2,7 +2,7 @@
 
 A block of Python whose first line names a file is written to that file. Others run
 here, with the names of ``shop.py``. The commands in blocks of a console run as they
-are, but on a free port. They print what the page shows, but for ids, times and numbers.
+are, but on a free port. They print what the page shows, but for ids and times.
 """
 
 from __future__ import annotations
@@ -43,10 +43,23 @@ STAND_INS = {"task": SimpleNamespace(delay=abs), "count": len,
 pytest.importorskip("dbos")
 
 
+# What differs each time, and the width of columns.
+VARIES = [
+    (ID, "ID"),
+    (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?"), "TIME"),
+    (re.compile(r"\[\d+\]"), "[PROCESS]"),
+    (re.compile(r"\b(waited|ran) \d+\.\d+ s"), r"\1 A WHILE"),
+    (re.compile(r"wsgi_defer \d[\w.]+,"), "wsgi_defer VERSION,"),
+    (re.compile(r", a new file that is made now"), ""),
+    (re.compile(r" +"), " "),
+]
+
+
 def same(text):
-    """The text without ids, numbers, and the width of columns."""
-    text = text.replace(", a new file that is made now", "")
-    return re.sub(" +", " ", re.sub(r"\d+", "0", ID.sub("ID", text)))
+    """The text without what varies."""
+    for pattern, replacement in VARIES:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def environ():
