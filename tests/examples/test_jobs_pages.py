@@ -177,10 +177,13 @@ class Reader:
 
 
 def wait_for(shown, output):
-    """Wait until it has printed these lines, and maybe others between them."""
+    """Wait until it has printed these lines, and maybe others, in any order.
+
+    Two jobs that run at the same time may end in another order than on the page.
+    """
 
     def is_there():
-        lines = iter([same(line) for line in output.read_text().splitlines()])
+        lines = [same(line) for line in output.read_text().splitlines()]
         return all(same(line) in lines for line in shown)
 
     until(is_there, lambda: f"{shown}\nin\n{output.read_text()}", OF_PROCESSES)
