@@ -85,6 +85,7 @@ bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/jobs.py
 	$(BIN)/python benchmarks/workers.py
+	$(BIN)/python benchmarks/many.py
 
 .venv/bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
