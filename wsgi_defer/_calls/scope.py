@@ -210,7 +210,8 @@ class Scope:
         self.closed = True
         if self.deferred:
             return False
-        self.__dict__.pop("_names", None)  # frame cycle: the calls lead to the scope
+        if self._names:
+            self._names = {}  # frame cycle: the calls lead to the scope
         return True
 
     def conclude(
