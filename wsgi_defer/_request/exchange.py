@@ -69,6 +69,7 @@ class Exchange(Scope):
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
     _headers: Headers | None = None  # if calls were pending when the app gave them
+    _lacks_length = False  # these, of a response with a body
     _refusal: list[bytes] | None = None  # the body of a 503
     _guard: GuardedInput | None = None
     _given_id: str | None = None  # by a proxy, or anybody
@@ -125,16 +126,14 @@ class Exchange(Scope):
     ) -> Callable[[bytes], object]:
         """What the app gets as its ``start_response``."""
         if self.registered and not self.started:
+            self._headers = headers
+            self._lacks_length = lacks_length(status, headers, self._environ)
             if self.status is None and isinstance(status, str):
-                self._headers = headers
                 server = self._server
                 if (
                     self.held
                     or not server.revokes_head
-                    or (
-                        not server.adds_length(self._respond)
-                        and lacks_length(status, headers, self._environ)
-                    )
+                    or (self._lacks_length and not server.adds_length(self._respond))
                 ):
                     self.status = status
                     self._waiting = (status, headers, exc_info)
@@ -172,7 +171,7 @@ class Exchange(Scope):
                 discard_held(self, f"the status is {self.status}")
             elif not self._run_held():
                 return self._refusal
-        if body is not None and self._headers is not None:
+        if body is not None and self._lacks_length:
             self._give_length(body)
         if self._waiting is not None:
             self._write = self._pass(*self._waiting)
@@ -184,9 +183,7 @@ class Exchange(Scope):
             add = self._server.length_adder(self._respond)
             if add is None:
                 return
-        if lacks_length(self.status, self._headers, self._environ) and all(
-            isinstance(item, bytes) for item in body
-        ):
+        if all(isinstance(item, bytes) for item in body):
             length = sum(len(item) for item in body)
             if add is not None:
                 add(length)
