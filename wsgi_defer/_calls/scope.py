@@ -342,13 +342,14 @@ class Scope:
 
     def take_held(self) -> Call | None:
         """The next call to run before the response; None when there is none."""
-        return self._next_of(self.held)
+        return self.next_of(self.held)
 
     def take(self) -> DeferredCall | None:
         """The next call to run after the response; None when there is none."""
-        return self._next_of(self.deferred)
+        return self.next_of(self.deferred)
 
-    def _next_of(self, calls: dict[C, None]) -> C | None:
+    def next_of(self, calls: dict[C, None]) -> C | None:
+        """The next call to run of one of the two dicts of this scope, or None."""
         while calls:
             if not self._turns:
                 self._turns = turns = list(calls)  # type: ignore[assignment]
@@ -362,7 +363,7 @@ class Scope:
                     del calls[call]
                 except KeyError:  # another thread took it, _run_early()
                     continue
-                if not call.pending:
+                if not call._waiting:  # not pending
                     self.skip(call, "it was cancelled")
                 elif self._names and call.name is not None and self._is_replaced(call):
                     self.skip(call, "a later call has its name")

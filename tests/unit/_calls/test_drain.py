@@ -72,10 +72,10 @@ def test_the_order_to_stop_between_two_calls(ran, caplog):
     """The call that has ended is not named, the next one is."""
 
     class Scope2(Scope):
-        def take(self):
+        def next_of(self, calls):
             if self.finished:
                 handle_abort()
-            return super().take()
+            return super().next_of(calls)
 
     scope = Scope2()
     token = enter(scope)
