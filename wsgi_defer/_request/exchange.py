@@ -89,6 +89,7 @@ class Exchange(Scope):
         self.options = options
         self.held = {}
         self.deferred = {}
+        self.registered = 0  # of the class, it would cost more: it is asked five times
         self._environ: Any = environ
         self._respond: Any = start_response
         self._began = monotonic()
@@ -140,8 +141,11 @@ class Exchange(Scope):
                     return self.write
             if self._waiting is not None:  # the server judges both
                 self._write = self._pass(*self._waiting)
-        more = (exc_info,) if exc_info else ()
-        write: Callable[[bytes], object] = self._respond(status, headers, *more)
+        respond = self._respond
+        # As in _pass(), without a frame more for each response.
+        write: Callable[[bytes], object] = (
+            respond(status, headers, exc_info) if exc_info else respond(status, headers)
+        )
         self.status = status  # now that the server has accepted it
         return write
 
@@ -419,13 +423,12 @@ class Exchange(Scope):
         if self.options.around is None and "flask.globals" in sys.modules:
             warn_of_bare_flask(self.deferred)
         environ, respond, server = self._environ, self._respond, self._server
+        raised = self._raised
         ready: Callable[[], object] = background.nothing_to_wait_for
-        if self._raised:
+        if raised:
             ready = server.after_error_page(environ)
         drain = self._drain(delivered, ready)
-        run_calls(
-            drain, server, environ, respond, self.options.inline, raised=self._raised
-        )
+        run_calls(drain, server, environ, respond, self.options.inline, raised=raised)
 
     def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
         """What is needed to run the calls, in whatever thread that will be."""
