@@ -45,7 +45,7 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
             may_hand_over = when_busy == "thread" and not scope.closed
             if may_hand_over and host.current.client_waiting():
                 return False
-            call = scope.next_of(scope.deferred)  # take(), without a frame more
+            call = scope.take()
             if call is not None:
                 host.current.beat()
                 if is_wanted(call, scope, outcome):

@@ -342,14 +342,13 @@ class Scope:
 
     def take_held(self) -> Call | None:
         """The next call to run before the response; None when there is none."""
-        return self.next_of(self.held)
+        return self._next_of(self.held)
 
     def take(self) -> DeferredCall | None:
         """The next call to run after the response; None when there is none."""
-        return self.next_of(self.deferred)
+        return self._next_of(self.deferred)
 
-    def next_of(self, calls: dict[C, None]) -> C | None:
-        """The next call to run of one of the two dicts of this scope, or None."""
+    def _next_of(self, calls: dict[C, None]) -> C | None:
         while calls:
             if not self._turns:
                 self._turns = turns = list(calls)  # type: ignore[assignment]

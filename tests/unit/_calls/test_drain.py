@@ -72,10 +72,10 @@ def test_the_order_to_stop_between_two_calls(ran, caplog):
     """The call that has ended is not named, the next one is."""
 
     class Scope2(Scope):
-        def next_of(self, calls):
+        def take(self):
             if self.finished:
                 handle_abort()
-            return super().next_of(calls)
+            return super().take()
 
     scope = Scope2()
     token = enter(scope)
