@@ -18,7 +18,7 @@ PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 pyth
 comma := ,
 space := $(subst ,, )
 .PHONY: help demo serve unit system servers others test test-all test-newest django lint \
-  bench services wire life soak kills oldest clean
+  bench instructions services wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -79,9 +79,12 @@ lint: .venv/installed  ## ruff and mypy --strict
 
 bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/cost.py
-	$(BIN)/python benchmarks/served.py
+	$(BIN)/python benchmarks/served.py --chart docs
 	$(BIN)/python benchmarks/jobs.py
 	$(BIN)/python benchmarks/workers.py
+
+instructions: .venv/installed  ## the same in instructions, which no busy machine changes
+	$(BIN)/python benchmarks/instructions.py --seeds 5
 
 .venv/bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
