@@ -21,7 +21,7 @@ OUTER_DEBS = pgbouncer faketime iproute2
 comma := ,
 space := $(subst ,, )
 .PHONY: help demo serve unit system servers others test test-all test-newest django lint \
-  bench services outer wire life soak kills oldest clean
+  bench instructions services outer wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -82,10 +82,13 @@ lint: .venv/installed  ## ruff and mypy --strict
 
 bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/cost.py
-	$(BIN)/python benchmarks/served.py
+	$(BIN)/python benchmarks/served.py --chart docs
 	$(BIN)/python benchmarks/jobs.py
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/many.py
+
+instructions: .venv/installed  ## the same in instructions, which no busy machine changes
+	$(BIN)/python benchmarks/instructions.py --seeds 5
 
 .venv/bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

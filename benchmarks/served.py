@@ -5,7 +5,8 @@ turn, a second each, so that a machine that changes its speed changes it for all
 processor's time is that of the workers alone, and the steadier figure: compare it with
 that of the bare server in the same group.
 
-Needs Linux and wrk (Debian has it). ``--quick`` takes two minutes.
+Needs Linux and wrk (Debian has it). ``--quick`` takes two minutes. The last lines, and
+the chart of docs/cost.md, are what each adds to a request.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+import chart
+
 HERE = Path(__file__).parent  # without a gunicorn.conf.py
 WORKERS = 2
 OURS = "wsgi_defer.gunicorn"
@@ -29,6 +32,9 @@ PLAIN = [
     ("nothing deferred", "wsgi:nothing", "/"),
     ("one call deferred", "wsgi:one", "/"),
 ]
+
+
+OWN = {title for title, *_ in PLAIN}
 
 
 def gunicorn(*options):
@@ -170,6 +176,7 @@ def processor_time(pid):
 
 
 def measure(title, rows, rounds):
+    """Returns each set-up but the bare one, with the microseconds that it adds."""
     set_ups = []
     try:
         for command, *row in rows:
@@ -178,7 +185,7 @@ def measure(title, rows, rounds):
             except NotHereError as error:
                 print(f"\n{title}: {error}")
                 if not set_ups:  # nothing to compare with
-                    return
+                    return []
         for each in set_ups:
             each.measure(1)
             each.rates, each.cpus, each.p99s = [], [], []
@@ -192,6 +199,14 @@ def measure(title, rows, rounds):
     print(f"\n{title:40}{'cpu':>10}{'rate':>8}{'cpu':>8}{'p99':>8}")
     for each in set_ups:
         show(each, set_ups[0])
+    return [(each.title, added(each, set_ups[0])) for each in set_ups[1:]]
+
+
+def added(each, bare):
+    """Microseconds more than the bare server, asked in turn."""
+    return statistics.median(
+        mine - its for mine, its in zip(each.cpus, bare.cpus, strict=True)
+    )
 
 
 def show(each, bare):
@@ -210,6 +225,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="two minutes")
     parser.add_argument("--rounds", type=int, help="of a second for each row")
     parser.add_argument("--only", default="", help="groups whose title has this in it")
+    parser.add_argument("--chart", metavar="FOLDER", help="draw one, light and dark")
     options = parser.parse_args()
     if shutil.which("wrk") is None or not sys.platform.startswith("linux"):
         print("served.py needs Linux, and wrk: apt-get install wrk")
@@ -217,9 +233,24 @@ def main():
     rounds = options.rounds or (4 if options.quick else 30)
     print("Served requests: processor time of the workers for each, and ratios to bare")
     print("(requests a second, processor time, 99th percentile of latency).")
-    for title, rows in groups().items():
-        if options.only in title:
-            measure(title, rows, rounds)
+    found = {
+        title: measure(title, rows, rounds)
+        for title, rows in groups().items()
+        if options.only in title
+    }
+    found = {title: rows for title, rows in found.items() if rows}
+    print("\nMicroseconds of a worker's processor time that each adds to a request:")
+    for title, rows in found.items():
+        told = ", ".join(f"{row} {more:.0f}" for row, more in rows)
+        print(f"  {title}: {told}")
+    if options.chart and found:
+        chart.draw(
+            {
+                title: [(row, max(more, 0), row in OWN) for row, more in rows]
+                for title, rows in found.items()
+            },
+            options.chart,
+        )
 
 
 if __name__ == "__main__":

@@ -54,7 +54,6 @@ class Call:
 
     kind = "before_response"  # the function that registers such calls
     home: Home | None = None
-    before: DeferredCall | None = None  # the call that it follows
     changed: Callable[[Call], object] | None = None  # told of a new name, and cancel()
     started_at: float | None = None
     ended_at: float | None = None
@@ -89,6 +88,7 @@ class Call:
         self._code: CodeType = registered_by.f_code
         self._instruction: int = registered_by.f_lasti
         self.queued_at = monotonic()
+        self.before: DeferredCall | None = None  # the call that it follows
 
     @property
     def name(self) -> str | None:

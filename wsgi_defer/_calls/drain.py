@@ -47,10 +47,13 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
                 return False
             call = scope.take()
             if call is not None:
-                _run(call, scope, outcome)
+                host.current.beat()
+                if is_wanted(call, scope, outcome):
+                    run_now(call, scope)
             scope.running = None  # frame cycle; after an order to stop, it stays
             del call  # frame cycle
-        scope.abandon_guests()
+        if scope.guests:
+            scope.abandon_guests()
     except BaseException as error:  # an order to stop
         report_lost(scope, reason(error))
         raise
@@ -58,13 +61,6 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
         if outcome.error is not None:  # frame cycle: it leads to the scope
             scope.outcome = outcome._replace(error=None)
     return True
-
-
-def _run(call: DeferredCall, scope: Scope, outcome: Outcome) -> None:
-    host.current.beat()
-    if is_wanted(call, scope, outcome):
-        run_now(call, scope)
-    del call  # frame cycle
 
 
 def is_wanted(call: DeferredCall, scope: Scope, outcome: Outcome) -> bool:

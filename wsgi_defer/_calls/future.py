@@ -22,6 +22,23 @@ else:
 PENDING, RETURNED, RAISED, CANCELLED = range(4)
 
 
+class Made:
+    """An attribute of ``Future`` that is made when something first asks for it.
+
+    Then the instance has it, and this is not asked again. Not ``__getattr__``, which
+    would make every attribute of the class three times as dear.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Any, kind: type | None = None) -> Any:
+        if future is None:  # asked of the class, as pydoc does
+            return self
+        future._make()
+        return future.__dict__[self._name]
+
+
 class LazyFuture(Future[T]):
     """A ``concurrent.futures.Future`` without a lock, until somebody waits for it.
 
@@ -30,8 +47,11 @@ class LazyFuture(Future[T]):
     for it: a method of ``Future``, or ``concurrent.futures.wait()``.
     """
 
-    _state: str  # these two are Future's
-    _done_callbacks: list[Callable[[Future[T]], object]]
+    _state: Any = Made()
+    _waiters: Any = Made()
+    _done_callbacks: Any = Made()
+    _result: Any = Made()
+    _exception: Any = Made()
     queued_at = 0.0
     _settled_as = PENDING
     _value: T = None  # type: ignore[assignment]
@@ -41,15 +61,6 @@ class LazyFuture(Future[T]):
 
     def __init__(self) -> None:
         """Without ``Future.__init__``, see above."""
-
-    def __getattr__(self, name: str) -> Any:
-        # Only for names that are not there.
-        if name not in ("_state", "_waiters", "_done_callbacks", "_result",
-                        "_exception"):  # fmt: skip
-            kind = type(self).__name__
-            raise AttributeError(f"{kind!r} object has no attribute {name!r}")
-        self._make()
-        return self.__dict__[name]
 
     def _make(self) -> Any:
         # Without a lock of ours, which the garbage collector might find taken. Each

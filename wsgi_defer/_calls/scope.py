@@ -210,7 +210,8 @@ class Scope:
         self.closed = True
         if self.deferred:
             return False
-        self.__dict__.pop("_names", None)  # frame cycle: the calls lead to the scope
+        if self._names:
+            self._names = {}  # frame cycle: the calls lead to the scope
         return True
 
     def conclude(
@@ -361,7 +362,7 @@ class Scope:
                     del calls[call]
                 except KeyError:  # another thread took it, _run_early()
                     continue
-                if not call.pending:
+                if not call._waiting:  # not pending
                     self.skip(call, "it was cancelled")
                 elif self._names and call.name is not None and self._is_replaced(call):
                     self.skip(call, "a later call has its name")

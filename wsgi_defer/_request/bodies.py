@@ -34,7 +34,7 @@ class Ending(Protocol):
         """The first item is about to leave. Returns a body to send instead of it."""
 
     def note_complete(self) -> None:
-        """The server has taken the last item."""
+        """The server has taken the last item. Returns None, as no other item does."""
 
     def note_incomplete(self) -> None:
         """The server may stop early."""
@@ -75,17 +75,6 @@ def steps_of(body: Any, steps: Iterable[bytes]) -> Steps:
     closing = Steps(steps)
     closing.close = body.close
     return closing
-
-
-class Completion:
-    """No items, after the last one: to be asked for them says that all were taken."""
-
-    def __init__(self, exchange: Ending) -> None:
-        self._exchange = exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._exchange.note_complete()
-        return CLOSED
 
 
 class ProxyBody:
@@ -136,7 +125,10 @@ class SizedBody:
 
     def __iter__(self) -> Iterator[bytes]:
         if isinstance(self._chunks, (list, tuple)):
-            steps = Steps(self._chunks, Completion(self._exchange))
+            # Nothing comes after the last one. To be asked for it says that all were
+            # taken; in C, as each response with calls pays for it.
+            asked: Iterator[bytes] = iter(self._exchange.note_complete, None)
+            steps = Steps(self._chunks, asked)
             steps.close = self.close
             return steps
         self._steps = step_through(self._chunks, self._exchange)  # code of the app

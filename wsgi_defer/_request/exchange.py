@@ -69,6 +69,7 @@ class Exchange(Scope):
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
     _headers: Headers | None = None  # if calls were pending when the app gave them
+    _lacks_length = False  # these, of a response with a body
     _refusal: list[bytes] | None = None  # the body of a 503
     _guard: GuardedInput | None = None
     _given_id: str | None = None  # by a proxy, or anybody
@@ -88,6 +89,7 @@ class Exchange(Scope):
         self.options = options
         self.held = {}
         self.deferred = {}
+        self.registered = 0  # of the class, it would cost more: it is asked five times
         self._environ: Any = environ
         self._respond: Any = start_response
         self._began = monotonic()
@@ -125,24 +127,25 @@ class Exchange(Scope):
     ) -> Callable[[bytes], object]:
         """What the app gets as its ``start_response``."""
         if self.registered and not self.started:
+            self._headers = headers
+            self._lacks_length = lacks_length(status, headers, self._environ)
             if self.status is None and isinstance(status, str):
-                self._headers = headers
                 server = self._server
                 if (
                     self.held
                     or not server.revokes_head
-                    or (
-                        not server.adds_length(self._respond)
-                        and lacks_length(status, headers, self._environ)
-                    )
+                    or (self._lacks_length and not server.adds_length(self._respond))
                 ):
                     self.status = status
                     self._waiting = (status, headers, exc_info)
                     return self.write
             if self._waiting is not None:  # the server judges both
                 self._write = self._pass(*self._waiting)
-        more = (exc_info,) if exc_info else ()
-        write: Callable[[bytes], object] = self._respond(status, headers, *more)
+        respond = self._respond
+        # As in _pass(), without a frame more for each response.
+        write: Callable[[bytes], object] = (
+            respond(status, headers, exc_info) if exc_info else respond(status, headers)
+        )
         self.status = status  # now that the server has accepted it
         return write
 
@@ -172,7 +175,7 @@ class Exchange(Scope):
                 discard_held(self, f"the status is {self.status}")
             elif not self._run_held():
                 return self._refusal
-        if body is not None and self._headers is not None:
+        if body is not None and self._lacks_length:
             self._give_length(body)
         if self._waiting is not None:
             self._write = self._pass(*self._waiting)
@@ -184,9 +187,7 @@ class Exchange(Scope):
             add = self._server.length_adder(self._respond)
             if add is None:
                 return
-        if lacks_length(self.status, self._headers, self._environ) and all(
-            isinstance(item, bytes) for item in body
-        ):
+        if all(isinstance(item, bytes) for item in body):
             length = sum(len(item) for item in body)
             if add is not None:
                 add(length)
@@ -422,13 +423,12 @@ class Exchange(Scope):
         if self.options.around is None and "flask.globals" in sys.modules:
             warn_of_bare_flask(self.deferred)
         environ, respond, server = self._environ, self._respond, self._server
+        raised = self._raised
         ready: Callable[[], object] = background.nothing_to_wait_for
-        if self._raised:
+        if raised:
             ready = server.after_error_page(environ)
         drain = self._drain(delivered, ready)
-        run_calls(
-            drain, server, environ, respond, self.options.inline, raised=self._raised
-        )
+        run_calls(drain, server, environ, respond, self.options.inline, raised=raised)
 
     def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
         """What is needed to run the calls, in whatever thread that will be."""

@@ -15,11 +15,13 @@ def lacks_length(status: Any, headers: Any, environ: WSGIEnvironment) -> bool:
 
     Most servers can end such a body only by closing the connection.
     """
+    if not isinstance(headers, (list, tuple)):
+        return False  # to look at an iterator would spend it
     try:
         for name, _ in headers:
             if name.lower() in FRAMING:
                 return False
+        bodiless = status[:3] in ("204", "304")
     except (TypeError, ValueError, AttributeError):
-        return False  # these are no headers, and the server will say so
-    bodiless = status[:3] in ("204", "304")
+        return False  # these are not headers, or a status; the server will say so
     return not bodiless and environ.get("REQUEST_METHOD") != "HEAD"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..background import Drain
 from .half_close import ClosingServer
-from .handover import taking
+from .handover import handed_over
 from .server import is_http1
 from .spent import SpentInput, has_body
 from .stack import is_closed_by, local_of
@@ -55,8 +55,8 @@ class Gunicorn(ClosingServer):
         return True
 
     def taker(self, environ: WSGIEnvironment) -> Callable[[Drain], object] | None:
-        take = taking()
-        return take if take is not None and is_http1(environ) else None
+        drains = handed_over()
+        return None if drains is None or not is_http1(environ) else drains.append
 
     def is_end(self, answer: object) -> bool:
         """Every worker closes the connection on StopIteration, and logs no failure;

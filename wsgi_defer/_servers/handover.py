@@ -6,7 +6,6 @@ the request. Until then they are a list of drains.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
 
 from .. import background
@@ -17,6 +16,9 @@ from ..background import Drain
 _handed_over: ContextVar[list[Drain] | None] = ContextVar(
     "wsgi_defer.handed_over", default=None
 )
+# What the request served here has handed over so far; None where no slot is open. Bound
+# once, as each response with calls asks.
+handed_over = _handed_over.get
 
 
 def open_slot() -> list[Drain]:
@@ -33,12 +35,6 @@ def open_slot() -> list[Drain]:
 def close_slot() -> None:
     """The request is served; what ends later is not handed over."""
     _handed_over.set(None)
-
-
-def taking() -> Callable[[Drain], object] | None:
-    """What takes a drain of the request served here; None where none is opened."""
-    drains = _handed_over.get()
-    return None if drains is None else drains.append
 
 
 def run_drains(drains: list[Drain]) -> None:

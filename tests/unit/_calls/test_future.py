@@ -37,7 +37,7 @@ from wsgi_defer import (
     forget,
     pool,
 )
-from wsgi_defer._calls.call import Call
+from wsgi_defer._calls.call import Call, DeferredCall
 from wsgi_defer._calls.drain import report_lost
 from wsgi_defer._calls.future import is_first
 
@@ -988,3 +988,8 @@ def test_what_tools_look_at():
     assert call._state == "FINISHED"
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         call.nothing  # noqa: B018
+
+
+def test_the_class_can_be_looked_at():
+    """As pydoc does: what an instance makes when asked, the class does not."""
+    assert "_state" in dict(inspect.getmembers(DeferredCall))

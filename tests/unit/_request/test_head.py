@@ -110,6 +110,41 @@ def test_what_is_not_a_list_of_headers():
     assert start.seen == [("200 OK", ["a", "b"])]
 
 
+def test_headers_that_can_be_read_once():
+    """They are the server's to read: not a list, but some servers take them."""
+
+    def app(environ, respond):
+        defer(int)
+        respond("200 OK", iter(LENGTH))
+        return [b"hi"]
+
+    start = Start()
+    DeferMiddleware(app)(make_environ(), start).close()
+    assert [(status, list(headers)) for status, headers in start.seen] == [
+        ("200 OK", LENGTH)
+    ]
+
+
+def test_a_head_that_replaces_another():
+    """The length is missing, or not, in the one that is sent."""
+    response = Gunicorn()
+
+    def app(environ, respond):
+        defer(int)
+        respond("200 OK", [])
+        respond("204 No Content", [], (ValueError, ValueError(), None))
+        return []
+
+    space = {"__name__": "gunicorn.workers.sync"}
+    exec("def handle_request(resp, serve): return serve()", space)
+    environ = make_environ(**{"gunicorn.socket": None})
+    space["handle_request"](
+        response, partial(DeferMiddleware(app), environ, StartOf(response))
+    )
+    assert response.status == "204 No Content"
+    assert response.headers == []
+
+
 def test_held_for_calls_before_the_response(ran):
     """They may still make it a 503."""
     start = Start()
