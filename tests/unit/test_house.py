@@ -21,7 +21,7 @@ FLOORS = [
     {"_servers", "pools"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "django", "testing", "paste"},
+    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste"},
     {"pytest_plugin"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.
@@ -30,6 +30,7 @@ THIRD_PARTIES = {
     "pytest_plugin": {"pytest"},
     "gunicorn": {"gunicorn", "gevent"},
     "django": {"django", "asgiref"},
+    "sqlalchemy": {"sqlalchemy"},
     "jobs.flask": {"flask", "click"},
     "jobs._cron": {"cronsim"},
     "jobs.engines.dbos": {"dbos", "sqlalchemy"},
