@@ -69,6 +69,7 @@ unit: .venv/installed  ## the unit tests alone, in seconds, and their coverage
 system: .venv/installed  ## those with processes, forks and signals, and the examples
 	$(BIN)/python -m pytest tests/system tests/examples
 
+# And more of them: make django REQUESTS=1000
 django: .venv/installed  ## all tests of Django, also those that restart its database
 	$(BIN)/python -m pytest tests/unit/django tests/django
 
