@@ -10,21 +10,17 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import Context, copy_context
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from .._runtime import commits
 from .._runtime.report import line_of, printable, qualified_name
 from .._runtime.threads import runs_here
 from ..errors import WaitsForItselfError
 from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T
-from .home import Home
-from .invoke import (
-    Invocation,
-    check_no_generator,
-    check_seconds,
-    continue_after,
-)
+from .invoke import Invocation, check_no_generator, check_seconds, continue_after
 from .outcome import Outcome, always, not_ok
+
+if TYPE_CHECKING:
+    from .home import Home
 
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
 U = TypeVar("U")
@@ -267,6 +263,8 @@ class DeferredCall(Call, LazyFuture[T]):
         ``session`` may be a ``scoped_session``, as ``db.session`` of Flask-SQLAlchemy
         is. Raises ``TypeError`` for anything else.
         """
+        from .._runtime import commits  # few need it
+
         box = self.uncommitted = self.uncommitted or []
         commits.wait_for(session, box.pop, self._roll_back)
         box.append(True)
