@@ -20,8 +20,8 @@ OUTER_DEBS = pgbouncer faketime iproute2
 
 comma := ,
 space := $(subst ,, )
-.PHONY: help demo serve unit system servers others test test-all test-newest django lint \
-  bench instructions services outer wire life soak kills oldest clean
+.PHONY: help demo serve unit system servers others test test-all test-newest django \
+  django-newest lint bench instructions services outer wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -72,8 +72,25 @@ unit: .venv/installed  ## the unit tests alone, in seconds, and their coverage
 system: .venv/installed  ## those with processes, forks and signals, and the examples
 	$(BIN)/python -m pytest tests/system tests/examples
 
+# And more of them: make django REQUESTS=1000
 django: .venv/installed  ## all tests of Django, also those that restart its database
 	$(BIN)/python -m pytest tests/unit/django tests/django
+
+# With Django's own tests of tasks, which are not in its wheel.
+django-newest: .venv-django/installed  ## the same with the newest Django, which has tasks
+	DJANGO_SOURCE="$$(ls .venv-django/?jango-*.tar.gz)" .venv-django/bin/python -m pytest \
+	  tests/unit/django $(QUICK_DJANGO) tests/examples/test_django_*.py
+
+# It needs Python 3.12.
+.venv-django/installed: setup.cfg pyproject.toml
+	@test -n "$(NEWEST)" || { echo "Python 3.12 or later is needed"; exit 1; }
+	$(NEWEST) -m venv .venv-django
+	.venv-django/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[test,engines]' 'django>=6'
+	.venv-django/bin/python -m pip download --quiet --disable-pip-version-check \
+	  --no-deps --no-binary=:all: --dest=.venv-django \
+	  "$$(.venv-django/bin/python -m pip freeze | grep -i '^django==')"
+	@touch $@
 
 lint: .venv/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -152,6 +169,7 @@ OTHERS = $(filter-out $(shell $(BIN)/python -c \
   'import sys; print("%d.%d" % sys.version_info[:2])'),$(NUMBERS))
 NUMBERS = $(foreach each,$(PYTHONS),$(firstword $(subst =, ,$(each))))
 OLDEST = $(word 2,$(subst =, ,$(firstword $(PYTHONS))))
+NEWEST = $(word 2,$(subst =, ,$(lastword $(filter 3.12=% 3.13=% 3.14=%,$(PYTHONS)))))
 
 # The others run at the same time, as tests wait more than they compute.
 test-all: .venv/installed  ## unit and system tests with each other Python that is here

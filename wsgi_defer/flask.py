@@ -191,7 +191,7 @@ class Defer:
             def run_and_drain(environ: WSGIEnvironment, buffered: bool = False) -> Any:
                 with _scopes_of(client) as scopes:
                     body, *head = run_wsgi_app(environ, buffered)
-                    if any(scope.pending for scope in scopes):
+                    if not buffered and any(scope.pending for scope in scopes):
                         with closing(cast(Any, body)):
                             body = list(body)
                 return body, *head

@@ -11,6 +11,9 @@ from types import SimpleNamespace
 import pytest
 from flask import Flask, g, request
 from gunicorn.util import load_class
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Mapped, Session, declarative_base, mapped_column
+from sqlalchemy.pool import StaticPool
 
 import wsgi_defer
 from wsgi_defer import DeferMiddleware, defer, deferring
@@ -46,12 +49,33 @@ def test_the_first_program(monkeypatch, capsys):
 
 def test_options(ran):
     """Every line of the options runs."""
-    names = ("refresh_cache", "write_audit", "alert", "charge", "resize")
+    names = ("refresh_cache", "write_audit", "alert", "charge", "resize", "confirm")
     thing = SimpleNamespace(id=7)
     namespace = {name: lambda *args, name=name: ran.append(name) for name in names}
     with deferring():
-        exec(block("forget("), {**namespace, "user": thing, "order": thing})
+        more = {"user": thing, "order": thing, "session": Session()}
+        exec(block("forget("), {**namespace, **more})
     assert ran == ["write_audit", "charge", "resize"]
+
+
+def test_sqlalchemy(ran):
+    """The call runs after the commit."""
+
+    class Item(declarative_base()):
+        __tablename__ = "items"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        what: Mapped[str]
+
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    Item.metadata.create_all(engine)
+    request = SimpleNamespace(form={"what": "book"})
+    with Session(engine) as session, deferring():
+        names = {"Item": Item, "session": session, "defer": defer}
+        names["confirm"] = ran.append
+        exec(block("session.flush()"), names)
+        names["order"](request)
+    assert ran == [1]
+    engine.dispose()
 
 
 def test_before_response(ran):
@@ -167,7 +191,7 @@ def test_no_block_is_forgotten():
     markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
                "worker_class", "price.result()", "when_full", "class Timings",
                "gather(", "detach", "jobs.db", "fresh_user", "INSTALLED_APPS",
-               "request.POST", "assert_deferred"]  # fmt: skip
+               "request.POST", "assert_deferred", "session.flush()"]  # fmt: skip
     assert len(BLOCKS) == len(markers)
 
 

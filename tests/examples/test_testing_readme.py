@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..helpers.programs import HOME
+from ..helpers.programs import HOME, installed
 
 PAGE = Path(HOME, "wsgi_defer", "testing", "README.md").read_text()
 
@@ -32,9 +32,8 @@ def test_the_page(tmp_path):
 
 def run(folder):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "wsgi_defer.pytest_plugin",
-         "-p", "no:cacheprovider"],
-        cwd=folder, env={**os.environ, "PYTHONPATH": HOME},
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([installed(folder), HOME])},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr

@@ -21,15 +21,14 @@ FLOORS = [
     {"_servers", "pools"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "django", "testing", "paste"},
-    {"pytest_plugin"},
+    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
-    "pytest_plugin": {"pytest"},
     "gunicorn": {"gunicorn", "gevent"},
     "django": {"django", "asgiref"},
+    "sqlalchemy": {"sqlalchemy"},
     "jobs.flask": {"flask", "click"},
     "jobs._cron": {"cronsim"},
     "jobs.engines.dbos": {"dbos", "sqlalchemy"},

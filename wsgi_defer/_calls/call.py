@@ -10,38 +10,23 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import Context, copy_context
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from .._runtime.report import printable, qualified_name
+from .._runtime.report import line_of, printable, qualified_name
 from .._runtime.threads import runs_here
 from ..errors import WaitsForItselfError
 from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T
-from .invoke import (
-    Invocation,
-    check_no_generator,
-    check_seconds,
-    continue_after,
-)
+from .invoke import Invocation, check_no_generator, check_seconds, continue_after
 from .outcome import Outcome, always, not_ok
+
+if TYPE_CHECKING:
+    from .home import Home
 
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
 U = TypeVar("U")
 Async = Coroutine[Any, Any, U]
 _NO_KWARGS: Mapping[str, Any] = {}
 LONGEST_CHAIN = 10  # calls of a chain that are shown, the last ones
-
-
-class Home(Protocol):
-    """The scope of a call, as the call sees it."""
-
-    def add(self, call: DeferredCall, function: str) -> None:
-        """Take a call; raises what ``defer()`` raises."""
-
-    def bring_about(self, call: DeferredCall) -> None:
-        """Run a call that still waits, if this is inside its request."""
-
-    def note_name(self, call: Call) -> None:
-        """The call has a new name."""
 
 
 class Call:
@@ -57,7 +42,9 @@ class Call:
     changed: Callable[[Call], object] | None = None  # told of a new name, and cancel()
     started_at: float | None = None
     ended_at: float | None = None
-    withdrawn = False  # the app called cancel()
+    withdrawn = False  # the app called cancel(), or rolled back
+    why_withdrawn = "it was cancelled"
+    uncommitted: list[bool] = []  # noqa: RUF012  # one for each session to commit
     logged = False  # its failure is in the log
     bare = False  # runs without what is opened around calls
     unpublished: list[bool] = []  # noqa: RUF012  # see LazyFuture
@@ -106,11 +93,7 @@ class Call:
     @property
     def origin(self) -> str:
         """The file and line that registered it, as ``file:line``."""
-        line = self._code.co_firstlineno
-        for start, end, number in self._code.co_lines():
-            if start <= self._instruction < end and number is not None:
-                line = number
-        return f"{self._code.co_filename}:{line}"
+        return line_of(self._code, self._instruction)
 
     @property
     def pending(self) -> bool:
@@ -271,6 +254,25 @@ class DeferredCall(Call, LazyFuture[T]):
             raise TypeError(f"when() takes a function of the Outcome, not {kind}")
         self._predicate = predicate
         return self
+
+    def after_commit(self, session: object) -> DeferredCall[T]:
+        """Run it only if that session of SQLAlchemy commits what it is doing now.
+
+        If it is doing nothing, its next transaction counts. A rollback drops the call,
+        also one to a savepoint that is open now. Of several sessions, each must commit.
+        ``session`` may be a ``scoped_session``, as ``db.session`` of Flask-SQLAlchemy
+        is. Raises ``TypeError`` for anything else.
+        """
+        from .._runtime import commits  # few need it
+
+        box = self.uncommitted = self.uncommitted or []
+        commits.wait_for(session, box.pop, self._roll_back)
+        box.append(True)
+        return self
+
+    def _roll_back(self) -> None:
+        self.why_withdrawn = "its session has rolled back"
+        self.cancel()
 
     def time_limit(self, seconds: float) -> DeferredCall[T]:
         """End it after ``seconds``, with ``TimeLimitError`` as its failure.
@@ -446,10 +448,7 @@ class DeferredCall(Call, LazyFuture[T]):
     publish = LazyFuture.publish
 
     def take_end(self, caught: bool) -> tuple[int, Any, BaseException | None]:
-        """How it ended, its value and its error, for the call that follows it.
-
-        With ``caught``, the follower deals with an error, so that nobody logs it.
-        """
+        """How it ended. If ``caught``, the call that follows it deals with an error."""
         if caught and self._error is not None:
             self.first_to_fail().logged = True
         return self._settled_as, self._value, self._error

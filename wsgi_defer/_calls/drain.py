@@ -68,7 +68,10 @@ def is_wanted(call: DeferredCall, scope: Scope, outcome: Outcome) -> bool:
     try:
         # Most calls have no option: without a frame more for each.
         plain = call._predicate is None and call.before is None
-        wanted = outcome.ok if plain else call.wants(outcome)
+        if call.uncommitted:
+            wanted = False
+        else:
+            wanted = outcome.ok if plain else call.wants(outcome)
     except BaseException as error:
         if is_order_to_stop(error):
             raise
@@ -86,7 +89,9 @@ def is_wanted(call: DeferredCall, scope: Scope, outcome: Outcome) -> bool:
 
 
 def _why_unwanted(call: DeferredCall, outcome: Outcome) -> str:
-    """Why ``call.wants(outcome)`` is false, for the log."""
+    """Why ``is_wanted()`` said no, for the log."""
+    if call.uncommitted:
+        return "its session has not committed"
     predicate = call._predicate
     while predicate is None and call.before is not None:
         call = call.before

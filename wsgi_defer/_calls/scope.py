@@ -170,7 +170,7 @@ class Scope:
             if call.name is not None:
                 self._cancel_earlier(call)
             if not call.pending:
-                self.skip(call, "it was cancelled")
+                self.skip(call, call.why_withdrawn)
             elif call.before is not None and call.before.cancelled():
                 self.skip(call, NOT_FOLLOWED)
             else:
@@ -300,7 +300,7 @@ class Scope:
             # started it.
             if calls.pop(call, call) is None:
                 if call.withdrawn:
-                    self.skip(call, "it was cancelled")
+                    self.skip(call, call.why_withdrawn)
                 else:
                     self.lose(call, why)
 
@@ -318,11 +318,14 @@ class Scope:
         heappush(same, (-call.queued_at, id(call), call))
 
     def _is_replaced(self, call: Call) -> bool:
-        """Whether a later call that still waits has the name of this one."""
+        """Whether a later call that is to run has the name of this one."""
         same = self._names.get((call.kind, call.name), [])
+        if call.uncommitted:  # it neither runs nor replaces
+            return False
         while same:
             last = heappop(same)
-            if last[2].pending and last[2].name == call.name:
+            waits = last[2].pending and not last[2].uncommitted
+            if waits and last[2].name == call.name:
                 heappush(same, last)
                 return last[2] is not call
         return False
@@ -363,7 +366,7 @@ class Scope:
                 except KeyError:  # another thread took it, _run_early()
                     continue
                 if not call._waiting:  # not pending
-                    self.skip(call, "it was cancelled")
+                    self.skip(call, call.why_withdrawn)
                 elif self._names and call.name is not None and self._is_replaced(call):
                     self.skip(call, "a later call has its name")
                 else:

@@ -20,6 +20,7 @@ import re
 import sys
 import traceback
 from contextlib import suppress
+from types import CodeType
 from typing import Any
 
 logger = logging.getLogger("wsgi_defer")
@@ -54,6 +55,15 @@ def printable(text: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def line_of(code: CodeType, instruction: int) -> str:
+    """The line of an instruction, as ``file:line``."""
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= instruction < end and number is not None:
+            line = number
+    return f"{code.co_filename}:{line}"
 
 
 def _escape(match: re.Match[str]) -> str:

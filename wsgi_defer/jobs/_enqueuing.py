@@ -37,7 +37,7 @@ class Enqueuing(Asking):
         job_id: str | None = None,
         delay: float = 0,
         hold: bool = True,
-        after_commit: bool = False,
+        after_commit: object = False,
         using: str | None = None,
     ) -> str:
         """Have another process do a job, even if this one dies; return the job's id.
@@ -52,8 +52,9 @@ class Enqueuing(Asking):
             once. At most 64 letters, digits and ``._-``.
         :param delay: seconds to wait at least before it runs.
         :param after_commit: the engine gets it only if the database transaction that is
-            open here has committed. For Django: ``using`` names the database, as in
-            ``transaction.on_commit()``; the app is ``wsgi_defer.django``.
+            open here commits. A session of SQLAlchemy, or True for Django, where
+            ``using`` names the database, as in ``transaction.on_commit()``, and the app
+            is ``wsgi_defer.django``.
 
         Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError``, ``TypeError``
         and ``NotSupported`` before anything is stored; ``JobsUnavailable`` if the
@@ -62,12 +63,14 @@ class Enqueuing(Asking):
         """
         order = self._order(name, payload, job_id, delay)
         store = self._store(self.engine.enqueue, order, hold, sys._getframe(1))
-        if after_commit:
+        if after_commit is True:
             commits.on_commit(store, using)
         elif using is not None:
             raise ValueError("using= is for after_commit=True")
-        else:
+        elif after_commit is False:
             store()
+        else:
+            commits.wait_for(after_commit, store, lambda: None)
         return order.id
 
     def enqueue_many(

@@ -46,6 +46,12 @@ def flask_client():
     return lambda number: client.get(f"/{number}").status_code
 
 
+def buffering_flask_client():
+    """It has closed the response already."""
+    client = flask_app().test_client()
+    return lambda number: client.get(f"/{number}", buffered=True).status_code
+
+
 def flask_client_without_defer():
     """Flask's own client, which closes nothing, on an app behind the middleware."""
     app = flask.Flask("shop")
@@ -164,6 +170,7 @@ def django_client():
 CLIENTS = {
     flask_client: True,
     flask_client_without_defer: False,
+    buffering_flask_client: True,
     werkzeug_client: False,
     werkzeug_client_buffered: True,
     wsgi_call: False,
