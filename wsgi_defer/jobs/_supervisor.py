@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from ._time_limit import HUNG
+from ._watch import HUNG
 
 logger = logging.getLogger("wsgi_defer")
 
