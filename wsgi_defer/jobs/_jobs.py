@@ -231,6 +231,11 @@ class Jobs(Enqueuing):
         """The names of all handlers of this process."""
         return tuple(self._handlers)
 
+    def is_stale(self, name: str, job_id: str) -> bool:
+        """Whether a job is of a time that is not in the schedule of its name."""
+        schedule = self._schedules.get(name)
+        return schedule is not None and schedule.is_stale(job_id)
+
     @property
     def engine(self) -> Engine:
         """The engine of this process, or what a test has put in its place."""
@@ -324,8 +329,7 @@ class Jobs(Enqueuing):
 
         ``payload`` is JSON, as text. A failure is logged and raised.
         """
-        schedule = self._schedules.get(name)
-        if schedule is not None and schedule.is_stale(job_id):
+        if self.is_stale(name, job_id):
             logger.info("job %s %s is left out: its schedule has changed", name, job_id)
             return None
         try:
