@@ -43,11 +43,14 @@ CLOSED = frozenset(
         "dbutils.pooled_db",
         "kombu.pools",
         "kombu.resource",
+        # It runs at each call, and line, of what it measures, under a lock of its own.
+        "coverage",
         # This package's own
         f"{_PACKAGE}.observers",
         f"{_PACKAGE}.ledger",
         f"{_PACKAGE}.jobs.engines",
         f"{_PACKAGE}._calls.limit",
+        f"{_PACKAGE}.jobs._watch",
     ]
 )
 # These run code of the app's, and hold nothing meanwhile.
@@ -91,6 +94,10 @@ def _kind(name: str) -> frozenset[str]:
             part = part.rpartition(".")[0]
         _kinds[name] = kind
     return kind
+
+
+def wake(number: int, frame: object) -> None:
+    """A handler of a signal that only interrupts what the main thread waits for."""
 
 
 _waits_at: dict[CodeType, frozenset[int]] = {}  # lines of functions

@@ -22,7 +22,7 @@ from .._runtime.clock import monotonic
 from .._runtime.stop_orders import TimeUp
 from ..errors import TimeLimitError
 from .call import Call
-from .interruptible import blocker, prepare
+from .interruptible import blocker, prepare, wake
 from .invoke import Invocation, invoke
 from .options import Owner
 from .watch import start_watching, stop_watching
@@ -87,7 +87,7 @@ def _run_within(
 def _alarm_is_free() -> bool:
     # None: a handler that Python did not install, as in an embedding server.
     handler = signal.getsignal(signal.SIGALRM)
-    free = handler in (signal.SIG_DFL, signal.SIG_IGN)
+    free = handler in (signal.SIG_DFL, signal.SIG_IGN, wake)
     return free and signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 

@@ -20,6 +20,9 @@ logger = logging.getLogger("wsgi_defer")
 # up to half an hour. That is about a day in all. Then its attempts fail.
 LONGEST_ABSENCE = 1800.0  # seconds
 MOST_ABSENCES = 58
+# And so is a job of a time that the worker's schedule does not have: another release
+# may have it. After 4 minutes in all, the schedule counts as changed.
+MOST_OF_STALE = 8
 _absent = OncePerName()
 
 
@@ -76,7 +79,11 @@ class Attempt:
         end after its time limit; before, another thread calls that with the failure.
         """
         if self.name not in jobs.names and self.absences < MOST_ABSENCES:
-            raise self._put_back(jobs.names)
+            raise self._put_back(self._unknown(jobs.names))
+        if self.absences < MOST_OF_STALE and jobs.is_stale(self.name, self.job_id):
+            logger.info("job %s %s is put back: by the schedule of this worker, it is "
+                        "not due", self.name, self.job_id)  # fmt: skip
+            raise self._put_back("its worker has another schedule")
         tell = self._start(jobs)
 
         def failed(error: BaseException) -> AttemptFailed:
@@ -110,18 +117,20 @@ class Attempt:
 
         return tell
 
-    def _put_back(self, names: tuple[str, ...]) -> AttemptFailed:
-        """Leave it to a worker that has the handler, as another release may have it."""
+    def _unknown(self, names: tuple[str, ...]) -> str:
         error = UnknownHandlerError(str(self.name)[:100], names)
         if _absent.is_new(self.name):
             logger.warning("%s The jobs of that name are put back, and fail after about"
                            " a day", error)  # fmt: skip
-        text = describe(error)
+        return describe(error)
+
+    def _put_back(self, error: str) -> AttemptFailed:
+        """Leave it to another worker, as that may have another release."""
         wait = min(2.0**self.absences, LONGEST_ABSENCE)
         following = replace(
-            self, error=text, absences=self.absences + 1, due=time.time() + wait
+            self, error=error, absences=self.absences + 1, due=time.time() + wait
         )
-        return AttemptFailed(text, wait, following)
+        return AttemptFailed(error, wait, following)
 
 
 class AttemptFailed(Exception):  # noqa: N818 - its text is that of the real error

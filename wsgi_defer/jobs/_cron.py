@@ -30,7 +30,9 @@ def check(expression: str) -> None:
 
 def after(expression: str, moment: datetime, zone: tzinfo) -> datetime:
     """The next time after that moment."""
-    return next(CronSim(expression, moment.astimezone(zone)))
+    times = CronSim(expression, moment.astimezone(zone))
+    # Where an hour comes twice, those times of it come first that have gone by.
+    return next(due for due in times if _utc(due) > _utc(moment))
 
 
 def until(expression: str, moment: datetime, zone: tzinfo) -> datetime:

@@ -63,14 +63,7 @@ class Enqueuing(Asking):
         """
         order = self._order(name, payload, job_id, delay)
         store = self._store(self.engine.enqueue, order, hold, sys._getframe(1))
-        if after_commit is True:
-            commits.on_commit(store, using)
-        elif using is not None:
-            raise ValueError("using= is for after_commit=True")
-        elif after_commit is False:
-            store()
-        else:
-            commits.wait_for(after_commit, store, lambda: None)
+        _store_or_wait(store, after_commit, using)
         return order.id
 
     def enqueue_many(
@@ -79,12 +72,15 @@ class Enqueuing(Asking):
         *,
         delay: float = 0,
         hold: bool = True,
+        after_commit: bool = False,
+        using: str | None = None,
     ) -> list[str]:
         """Enqueue jobs together, each a name and a payload; return their ids.
 
         All of them are stored, or none: in SQLite, PostgreSQL and Redis in one
         transaction. RabbitMQ gets them one by one, so if it goes away meanwhile, the
-        first ones are stored. In a request they wait as one, as in ``enqueue()``.
+        first ones are stored. In a request they wait as one. ``delay``, ``hold``,
+        ``after_commit`` and ``using`` are as in ``enqueue()``.
 
         Raises as ``enqueue()``, and ``ValueError`` for more than 10,000 jobs, as others
         wait while they are stored.
@@ -96,7 +92,9 @@ class Enqueuing(Asking):
                 "call it several times"
             )
         if orders:
-            self._store(self.engine.enqueue_many, orders, hold, sys._getframe(1))()
+            caller = sys._getframe(1)
+            store = self._store(self.engine.enqueue_many, orders, hold, caller)
+            _store_or_wait(store, after_commit, using)
         return [order.id for order in orders]
 
     def _order(
@@ -123,6 +121,20 @@ class Enqueuing(Asking):
                 store(what)
 
         return run
+
+
+def _store_or_wait(
+    store: Callable[[], None], after_commit: object, using: str | None
+) -> None:
+    """Have jobs stored now, or when the transaction has committed."""
+    if after_commit is True:
+        commits.on_commit(store, using)
+    elif using is not None:
+        raise ValueError("using= is for after_commit=True")
+    elif after_commit is False:
+        store()
+    else:
+        commits.wait_for(after_commit, store, lambda: None)
 
 
 def _hold(call: Call) -> bool:

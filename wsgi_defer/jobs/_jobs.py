@@ -6,7 +6,7 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta, tzinfo
 from importlib import import_module
@@ -83,6 +83,9 @@ class Jobs(Enqueuing):
         results: str | None = None,
     ) -> None:
         self._use_engine(url, max_payload, queue, results)
+        self._own_url = url is not None
+        self._own = {"max_payload": max_payload, "queue": queue, "results": results}
+        self._configured: dict[str, Any] = {}
         self.worklog = WorkLog()
         self._handlers: dict[str, Handler] = {}
         self._schedules: dict[str, Schedule] = {}
@@ -95,15 +98,16 @@ class Jobs(Enqueuing):
     ) -> None:
         if results is not None and not (url or "").startswith("amqp"):
             raise ValueError("results= is for amqp://; other engines keep them anyway")
-        self.max_payload = max_payload
+        make, reached = None, url
+        if url is not None:
+            make = engine_for(url)
+            reached = make.check(url) or url
         self.queue = check_name(queue)
+        self.max_payload = max_payload
         self.results = results
         self.given_url = url
-        self._url = url
-        self._make = None
-        if url is not None:
-            self._make = engine_for(url)
-            self._url = self._make.check(url) or url
+        self._url = reached
+        self._make = make
         self._engines: dict[int, Engine] = {}  # by process id
 
     def handler(
@@ -227,6 +231,11 @@ class Jobs(Enqueuing):
         """The names of all handlers of this process."""
         return tuple(self._handlers)
 
+    def is_stale(self, name: str, job_id: str) -> bool:
+        """Whether a job is of a time that is not in the schedule of its name."""
+        schedule = self._schedules.get(name)
+        return schedule is not None and schedule.is_stale(job_id)
+
     @property
     def engine(self) -> Engine:
         """The engine of this process, or what a test has put in its place."""
@@ -252,26 +261,37 @@ class Jobs(Enqueuing):
 
         If no URL was given, the URL is ``app.config["WSGI_DEFER_JOBS_URL"]``, if that
         is set, and ``WSGI_DEFER_JOBS_QUEUE``, ``_RESULTS`` and ``_MAX_PAYLOAD`` are the
-        other options. Adds the command ``flask jobs``, such as ``flask --app shop jobs
+        other options. With several apps, as in tests, the URL of the latest holds that
+        has one. Adds the command ``flask jobs``, such as ``flask --app shop jobs
         worker``, unless the app has one of that name.
 
         This does not hold jobs for the response: ``wsgi_defer.flask.Defer(app)`` does.
         Raises as ``Jobs()``.
         """
-        config = getattr(app, "config", {})
-        url = config.get(f"{CONFIG}URL")
-        if self.given_url is None and url is not None:
-            options = {
-                name: config.get(f"{CONFIG}{name.upper()}", getattr(self, name))
-                for name in ("max_payload", "queue", "results")
-            }
-            self._use_engine(url, **options)
+        self._configure(getattr(app, "config", {}))
         app.extensions["wsgi_defer_jobs"] = self
         self._around = app.app_context
         self._extensions = app.extensions
         if hasattr(app, "cli"):
             # At run time, as not everybody who has jobs has Flask.
             import_module(".flask", __package__).add_command(app)
+
+    def _configure(self, config: Mapping[str, Any]) -> None:
+        """Use the URL and the options of that configuration, if it has a URL."""
+        url = config.get(f"{CONFIG}URL")
+        if self._own_url or url is None:
+            return
+        options = {
+            name: config.get(f"{CONFIG}{name.upper()}", own)
+            for name, own in self._own.items()
+        }
+        configured = {"url": url, **options}
+        if configured != self._configured:
+            before = self._engines.get(os.getpid())
+            self._use_engine(**configured)
+            self._configured = configured
+            if before is not None:
+                before.close()
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -309,8 +329,7 @@ class Jobs(Enqueuing):
 
         ``payload`` is JSON, as text. A failure is logged and raised.
         """
-        schedule = self._schedules.get(name)
-        if schedule is not None and schedule.is_stale(job_id):
+        if self.is_stale(name, job_id):
             logger.info("job %s %s is left out: its schedule has changed", name, job_id)
             return None
         try:

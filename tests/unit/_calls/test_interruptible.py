@@ -47,6 +47,8 @@ def blocked_at():
         (["sqlalchemy.pool.impl"], "sqlalchemy.pool.impl"),
         (["wsgi_defer.jobs.engines.rq.client"], "wsgi_defer.jobs.engines.rq.client"),
         (["sqlalchemy.engine.base", "app.queue", "queues"], None),
+        (["wsgi_defer.jobs._watch"], "wsgi_defer.jobs._watch"),
+        (["coverage.collector"], "coverage.collector"),
         (["wsgi_defer.jobs.engines.memory"], None),  # it runs jobs
         (["logging", "app", "queue", "app"], "logging"),
         (["logging", "wsgi_defer._calls.invoke"], None),
@@ -69,7 +71,9 @@ def busy(seconds, then=int):
     then()
 
 
-@pytest.mark.parametrize("module", ["queue", "logging", "sqlalchemy.pool.base"])
+@pytest.mark.parametrize(
+    "module", ["queue", "logging", "sqlalchemy.pool.base", "coverage"]
+)
 def test_it_comes_to_its_end_there(seen, ran, module, clock, monkeypatch):
     """And the call is ended just after that."""
     monkeypatch.setattr(watch, "GRACE", PATIENCE)

@@ -242,6 +242,37 @@ def test_a_wrong_url_in_the_configuration():
         Jobs().init_app(app)
 
 
+@with_sqlite
+def test_the_url_of_the_latest_app(tmp_path):
+    """App factories make an app for each test, with a file of its own."""
+    jobs = Jobs(max_payload=1000)
+    jobs.handler("job")(print)
+
+    def create_app(**config):
+        app = Flask(__name__)
+        app.config.update(
+            {f"WSGI_DEFER_JOBS_{key}": value for key, value in config.items()}
+        )
+        jobs.init_app(app)
+        return jobs.engine
+
+    first, second = (f"sqlite:///{tmp_path}/{each}.db" for each in "ab")
+    one = create_app(URL=first, MAX_PAYLOAD=100)
+    job_id = jobs.enqueue("job")
+    assert create_app(URL=first, MAX_PAYLOAD=100) is one
+    assert create_app() is one  # which leaves it to others
+    two = create_app(URL=second)
+    assert "b.db" in two.where()
+    assert (jobs.max_payload, jobs.status(job_id)) == (1000, None)
+    assert one._opened is None
+    with pytest.raises(ValueError, match="nonsense"):
+        create_app(URL="nonsense://")
+    assert jobs.engine is two  # as before
+    create_app(URL=first)
+    assert jobs.status(job_id).state == "queued"
+    jobs.engine.close()
+
+
 def test_the_command_of_jobs(app, jobs):
     """``flask jobs`` is that of ``python -m wsgi_defer.jobs``, without a target."""
     with app.app_context():

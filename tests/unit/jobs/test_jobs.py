@@ -639,6 +639,30 @@ def test_a_handler_that_comes_later_runs(jobs):
     assert caught.value.following.run(jobs) == 1
 
 
+def test_the_due_time_of_another_release_is_put_back(caplog):
+    """During a deploy, workers of two releases share the queue."""
+    caplog.set_level(logging.INFO)
+    old, new, ran = Jobs(), Jobs(), []
+    old.every("0 0 * * *", name="report")(ran.append)
+    new.every("30 6 * * *", name="report")(ran.append)
+    due = "every-report-20261030T063000Z"
+    attempt = _attempt.Attempt(due, "report", "1", [])
+    waits = []
+    for _ in range(8):
+        with pytest.raises(_attempt.AttemptFailed) as caught:
+            attempt.run(old)
+        waits.append(caught.value.wait)
+        attempt = caught.value.following
+        assert attempt.number == 1
+    assert sum(waits) > 4 * 60
+    assert "report-20261030T063000Z is put back" in caplog.text
+    attempt.run(new)
+    assert ran == [1]
+    assert attempt.run(old) is None  # nobody else has it
+    assert ran == [1]
+    assert "is left out: its schedule has changed" in caplog.text
+
+
 def test_a_handler_that_enqueues_an_unknown_job_fails(jobs):
     """It is not the job itself that is unknown."""
     jobs.handler("mail.wrong")(lambda payload: jobs.enqueue("mail.wrnog"))

@@ -39,6 +39,9 @@ class Served(Protocol):
     def names(self) -> tuple[str, ...]:
         """The names of all handlers of this process."""
 
+    def is_stale(self, name: str, job_id: str) -> bool:
+        """Whether a job is of a time that is not in the schedule of its name."""
+
     @property
     def engine(self) -> Any:
         """The engine of this process."""
