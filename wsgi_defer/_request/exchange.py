@@ -187,7 +187,9 @@ class Exchange(Scope):
             add = self._server.length_adder(self._respond)
             if add is None:
                 return
-        if all(isinstance(item, bytes) for item in body):
+        if lacks_length(self.status, self._headers, self._environ) and all(
+            isinstance(item, bytes) for item in body
+        ):  # the app may have changed its list since
             length = sum(len(item) for item in body)
             if add is not None:
                 add(length)

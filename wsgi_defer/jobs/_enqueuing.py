@@ -72,7 +72,7 @@ class Enqueuing(Asking):
         *,
         delay: float = 0,
         hold: bool = True,
-        after_commit: bool = False,
+        after_commit: object = False,
         using: str | None = None,
     ) -> list[str]:
         """Enqueue jobs together, each a name and a payload; return their ids.
