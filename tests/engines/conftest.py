@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,15 @@ def shared(servers):
         place.close()
 
 
+class Loggers(dict):
+    """All loggers. pytest goes through them at each test, while one ahead may make
+    another."""
+
+    def values(self):
+        """As a list, which no other thread changes."""
+        return [*super().values()]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ahead(servers, request):
     """Start the marked tests before any other; each has its own places."""
@@ -61,6 +71,8 @@ def ahead(servers, request):
                 arguments["alone"] = alone
             item.function(**arguments)
 
+    manager = logging.root.manager
+    manager.loggerDict = Loggers(manager.loggerDict)
     executor = ThreadPoolExecutor(AHEAD)
     yield {
         item.nodeid: executor.submit(run, item)

@@ -260,7 +260,7 @@ def test_no_job_is_lost_when_all_workers_are_killed(outcomes, kind):
     """And few run twice. ``python -m tests.engines.kills`` does more of it."""
     count = outcomes(killed, kind)
     assert count.lost == 0, count
-    assert count.twice <= kills.most_twice(kind, count.kills), count
+    assert count.twice <= kills.most_twice(count.kills), count
 
 
 def stopped(place):
