@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from ..._runtime.clock import monotonic
 from . import _connections
 
 # Seconds that an answer may take. To connect, libpq allows no less than 2.
@@ -31,11 +31,11 @@ class Impatient(psycopg.Connection[Any]):
         if self.hangs:  # SQLAlchemy rolls back
             raise psycopg.OperationalError("the server does not answer")
         patience = timeout or self.patience
-        started = time.monotonic()
+        started = monotonic()
         try:
             return super().wait(gen, interval, patience)
         except psycopg.OperationalError:
-            waited = time.monotonic() - started
+            waited = monotonic() - started
             self.hangs = patience is not None and waited >= patience
             raise
 
