@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from wsgi_defer import DeferMiddleware, defer, pool
 from wsgi_defer._runtime import clock
 from wsgi_defer.jobs import Jobs
+from wsgi_defer.jobs.engines.dbos import sqlite_file
 from wsgi_defer.pools import ThreadPool
 from wsgi_defer.testing import exchange
 
@@ -83,6 +86,29 @@ def test_what_is_told_is_the_time_of_the_test(stop):
     with jobs.captured():
         job = jobs.status(jobs.enqueue("mail", {}))
     assert f"{job.enqueued_at:%Y-%m-%d}" == "2030-01-02"
+
+
+def test_a_database_that_is_locked(stop, tmp_path):
+    """The app is told in time."""
+    path = tmp_path / "jobs.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError):
+            sqlite_file.make_ready(str(path), patience=0.05)
+
+
+def test_no_client_of_jobs_waits_by_a_clock_that_stops():
+    """Those of workers may: no test is in their processes."""
+    clients = [
+        path
+        for name, path in PATHS.items()
+        if "engines" in name
+        and name.rpartition(".")[2] in ("client", "sqlite_file", "_postgres")
+    ]
+    assert len(clients) == 6
+    for path in clients:
+        assert "time.monotonic" not in path.read_text(), path
+        assert "from time import" not in path.read_text(), path
 
 
 def reads_a_clock(node):

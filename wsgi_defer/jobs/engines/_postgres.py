@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
+from ..._runtime.clock import monotonic
 from ..errors import NotSupported
 from . import _connections
 
@@ -33,11 +33,11 @@ class Impatient(psycopg.Connection[Any]):
         if self.hangs:  # SQLAlchemy rolls back
             raise psycopg.OperationalError("the server does not answer")
         patience = timeout or self.patience
-        started = time.monotonic()
+        started = monotonic()
         try:
             return super().wait(gen, interval, patience)
         except psycopg.OperationalError:
-            waited = time.monotonic() - started
+            waited = monotonic() - started
             self.hangs = patience is not None and waited >= patience
             raise
 

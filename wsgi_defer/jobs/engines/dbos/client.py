@@ -12,7 +12,6 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, EnqueueOptions
 
+from ...._runtime.clock import monotonic
 from ..._attempt import Attempt
 from ..._job import Job, Order, State
 from ..._notices import EachMinute
@@ -248,14 +248,14 @@ class Dbos(Engine):
         )
 
     def _ask(self, doing: str, call: Callable[[DBOSClient, Lists], T]) -> T:
-        deadline = time.monotonic() + database.PATIENCE
+        deadline = monotonic() + database.PATIENCE
         with self.reaching(doing), self._using():
             while True:
                 opened = self._open()
                 try:
                     return call(*opened)
                 except Busy:
-                    if time.monotonic() >= deadline:
+                    if monotonic() >= deadline:
                         raise
                 finally:
                     self._check_file(opened)
@@ -330,11 +330,11 @@ class Dbos(Engine):
         if self._opened is not None:
             return self._opened
         patience = database.PATIENCE
-        started = time.monotonic()
+        started = monotonic()
         got = self._opening.acquire(timeout=patience)
         try:
             if self._opened is None:
-                if not got or time.monotonic() - started > patience / 2:
+                if not got or monotonic() - started > patience / 2:
                     raise TimeoutError("another thread waits for it, too")
                 self._opened = self._made()
             return self._opened

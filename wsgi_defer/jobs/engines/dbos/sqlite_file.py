@@ -8,6 +8,8 @@ import sqlite3
 import sys
 import time
 
+from ...._runtime.clock import monotonic
+
 # The write-ahead log needs memory that all its processes share, and locks that work:
 # https://www.sqlite.org/wal.html, https://www.sqlite.org/faq.html#q5
 ELSEWHERE = re.compile(
@@ -140,7 +142,7 @@ def make_ready(path: str, patience: float) -> None:
     Raises ``sqlite3.Error`` after ``patience`` seconds.
     """
     make(path)
-    deadline = time.monotonic() + patience
+    deadline = monotonic() + patience
     connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
     try:
         while True:
@@ -150,7 +152,7 @@ def make_ready(path: str, patience: float) -> None:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
             except sqlite3.OperationalError:
-                if time.monotonic() >= deadline:
+                if monotonic() >= deadline:
                     raise
                 time.sleep(0.02)
             else:
