@@ -44,7 +44,7 @@ def test_an_app_and_its_tests(tmp_path, name):
     assert code.count("time.sleep(1)") == 1
     code = code.replace("time.sleep(1)", "time.sleep(0)")
     (tmp_path / tests).write_text(of_app)
-    options = ["-p", "wsgi_defer_pytest", "-p", "no:cacheprovider"]
+    options = ["-p", "wsgi_defer.pytest_plugin", "-p", "no:cacheprovider"]
     (tmp_path / app).write_text(code)
     assert "2 passed" in run(tmp_path, "pytest", *options)
     (tmp_path / app).write_text(code.replace("time.sleep(0)", "raise OSError('down')"))

@@ -236,9 +236,9 @@ def test_what_is_not_used_is_not_imported(run):
             assert not plugins.has_plugin("wsgi_defer_everywhere")
     """)
     assert "2 passed" in out
-    code = "import sys, wsgi_defer_pytest; print(*sys.modules)"
+    code = "import sys, wsgi_defer.pytest_plugin; print(*sys.modules)"
     out = subprocess.check_output([sys.executable, "-c", code], cwd=HOME, text=True)
-    assert "wsgi_defer" not in out.split()
+    assert "wsgi_defer.testing" not in out.split()
 
 
 def test_fixtures_are_listed(run):

@@ -22,10 +22,12 @@ FLOORS = [
     {"_request"},
     {"gunicorn"},
     {"__init__", "flask", "django", "sqlalchemy", "testing", "paste"},
+    {"pytest_plugin"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
+    "pytest_plugin": {"pytest"},
     "gunicorn": {"gunicorn", "gevent"},
     "django": {"django", "asgiref"},
     "sqlalchemy": {"sqlalchemy"},

@@ -187,9 +187,8 @@ class Exchange(Scope):
             add = self._server.length_adder(self._respond)
             if add is None:
                 return
-        if lacks_length(self.status, self._headers, self._environ) and all(
-            isinstance(item, bytes) for item in body
-        ):  # the app may have changed its list since
+        lacks = lacks_length(self.status, self._headers, self._environ)  # still
+        if lacks and all(isinstance(item, bytes) for item in body):
             length = sum(len(item) for item in body)
             if add is not None:
                 add(length)

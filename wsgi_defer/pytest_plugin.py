@@ -1,7 +1,7 @@
 """The pytest plugin of wsgi_defer: two fixtures, and an option of the ini file.
 
-It is beside the package, and imports it only where it is used: pytest loads its plugins
-at each start, and an import from inside the package would load all of that, 70 modules.
+It imports ``wsgi_defer.testing`` only where it is used, as pytest loads its plugins at
+each start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from wsgi_defer.testing import Captured, Strict
+    from .testing import Captured, Strict
 
 _strict_of = pytest.StashKey["list[Strict]"]()  # an item's blocks, the outermost first
 
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def deferred() -> Iterator[Captured]:
     """What the test's requests defer; none of it runs. See ``captured()``."""
-    from wsgi_defer.testing import captured
+    from .testing import captured
 
     with captured() as calls:
         yield calls
@@ -49,7 +49,7 @@ def deferred() -> Iterator[Captured]:
 @pytest.fixture
 def strict_deferred(request: pytest.FixtureRequest) -> Iterator[Strict]:
     """A deferred call that fails fails the test. See ``strict()``."""
-    from wsgi_defer.testing import strict
+    from .testing import strict
 
     _check_from_now_on(request.config)
     with strict() as block:
@@ -68,7 +68,7 @@ class _StrictEverywhere:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Around fixtures, too, so that ``deferred`` is inside."""
-        from wsgi_defer.testing import strict
+        from .testing import strict
 
         ended = False
         try:
