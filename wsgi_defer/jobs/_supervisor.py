@@ -30,13 +30,16 @@ class Supervisor:
 
     SIGTERM or SIGINT ends this: it passes the signal on as SIGTERM, and waits for the
     processes as long as they take. A second such signal kills them. A process that
-    ends with the status ``HOPELESS`` ends all of them.
+    ends with the status ``HOPELESS`` ends all of them. They inherit those ``files``.
     """
 
     HOPELESS = os.EX_CONFIG
 
-    def __init__(self, command: Sequence[str], slots: int) -> None:
+    def __init__(
+        self, command: Sequence[str], slots: int, files: Sequence[int] = ()
+    ) -> None:
         self._command = list(command)
+        self._files = files
         self._slots = [Slot(number) for number in range(slots)]
         self._orders: list[float] = []  # times of the signals that are not yet obeyed
         self._stopped_at: float | None = None
@@ -105,7 +108,7 @@ class Supervisor:
         idle = [slot for slot in self._slots if slot.process is None]
         for slot in idle:
             if slot.wait() <= 0:
-                slot.start(self._command)
+                slot.start(self._command, self._files)
         waits = [slot.wait() for slot in idle if slot.process is None]
         return max(0.0, min(waits)) if waits else None
 
@@ -139,7 +142,7 @@ class Slot:
         """Seconds until its next process is to start."""
         return self._due - time.monotonic()
 
-    def start(self, command: Sequence[str]) -> None:
+    def start(self, command: Sequence[str], files: Sequence[int] = ()) -> None:
         """Start its process, in a session of its own.
 
         So Ctrl-C in a terminal reaches only the supervisor, which passes it on once.
@@ -147,7 +150,7 @@ class Slot:
         self._started = time.monotonic()
         more = ["--slot", str(self.number), "--supervisor", str(os.getpid())]
         self.process = subprocess.Popen(  # noqa: S603 - our own command
-            [*command, *more], start_new_session=True
+            [*command, *more], start_new_session=True, pass_fds=files
         )
 
     def reap(self) -> int | None:

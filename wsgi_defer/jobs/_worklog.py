@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections import Counter
 from typing import Literal
 
@@ -19,7 +20,17 @@ class WorkLog:
     to it; so none of them loses a count when another is killed.
     """
 
-    path: str | None = None
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._identity: tuple[int, int] | None = None
+
+    def count_into(self, file: int) -> None:
+        """Count there, in this process and its forks."""
+        try:
+            os.set_inheritable(file, False)  # not by commands that handlers start
+            self._file, self._identity = file, identity(file)
+        except OSError:
+            pass  # whoever started this process has closed it
 
     def started(self) -> None:
         """An attempt starts."""
@@ -53,22 +64,36 @@ class WorkLog:
         )  # fmt: skip
 
     def _mark(self, event: str) -> None:
-        if self.path is None:
+        if self._file is None:
             return
         try:
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(file, MARKS[event])
-            finally:
-                os.close(file)
+            # A fork may have closed it, and have another file of that number.
+            if identity(self._file) == self._identity:
+                os.write(self._file, MARKS[event])
         except OSError:
-            pass  # the command has ended, or the disk is full; the jobs matter more
+            pass  # the disk is full; the jobs matter more
 
 
-def summary(path: str) -> str:
-    """What the processes have counted there, in words."""
-    with open(path, "rb") as file:
-        counts = Counter(file.read())
+def identity(file: int) -> tuple[int, int]:
+    """The device and the inode of an open file."""
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino
+
+
+def new_count() -> int | None:
+    """An open file to count into, which has no name; None if there is no place."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+    except OSError:
+        return None
+
+
+def summary(file: int) -> str:
+    """What the processes have counted there, in words. Closes it."""
+    with open(file, "rb") as counted:
+        counted.seek(0)
+        counts = Counter(counted.read())
     started, done, failed, again = (counts[mark[0]] for mark in MARKS.values())
     back = started - done - failed - again
     return (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import tempfile
 
 import pytest
 
@@ -11,7 +13,7 @@ from wsgi_defer.jobs import Job, Jobs, JobsUnavailable, Progress, _progress
 from wsgi_defer.jobs._attempt import Attempt, AttemptFailed
 from wsgi_defer.jobs._command import speech
 from wsgi_defer.jobs._progress import from_text
-from wsgi_defer.jobs._worklog import summary
+from wsgi_defer.jobs._worklog import new_count, summary
 
 
 @pytest.fixture
@@ -117,11 +119,11 @@ def run(jobs, name, waits=(), due=None):
         pass
 
 
-def test_a_line_for_each_attempt_and_its_fields(jobs, caplog, tmp_path):
+def test_a_line_for_each_attempt_and_its_fields(jobs, caplog):
     """The fields are for those who log as JSON."""
     caplog.set_level(logging.INFO, "wsgi_defer")
-    jobs.worklog.path = str(tmp_path / "counts")
-    (tmp_path / "counts").touch()
+    count = new_count()
+    jobs.worklog.count_into(count)
     jobs.handler("works")(lambda payload: None)
     jobs.handler("fails")(lambda payload: 1 / 0)
     jobs.handler("ends")(lambda payload: sys.exit(3))
@@ -142,16 +144,35 @@ def test_a_line_for_each_attempt_and_its_fields(jobs, caplog, tmp_path):
     assert lines[1].job_waited is None
     assert all(0 <= r.job_ran < 60 for r in lines)
     assert lines[1].getMessage().startswith("fails abc attempt 1: again in 60 s (ra")
-    assert summary(jobs.worklog.path) == (
+    assert summary(count) == (
         "1 done, 1 failed, 1 to be tried again, 1 given back unfinished"
     )
 
 
 def test_a_count_that_cannot_be_written_does_not_matter(jobs, tmp_path):
-    """The job runs all the same."""
-    jobs.worklog.path = str(tmp_path / "gone" / "counts")
+    """The job runs all the same, and nothing is written to another file."""
+    count = new_count()
+    jobs.worklog.count_into(count)
     jobs.handler("works")(lambda payload: None)
+    os.close(count)
+    jobs.worklog.count_into(count)  # whoever started the process has closed it
     run(jobs, "works")
+    other = os.open(tmp_path / "other", os.O_CREAT | os.O_WRONLY)
+    os.dup2(other, count)
+    run(jobs, "works")
+    os.close(other)
+    os.close(count)
+    assert not (tmp_path / "other").read_bytes()
+
+
+def test_no_place_for_the_count(monkeypatch):
+    """As in a container that can only be read."""
+
+    def refuse():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert new_count() is None
 
 
 @pytest.mark.parametrize(

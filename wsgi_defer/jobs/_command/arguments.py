@@ -88,7 +88,7 @@ def add_worker(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--reload", action="store_true",
                         help="start again if a Python file in the current directory "
                              "or below has changed; for development")  # fmt: skip
-    worker.add_argument("--counts", help=argparse.SUPPRESS)
+    worker.add_argument("--counts", type=int, help=argparse.SUPPRESS)
     worker.add_argument("--slot", type=whole(0, MOST_PROCESSES), help=argparse.SUPPRESS)
     worker.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
 

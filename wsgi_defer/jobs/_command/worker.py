@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
-import tempfile
 
 from ..._runtime.parent import end_with
 from .._jobs import Jobs
 from .._scheduler import Scheduler
 from .._supervisor import Supervisor
 from .._target import Refusal
-from .._worklog import summary
+from .._worklog import new_count, summary
 from . import speech
 
 logger = logging.getLogger("wsgi_defer")
@@ -40,7 +38,8 @@ def work(jobs: Jobs, options: argparse.Namespace) -> int:
         return supervise(jobs, options)
     if options.supervisor is not None:
         end_with(options.supervisor, signal.SIGTERM)
-    jobs.worklog.path = options.counts
+    if options.counts is not None:
+        jobs.worklog.count_into(options.counts)
     jobs.engine.work(options.slot, options.processes, options.threads)
     jobs.engine.close()
     return 0
@@ -56,16 +55,17 @@ def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
     speech.introduce(jobs, options)
     own = jobs.engine.own_processes
     jobs.engine.close()
-    file, counts = tempfile.mkstemp(prefix="wsgi_defer-", suffix=".counts")
-    os.close(file)
-    command = [*options.again, "--counts", counts]
+    command, counts = list(options.again), new_count()
+    if counts is not None:
+        command += ["--counts", str(counts)]
+    files = () if counts is None else (counts,)
     scheduler = Scheduler(jobs, scheduled)
     try:
         if scheduled:
             scheduler.start()
-        return Supervisor(command, 1 if own else options.processes).run()
+        return Supervisor(command, 1 if own else options.processes, files).run()
     finally:
         scheduler.stop()
         jobs.engine.close()
-        logger.info("stopped: %s", summary(counts))
-        os.unlink(counts)
+        told = "not counted" if counts is None else summary(counts)
+        logger.info("stopped: %s", told)
