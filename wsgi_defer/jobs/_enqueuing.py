@@ -62,12 +62,7 @@ class Enqueuing(Asking):
         """
         order = self._order(name, payload, job_id, delay)
         store = self._store(self.engine.enqueue, order, hold, sys._getframe(1))
-        if after_commit:
-            commits.on_commit(store, using)
-        elif using is not None:
-            raise ValueError("using= is for after_commit=True")
-        else:
-            store()
+        _store_or_wait(store, after_commit, using)
         return order.id
 
     def enqueue_many(
@@ -76,12 +71,15 @@ class Enqueuing(Asking):
         *,
         delay: float = 0,
         hold: bool = True,
+        after_commit: bool = False,
+        using: str | None = None,
     ) -> list[str]:
         """Enqueue jobs together, each a name and a payload; return their ids.
 
         All of them are stored, or none: in SQLite, PostgreSQL and Redis in one
         transaction. RabbitMQ gets them one by one, so if it goes away meanwhile, the
-        first ones are stored. In a request they wait as one, as in ``enqueue()``.
+        first ones are stored. In a request they wait as one. ``delay``, ``hold``,
+        ``after_commit`` and ``using`` are as in ``enqueue()``.
 
         Raises as ``enqueue()``, and ``ValueError`` for more than 10,000 jobs, as others
         wait while they are stored.
@@ -93,7 +91,9 @@ class Enqueuing(Asking):
                 "call it several times"
             )
         if orders:
-            self._store(self.engine.enqueue_many, orders, hold, sys._getframe(1))()
+            caller = sys._getframe(1)
+            store = self._store(self.engine.enqueue_many, orders, hold, caller)
+            _store_or_wait(store, after_commit, using)
         return [order.id for order in orders]
 
     def _order(
@@ -120,6 +120,18 @@ class Enqueuing(Asking):
                 store(what)
 
         return run
+
+
+def _store_or_wait(
+    store: Callable[[], None], after_commit: bool, using: str | None
+) -> None:
+    """Have jobs stored now, or when the transaction has committed."""
+    if after_commit:
+        commits.on_commit(store, using)
+    elif using is not None:
+        raise ValueError("using= is for after_commit=True")
+    else:
+        store()
 
 
 def _hold(call: Call) -> bool:

@@ -21,8 +21,12 @@ def test_none(jobs):
     with jobs.captured() as stored:
         with pytest.raises(RuntimeError, match="INSTALLED_APPS"):
             jobs.enqueue("mail", after_commit=True)
+        with pytest.raises(RuntimeError, match="INSTALLED_APPS"):
+            jobs.enqueue_many([("mail", 1)], after_commit=True)
         with pytest.raises(ValueError, match="after_commit"):
             jobs.enqueue("mail", using="other")
+        with pytest.raises(ValueError, match="after_commit"):
+            jobs.enqueue_many([("mail", 1)], using="other")
     assert stored == []
 
 
@@ -37,3 +41,17 @@ def test_one(jobs):
         store()
     assert using == "other"
     assert [job.id for job in stored] == [job_id]
+
+
+def test_several(jobs):
+    """They wait as one."""
+    waiting = []
+    commits.install(lambda fn, using: waiting.append((fn, using)))
+    with jobs.captured() as stored:
+        pairs = [("mail", 1), ("mail", 2)]
+        ids = jobs.enqueue_many(pairs, after_commit=True, using="other")
+        assert stored == []
+        [(store, using)] = waiting
+        store()
+    assert using == "other"
+    assert [job.id for job in stored] == ids

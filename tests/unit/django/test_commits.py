@@ -207,7 +207,9 @@ def jobs():
     jobs = Jobs(None)
     jobs.handler("mail")(print)
     with jobs.captured() as stored:
-        yield SimpleNamespace(enqueue=jobs.enqueue, stored=stored)
+        yield SimpleNamespace(
+            enqueue=jobs.enqueue, enqueue_many=jobs.enqueue_many, stored=stored
+        )
 
 
 @pytest.mark.parametrize("status", [200, 404])
@@ -223,6 +225,11 @@ def test_jobs(client, view, jobs, status):
             jobs.enqueue("mail", 2, after_commit=True, using="default")
             transaction.set_rollback(True)
         ids.append(jobs.enqueue("mail", 3, after_commit=True))
+        with transaction.atomic():
+            ids.extend(jobs.enqueue_many([("mail", 5)] * 2, after_commit=True))
+        with transaction.atomic():
+            jobs.enqueue_many([("mail", 6)], after_commit=True)
+            transaction.set_rollback(True)
         ids.append(jobs.enqueue("mail", 4))
         assert jobs.stored == []
         return HttpResponse("hello", status=status)
