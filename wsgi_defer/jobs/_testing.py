@@ -19,9 +19,7 @@ class Eager(InProcess):
     holds = False
     delays = True
 
-    def enqueue(self, order: Order) -> None:
-        if order.id in self.known:
-            return
+    def put(self, order: Order) -> None:
         started = utc(time.time())
         result = self.jobs.run(order.name, order.payload, order.id, 1, last=True)
         job = Job(order.id, order.name, "done", 1, enqueued_at=started,
@@ -40,9 +38,7 @@ class Capturing(InProcess):
         super().__init__(jobs)
         self.captured: list[Captured] = []
 
-    def enqueue(self, order: Order) -> None:
-        if order.id in self.known:
-            return
+    def put(self, order: Order) -> None:
         now = time.time()
         job = Job(order.id, order.name, "scheduled" if order.delay else "queued",
                   enqueued_at=utc(now), due_at=utc(now + order.delay),

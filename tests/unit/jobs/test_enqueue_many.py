@@ -27,8 +27,8 @@ class Stored(InProcess):
         super().__init__(jobs)
         self.orders = []
 
-    def enqueue(self, order):
-        self.orders.append(order)
+    def enqueue_many(self, orders):
+        self.orders.extend(orders)
 
 
 @pytest.fixture
@@ -125,3 +125,22 @@ def test_captured(jobs):
         ("report", 1),
         ("mail.welcome", 2),
     ]
+
+
+def test_too_many_for_a_request(jobs):
+    """Without an engine, they are calls: none of them runs, and the client gets 503."""
+    ran = []
+    jobs.handler("runs")(ran.append)
+
+    def app(environ, start_response):
+        ids.extend(jobs.enqueue_many([("runs", number) for number in range(5)]))
+        start_response("200 OK", [])
+        return []
+
+    for most, status in ((4, "503"), (6, "200")):
+        ids: list[str] = []
+        assert get(DeferMiddleware(app, max_calls=most)).status.startswith(status)
+        assert len(ids) == 5
+        known = [jobs.status(job_id) is not None for job_id in ids]
+        assert set(known) == {status == "200"}
+        assert ran == [*range(5)] * (status == "200")

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -44,18 +44,29 @@ class InProcess(Engine):
         self._warned = False
 
     def enqueue(self, order: Order) -> None:
-        """Run it after the response; at once if there is no request."""
+        self.enqueue_many([order])
+
+    def enqueue_many(self, orders: Sequence[Order]) -> None:
+        """Run all of them, or none if that is too many calls for the request."""
+        calls: dict[str, DeferredCall | None] = {}
+        try:
+            for order in orders:
+                if order.id not in self.known:
+                    calls[order.id] = self.put(order)
+        except BaseException:
+            for job_id, call in calls.items():
+                if call is not None and call.cancel():
+                    self.known.pop(job_id, None)
+            raise
+
+    def put(self, order: Order) -> DeferredCall | None:
+        """Run it after the response, by the call that is returned, or now."""
         if not self._warned:
             self._warned = True
             logger.warning(
                 "Jobs(None) has no engine: jobs run in this process, after the response"
                 ", and are lost if it ends. Give it a URL, such as sqlite:///jobs.db."
             )
-        if order.id in self.known:
-            return
-        self._queue(order)
-
-    def _queue(self, order: Order) -> None:
         job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()),
                   payload=order.payload)  # fmt: skip
         self.remember(job, order)
@@ -66,14 +77,15 @@ class InProcess(Engine):
             scope = scope.outer
         if scope is None:
             self._run(job, order)
-            return
+            return None
         call = DeferredCall(self._run, (job, order), {}, sys._getframe())
         try:
             # It was promised, whatever comes of the request.
             scope.add(call.always(), "enqueue")
         except BaseException:
-            del self.known[order.id]
+            self.known.pop(order.id, None)
             raise
+        return call
 
     def remember(self, job: Job, order: Order) -> None:
         """Keep what is known of a job; forget the oldest one if there are too many."""
@@ -107,15 +119,16 @@ class InProcess(Engine):
     def recent(
         self, limit: int, name: str | None = None, state: State | None = None
     ) -> list[Job]:
+        # A copy, as other threads add jobs meanwhile.
         found = [
             job
-            for job, _ in reversed(self.known.values())
+            for job, _ in reversed(list(self.known.values()))
             if name in (None, job.name) and state in (None, job.state)
         ]
         return found[:limit]
 
     def counts(self, by_name: bool) -> Iterable[tuple[str, State, int]]:
-        jobs = [job for job, _ in self.known.values()]
+        jobs = [job for job, _ in list(self.known.values())]
         counted = Counter((job.name if by_name else "", job.state) for job in jobs)
         return [(*key, number) for key, number in counted.items()]
 
@@ -134,7 +147,7 @@ class InProcess(Engine):
             raise UnknownJobError(job_id)
         if known[0].state != "failed":
             raise JobNotFailedError(job_id, known[0].state)
-        self._queue(known[1])
+        self.put(known[1])
 
     def progress(self, job_id: str, attempt: int, progress: Progress) -> None:
         known = self.known.get(job_id)
