@@ -147,10 +147,7 @@ class Dbos(Engine):
         )
 
     def counts(self, by_name: bool) -> Iterable[tuple[str, State, int]]:
-        return self._ask(
-            _words.COUNTING,
-            lambda _, rows: rows.counts_by_name() if by_name else rows.counts(),
-        )
+        return self._ask(_words.COUNTING, lambda _, rows: rows.counts(by_name))
 
     def cancel(self, job_id: str) -> None:
         cancelled = False

@@ -80,49 +80,48 @@ class Lists(Attempts):
         jobs = self.jobs(self._serial.jobs(row.workflow_uuid for row in rows))
         return [job for job in jobs if job.state == "failed"]
 
-    def counts(self) -> list[tuple[str, State, int]]:
-        """How many jobs are in each state.
+    def counts(self, by_name: bool) -> list[tuple[str, State, int]]:
+        """How many jobs of each name, or of all together as "", are in each state.
 
         Counted by attempts, as one query of them is quick. Those after the first are
         the successors of as many others. Only of failed ones it is looked up whether
         they have one; all others that have ended with one count as done.
         """
-        table = self._status
-        status, number = table.c.status, sa.func.count().label("number")
-        rows = self._ask(
-            sa.select(status, table.c.name, number)
-            .where(table.c.application_name == self._owner)
-            .group_by(status, table.c.name)
-        )
-        counts = Counter[str]()
-        for row in rows:
+        counts: Counter[tuple[str, str]] = Counter()
+        later: Counter[str] = Counter()
+        # Without names, by an index alone, in which the ids are not.
+        nearly = self._status.c.application_name == self._owner
+        for row in self._count(by_name, self._ours if by_name else nearly):
             if row.name in (FIRST, NEXT):
-                counts[row.status] += row.number
-        later = sum(row.number for row in rows if row.name == NEXT)
-        if later and any(counts[status] for status in FAILED):
-            followed = self._ask(
-                sa.select(status, number)
-                .where(HAS_FAILED, self._ours, sa.not_(self._is_last()))
-                .group_by(status)
-            )
-            for row in followed:
-                counts[row.status] -= row.number
-                later -= row.number
-        counts["SUCCESS"] -= later
-        return [("", STATES.get(key, "failed"), max(counts[key], 0)) for key in counts]
+                counts[row.handler, row.status] += row.number
+            if row.name == NEXT:
+                later[row.handler] += row.number
+        if later and any(status in FAILED for _, status in counts):
+            followed = HAS_FAILED, self._ours, sa.not_(self._is_last())
+            for row in self._count(by_name, *followed):
+                counts[row.handler, row.status] -= row.number
+                later[row.handler] -= row.number
+        for handler, number in later.items():
+            counts[handler, "SUCCESS"] -= number
+        return [
+            (handler, STATES.get(status, "failed"), max(number, 0))
+            for (handler, status), number in counts.items()
+        ]
 
-    def counts_by_name(self) -> list[tuple[str, State, int]]:
-        """How many jobs of each name are in each state."""
-        table = self._status
-        name = self._name().label("handler")
-        rows = self._ask(
-            sa.select(name, table.c.status, sa.func.count().label("number"))
-            .join(self._input, self._input.c.workflow_uuid == table.c.workflow_uuid)
-            .where(self._ours, self._is_last())
-            .group_by(name, table.c.status)
-        )
-        return [(row.handler, STATES.get(row.status, "failed"), row.number)
-                for row in rows]  # fmt: skip
+    def _count(
+        self, by_name: bool, *conditions: sa.ColumnElement[bool]
+    ) -> Sequence[sa.Row[Any]]:
+        """How many attempts have the same handler, status and workflow."""
+        table, given = self._status, self._input
+        handler = self._name() if by_name else sa.literal_column("''")
+        query = sa.select(
+            handler.label("handler"), table.c.status, table.c.name,
+            sa.func.count().label("number"),
+        ).where(*conditions).group_by(table.c.status, table.c.name)  # fmt: skip
+        if by_name:
+            query = query.group_by(handler)
+            query = query.join(given, given.c.workflow_uuid == table.c.workflow_uuid)
+        return self._ask(query)
 
     def _is_last(self) -> sa.ColumnElement[bool]:
         """Whether no other attempt follows a row."""
