@@ -142,7 +142,7 @@ class Slot:
         """Seconds until its next process is to start."""
         return self._due - time.monotonic()
 
-    def start(self, command: Sequence[str], files: Sequence[int]) -> None:
+    def start(self, command: Sequence[str], files: Sequence[int] = ()) -> None:
         """Start its process, in a session of its own.
 
         So Ctrl-C in a terminal reaches only the supervisor, which passes it on once.
