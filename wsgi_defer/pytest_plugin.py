@@ -97,14 +97,17 @@ class _Checks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        __tracebackhide__ = True
         return (yield from _checked(item, "call"))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        __tracebackhide__ = True
         return (yield from _checked(item, "teardown"))
 
 
 def _checked(item: pytest.Item, when: str) -> Generator[None, Any, Any]:
+    __tracebackhide__ = True
     try:
         result = yield
     except BaseException:

@@ -103,6 +103,23 @@ def test_the_fixture_strict_deferred(run):
     assert "shop.fail raised LookupError: the mail server is down" in out
 
 
+@pytest.mark.parametrize("fails", ["fixture", "ini", "block"])
+def test_what_a_red_test_shows(run, fails):
+    """The line that failed, that which deferred it, and no line of this package."""
+    test = {
+        "fixture": "def test(strict_deferred): exchange(shop, '/fail')",
+        "ini": "def test(): exchange(shop, '/fail')",
+        "block": "def test():\n    with strict(): exchange(shop, '/fail')",
+    }[fails]
+    ini = "wsgi_defer = strict" if fails == "ini" else ""
+    out = run(test, "--show-capture=no", ini=ini)
+    assert '>       raise LookupError("the mail server is down")' in out
+    assert "shop.fail raised LookupError: the mail server is down; from " in out
+    assert ("with strict()" in out) is (fails == "block")
+    assert os.path.join(HOME, "wsgi_defer") not in out
+    assert len(out.splitlines()) < 40
+
+
 def test_strict_everywhere(run):
     """By one line in the ini file, in classes of unittest, too."""
     out = run(

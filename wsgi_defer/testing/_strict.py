@@ -78,6 +78,7 @@ class Strict(Mode):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        __tracebackhide__ = True  # pytest shows the line of the test
         try:
             found = self._settle()
         finally:
@@ -89,6 +90,7 @@ class Strict(Mode):
     def check(self) -> None:
         """End the responses that nobody has closed, and raise ``DeferredCallsFailed``
         for what happened so far, as the end of the block does."""
+        __tracebackhide__ = True
         _raise(self._settle())
 
     def _settle(self) -> list[Found]:
@@ -109,10 +111,22 @@ class _Heard(Failures):
 
 
 def _raise(found: list[Found]) -> None:
+    __tracebackhide__ = True
     if not found:
         return
     failures = tuple(
         Failure(label, call.origin, why, error) for call, label, why, error in found
     )
     causes = [each.error for each in failures if each.error is not None]
+    for error in causes:
+        error.with_traceback(_of_the_app(error.__traceback__))
     raise DeferredCallsFailed(failures) from (causes[0] if causes else None)
+
+
+def _of_the_app(trace: TracebackType | None) -> TracebackType | None:
+    """Without what it has of this package at its beginning: the log shows that."""
+    while trace is not None:
+        if not trace.tb_frame.f_globals.get("__name__", "").startswith("wsgi_defer."):
+            break
+        trace = trace.tb_next
+    return trace

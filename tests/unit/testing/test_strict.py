@@ -62,11 +62,19 @@ def test_failures(ran):
     assert first.call.endswith(".fail")
     assert second.call == "second"
     assert first.origin.startswith(__file__)
+    assert first.error.__traceback__.tb_frame.f_code is fail.__code__
     text = str(failed.value)
     assert text.startswith("2 deferred calls failed in strict():\n")
     assert f"second raised LookupError: two; from {second.origin}" in text
     assert "Close each response" not in text
     assert isinstance(failed.value, AssertionError)
+
+
+def test_a_failure_of_a_builtin():
+    """It has no line of the app to show."""
+    with pytest.raises(DeferredCallsFailed) as failed, strict():
+        get(app_that(lambda: defer(int, "x")))
+    assert failed.value.__cause__.__traceback__ is None
 
 
 def test_the_block_raises():
