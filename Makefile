@@ -18,7 +18,7 @@ PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 pyth
 comma := ,
 space := $(subst ,, )
 .PHONY: help demo serve unit system servers others test test-all test-newest django \
-  django-newest lint bench services wire life soak kills oldest clean
+  django-new lint bench services wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -74,7 +74,7 @@ django: .venv/installed  ## all tests of Django, also those that restart its dat
 	$(BIN)/python -m pytest tests/unit/django tests/django
 
 # With Django's own tests of tasks, which are not in its wheel.
-django-newest: .venv-django/installed  ## the same with the newest Django, which has tasks
+django-new: .venv-django/installed  ## the same with the newest Django, which has tasks
 	DJANGO_SOURCE="$$(ls .venv-django/?jango-*.tar.gz)" .venv-django/bin/python -m pytest \
 	  tests/unit/django $(QUICK_DJANGO) tests/examples/test_django_*.py
 
