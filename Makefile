@@ -21,7 +21,7 @@ OUTER_DEBS = pgbouncer faketime iproute2
 comma := ,
 space := $(subst ,, )
 .PHONY: help demo serve unit system servers others test test-all test-newest django \
-  django-newest lint bench instructions services outer wire life soak kills oldest clean
+  django-new lint bench instructions services outer wire life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -57,7 +57,7 @@ QUICK_DJANGO = $(filter-out %/test_connections.py,$(wildcard tests/django/test_*
 
 # Every branch of the heart has a unit test, but for one of pools that needs a process;
 # what only a fork or an exit reaches, not all.
-HEART = $(filter-out %/coroutine.py %/home.py,$(wildcard $(addprefix wsgi_defer/,\
+HEART = $(filter-out %/coroutine.py,$(wildcard $(addprefix wsgi_defer/,\
   _calls/*.py _request/*.py _servers/*.py observers/*.py ledger.py \
   _runtime/host.py _runtime/stop_orders.py _runtime/per_process.py \
   $(addprefix pools/_,coroutines.py deadlines.py gather.py kinds.py task.py threads.py))))
@@ -77,7 +77,7 @@ django: .venv/installed  ## all tests of Django, also those that restart its dat
 	$(BIN)/python -m pytest tests/unit/django tests/django
 
 # With Django's own tests of tasks, which are not in its wheel.
-django-newest: .venv-django/installed  ## the same with the newest Django, which has tasks
+django-new: .venv-django/installed  ## the same with the newest Django, which has tasks
 	DJANGO_SOURCE="$$(ls .venv-django/?jango-*.tar.gz)" .venv-django/bin/python -m pytest \
 	  tests/unit/django $(QUICK_DJANGO) tests/examples/test_django_*.py
 

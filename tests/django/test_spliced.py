@@ -1,6 +1,6 @@
 """Django's own tests of its backends of tasks, with ours in their place.
 
-They are not in Django's wheel, so ``make django-newest`` gets its source first.
+They are not in Django's wheel, so ``make django-new`` gets its source first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..helpers.programs import HOME
 from ..helpers.waiting import OF_PROCESSES
 
 SOURCE = os.environ.get("DJANGO_SOURCE", "")
-pytestmark = pytest.mark.skipif(not SOURCE, reason="make django-newest runs these")
+pytestmark = pytest.mark.skipif(not SOURCE, reason="make django-new runs these")
 
 SETTINGS = """
 SECRET_KEY = "x"

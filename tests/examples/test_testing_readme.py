@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..helpers.programs import HOME, installed
+from ..helpers.programs import HOME
 
 PAGE = Path(HOME, "wsgi_defer", "testing", "README.md").read_text()
 
@@ -32,8 +32,9 @@ def test_the_page(tmp_path):
 
 def run(folder):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([installed(folder), HOME])},
+        [sys.executable, "-m", "pytest", "-p", "wsgi_defer_pytest",
+         "-p", "no:cacheprovider"], cwd=folder,
+        env={**os.environ, "PYTHONPATH": HOME, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr

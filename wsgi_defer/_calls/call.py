@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import Context, copy_context
 from time import monotonic
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from .._runtime.report import line_of, printable, qualified_name
 from .._runtime.threads import runs_here
@@ -19,9 +19,6 @@ from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T
 from .invoke import Invocation, check_no_generator, check_seconds, continue_after
 from .outcome import Outcome, always, not_ok
 
-if TYPE_CHECKING:
-    from .home import Home
-
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
 U = TypeVar("U")
 Async = Coroutine[Any, Any, U]
@@ -29,12 +26,19 @@ _NO_KWARGS: Mapping[str, Any] = {}
 LONGEST_CHAIN = 10  # calls of a chain that are shown, the last ones
 
 
+class Home(Protocol):
+    """The scope of a call, as the call sees it."""
+
+    def add(self, call: DeferredCall, function: str) -> None: ...
+    def bring_about(self, call: DeferredCall) -> None: ...
+    def note_name(self, call: Call) -> None: ...
+
+
 class Call:
     """A function with its arguments, held until it is due.
 
-    It remembers the ``contextvars`` context and the line that registered it. The
-    options return the call, so that they chain. Only the thread that registered it
-    may set them.
+    It remembers the ``contextvars`` context and the line that registered it. Options
+    return the call, so that they chain. Only the thread that registered it sets them.
     """
 
     kind = "before_response"  # the function that registers such calls
@@ -64,9 +68,8 @@ class Call:
         self._fn = fn
         self._args = args
         self._kwargs = kwargs
-        # One-element lists: the first thread to pop wins. The one may run the call, the
-        # other lets a thread tell how it ended. pop() is atomic, and quicker than a
-        # lock.
+        # One-element lists: the first thread to pop wins. One may run the call, and one
+        # tells how it has ended. pop() is atomic, and quicker than a lock.
         self._waiting = [True]
         self.untold = [True]
         self.context: Context | None = copy_context()  # until its end is told
@@ -260,8 +263,7 @@ class DeferredCall(Call, LazyFuture[T]):
 
         If it is doing nothing, its next transaction counts. A rollback drops the call,
         also one to a savepoint that is open now. Of several sessions, each must commit.
-        ``session`` may be a ``scoped_session``, as ``db.session`` of Flask-SQLAlchemy
-        is. Raises ``TypeError`` for anything else.
+        It may be a ``scoped_session``. Raises ``TypeError`` for anything else.
         """
         from .._runtime import commits  # few need it
 
