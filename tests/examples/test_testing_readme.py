@@ -32,7 +32,7 @@ def test_the_page(tmp_path):
 
 def run(folder):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "wsgi_defer_pytest",
+        [sys.executable, "-m", "pytest", "-p", "wsgi_defer.pytest_plugin",
          "-p", "no:cacheprovider"], cwd=folder,
         env={**os.environ, "PYTHONPATH": HOME, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True, text=True, timeout=60, check=False,

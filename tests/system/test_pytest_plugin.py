@@ -51,7 +51,7 @@ def run(tmp_path):
             env["PYTHONPATH"] = os.pathsep.join([installed(tmp_path), HOME])
             del env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
         else:  # without all the others, in a quarter of the time
-            args = ["-p", "wsgi_defer_pytest", *args]
+            args = ["-p", "wsgi_defer.pytest_plugin", *args]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error",
              "--strict-config", *args],
