@@ -138,6 +138,10 @@ def test_a_message_that_comes_back_is_not_run_if_its_job_has_ended(alone):
         ),
         ("?ssl_check_hostname=false", {"cert_reqs": CERT_REQUIRED}),
         ("?ssl_cert_reqs=none", {"cert_reqs": CERT_NONE}),
+        (
+            "?ssl_server_hostname=other",
+            {"cert_reqs": CERT_REQUIRED, "server_hostname": "other"},
+        ),
     ],
 )  # fmt: skip
 def test_tls_is_the_default_of_amqps_and_what_its_url_says(said, meant):
@@ -155,11 +159,19 @@ def test_without_tls_a_url_stays_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
-    [("ssl_ca_cert=/a", "not known: ssl_ca_cert$"), ("ssl_cert_reqs=yes", "required")],
+    ("scheme", "said", "told"),
+    [
+        ("amqps", "ssl_ca_cert=/a", "amqps: ssl_ca_cert$"),
+        ("amqps", "ssl_cert_reqs=yes", "required"),
+        ("amqps", "ssl=true", "amqps: ssl$"),  # kombu would check no name
+        ("amqps", "ssl=1&ssl_ca_certs=/a", "amqps: ssl$"),
+        ("amqps", "x=1;amqps://other.example//", "one broker"),
+        ("amqp", "ssl_ca_certs=/a", "amqps: ssl_ca_certs$"),
+        ("amqp", "ssl=true", "amqps: ssl$"),
+    ],
 )
-def test_what_is_not_known_of_tls_is_refused(said, told):
+def test_what_is_not_known_of_tls_is_refused(scheme, said, told):
     """When ``Jobs`` is made, not by the first job. No password is told."""
     with pytest.raises(ValueError, match=told) as caught:
-        Jobs(f"amqps://a:secret@mq.example//?{said}")
+        Jobs(f"{scheme}://a:secret@mq.example//?{said}")
     assert "secret" not in str(caught.value)

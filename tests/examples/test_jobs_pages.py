@@ -211,6 +211,8 @@ def test_a_page(reader, page):
     try:
         reader.follow((FOLDER / page).read_text())
     except ImportError as error:
+        if (error.name or "").partition(".")[0] in ("wsgi_defer", "shop"):
+            raise
         pytest.skip(str(error))  # an engine that is not installed
 
 

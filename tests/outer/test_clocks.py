@@ -1,4 +1,4 @@
-"""The clock of a machine is set forth, and back, by an hour."""
+"""The clock of a machine is set forward, and back, by an hour."""
 
 from __future__ import annotations
 

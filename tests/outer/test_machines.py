@@ -9,7 +9,7 @@ from ..engines.services import Postgres, Rabbit
 from .machines import Machine, NetPostgres, NetRabbit
 
 ON_NET = {Postgres: NetPostgres, Rabbit: NetRabbit}
-# Seconds after which its jobs run elsewhere, as the README says.
+# Seconds after which its jobs run elsewhere, as docs/jobs/engines.md says.
 STATED = {"procrastinate": 40, "dbos+postgresql": 90, "celery": 100}
 
 

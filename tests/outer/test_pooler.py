@@ -71,6 +71,9 @@ def test_transaction_mode_is_refused(place, busy):
         for _ in range(2):
             with pytest.raises(NotSupported, match=told):
                 place.jobs.enqueue("echo")
+        # Which another client may have next.
+        with psycopg.connect(place.url.removeprefix("dbos+")) as other:
+            assert other.execute("SHOW statement_timeout").fetchone() == ("0",)
     workers = place.work(1)
     assert workers.supervisor.wait(PATIENCE) == 1
     assert "Set pool_mode = session" in (place.root / "output").read_text()

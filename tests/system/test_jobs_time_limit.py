@@ -328,3 +328,26 @@ def test_limits_that_make_no_sense(seconds):
     """They are refused at once."""
     with pytest.raises(ValueError, match="time_limit takes seconds"):
         Jobs(None).handler("job", time_limit=seconds)
+
+
+@pytest.mark.parametrize(
+    "where", [in_thread, lambda run: run()], ids=["thread", "main"]
+)
+def test_a_job_in_a_job(where):
+    """The limit of the outer one ends both, and is told as its own."""
+    ended = []
+
+    def inner():
+        try:
+            run_within(PATIENCE, "inner", endless)
+        except JobTimeLimitError:  # not its own
+            ended.append("inner")
+
+    def outer():
+        try:
+            return run_within(0.05, "outer", inner)
+        except JobTimeLimitError as error:
+            return error
+
+    assert "the job outer" in str(where(outer))
+    assert ended == []

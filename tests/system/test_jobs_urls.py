@@ -53,6 +53,17 @@ def test_a_database_of_redis_is_a_number(path):
         Jobs(good)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h?ssl_ca_certs=/a", "rediss://h?ssl_ca_cert=/a", "rediss://h?ssl=true"],
+)
+def test_what_redis_does_not_know_of_tls_is_refused(url):
+    """When ``Jobs`` is made, not by the first job."""
+    pytest.importorskip("rq")
+    assert "are for rediss: ssl" in refused(lambda: Jobs(url))
+    Jobs("rediss://h?ssl_ca_certs=/a&ssl_cert_reqs=none")
+
+
 def test_a_long_name_of_a_queue_is_refused_on_postgresql():
     """PostgreSQL's own error would come later, and from the server."""
     pytest.importorskip("procrastinate")

@@ -131,7 +131,7 @@ def _store_or_wait(
         commits.on_commit(store, using)
     elif using is not None:
         raise ValueError("using= is for after_commit=True")
-    elif after_commit is False:
+    elif after_commit is False or after_commit is None:
         store()
     else:
         commits.wait_for(after_commit, store, lambda: None)

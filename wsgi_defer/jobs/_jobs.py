@@ -330,7 +330,8 @@ class Jobs(Enqueuing):
         ``payload`` is JSON, as text. A failure is logged and raised.
         """
         if self.is_stale(name, job_id):
-            logger.info("job %s %s is left out: its schedule has changed", name, job_id)
+            logger.warning("job %s %s is left out, and counts as done: its schedule "
+                           "has changed", name, job_id)  # fmt: skip
             return None
         try:
             handler = self.find(name)

@@ -49,4 +49,6 @@ def run_within(seconds: float | None, name: str, run: Callable[[], R]) -> R:
             watch.end()
     except JobTimeUp:
         watch.end()  # it may have struck just before; it strikes only once
+        if not watch.has_struck:  # but one around it
+            raise
         raise watch.error from None

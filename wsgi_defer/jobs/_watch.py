@@ -47,7 +47,7 @@ class Watch:
         self._target = threading.get_ident()
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._has_struck = False
+        self.has_struck = False
         self._giving_up = False
         self._wakes = False  # whether the handler of SIGALRM is from here
         self._thread = threading.Thread(
@@ -75,7 +75,7 @@ class Watch:
                 # It comes at the end of a system call at the latest: of this one.
                 signal.getitimer(signal.ITIMER_REAL)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        if self._has_struck:
+        if self.has_struck:
             _raise_here()
         while self._giving_up and self._thread.is_alive():  # it ends the process
             with suppress(BaseException):  # an order to stop, as is done anyway
@@ -113,7 +113,7 @@ class Watch:
             frame = sys._current_frames().get(self._target)
             if self._ended.is_set() or frame is None or blocker(frame) is not None:
                 return False
-            self._has_struck = True
+            self.has_struck = True
             main = threading.main_thread().ident
             wakes = self._target == main and signal.getsignal(signal.SIGALRM) is wake
             _raise(self._target)

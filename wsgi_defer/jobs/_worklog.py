@@ -16,8 +16,8 @@ MARKS = {"started": b"s", "done": b"d", "failed": b"f", "again": b"a"}
 class WorkLog:
     """Logs a line for each attempt that ends, and counts attempts, if told where.
 
-    The count is a file of one letter for each event. The processes of a worker append
-    to it; so none of them loses a count when another is killed.
+    The count is a file of one letter for each event. The processes of a worker share
+    it, and its offset; so none of them loses a count when another is killed.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_defer import DeferMiddleware
+from wsgi_defer import DeferMiddleware, TooManyCallsError, defer
 from wsgi_defer.jobs import (
     Jobs,
     NotSupported,
@@ -144,3 +144,24 @@ def test_too_many_for_a_request(jobs):
         known = [jobs.status(job_id) is not None for job_id in ids]
         assert set(known) == {status == "200"}
         assert ran == [*range(5)] * (status == "200")
+
+
+def test_a_retry_that_is_refused_forgets_nothing(jobs):
+    """The request has too many calls."""
+
+    @jobs.handler("fails")
+    def fails(payload):
+        raise ValueError
+
+    job_id = jobs.enqueue("fails", 1)
+    assert jobs.status(job_id).state == "failed"
+
+    def app(environ, start_response):
+        defer(int)
+        with pytest.raises(TooManyCallsError):
+            jobs.retry(job_id)
+        start_response("200 OK", [])
+        return []
+
+    get(DeferMiddleware(app, max_calls=1))
+    assert jobs.status(job_id).state == "failed"

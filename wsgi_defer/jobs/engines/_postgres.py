@@ -43,24 +43,38 @@ class Impatient(psycopg.Connection[Any]):
 
 
 class Connections(_connections.Connections[Impatient]):
-    """Connections to one database. ``first`` is called once, before their first use."""
+    """Connections to one database, for the engine of that title.
 
-    def __init__(self, url: str, first: Callable[[Impatient], None]) -> None:
+    ``first`` is called once, before their first use.
+    """
+
+    def __init__(
+        self, url: str, title: str, first: Callable[[Impatient], None]
+    ) -> None:
         super().__init__()
         self._url = url
+        self._title = title
         self._first = first
+        self._checked = False
         self._prepared = False
 
     def open(self) -> Impatient:
         """A new connection, which commits each statement."""
-        connection = Impatient.connect(self._url, autocommit=True, connect_timeout=2)
-        # Not as an option of the connection: PgBouncer takes none.
+        connection = self._connect()
         try:
+            if not self._checked:
+                refuse_moving(self._title, connection, self._connect)
+                self._checked = True
+            # Not as an option of the connection: PgBouncer takes none. And not before
+            # that check: the setting would stay in a server that others get.
             connection.execute(f"SET statement_timeout = {int(TIMEOUT * 1000)}")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _connect(self) -> Impatient:
+        return Impatient.connect(self._url, autocommit=True, connect_timeout=2)
 
     def prepare(self, connection: Impatient) -> None:
         if not self._prepared:

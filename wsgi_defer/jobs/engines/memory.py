@@ -69,6 +69,7 @@ class InProcess(Engine):
             )
         job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()),
                   payload=order.payload)  # fmt: skip
+        before = self.known.get(order.id)
         self.remember(job, order)
         scope = current_scope()
         # Not in a block of deferring() that is over. And not inside of another job: one
@@ -84,6 +85,8 @@ class InProcess(Engine):
             scope.add(call.always(), "enqueue")
         except BaseException:
             self.known.pop(order.id, None)
+            if before is not None:  # a failed job, which is retried
+                self.known[order.id] = before
             raise
         return call
 

@@ -14,8 +14,9 @@ from .._engine import Served
 
 TASK = "wsgi_defer.job"
 DUE = "wsgi_defer_due"  # a header: the Unix time since when an attempt could run
-# What a URL may say of TLS, after "ssl_", as py-amqp knows it in the end.
-TLS = {"ca_certs", "certfile", "keyfile", "cert_reqs", "server_hostname"}
+# What a URL may say of TLS.
+TLS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs",
+       "ssl_check_hostname", "ssl_server_hostname"}  # fmt: skip
 HEARTBEAT = 30  # so a machine that vanishes is noticed after 60 to 90 seconds
 STATUS_KEPT = 7 * 24 * 3600  # seconds that a result backend keeps a job's status
 
@@ -76,13 +77,27 @@ def make_app(url: str, jobs: Served, timeout: float | None) -> Celery:
     return app
 
 
+def unknown(url: str) -> list[str]:
+    """What a broker's URL says of TLS, and must not.
+
+    kombu would take "ssl" for all options at once, and so check no host's name.
+    """
+    parts = urlsplit(url)
+    known = TLS if parts.scheme == "amqps" else set()
+    names = (name for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    return sorted(
+        name for name in names
+        if name == "ssl" or (name.startswith("ssl_") and name not in known)
+    )  # fmt: skip
+
+
 def apart(url: str) -> tuple[str, dict[str, Any] | None]:
     """A broker's URL without what it says of TLS, and that as py-amqp takes it.
 
-    The names are those in URLs of Redis: ``ssl_ca_certs``, ``ssl_certfile``,
-    ``ssl_keyfile``, ``ssl_cert_reqs`` and ``ssl_check_hostname``. kombu (5.7) would
-    pass them on under these names, which py-amqp refuses. And without a host's name,
-    py-amqp takes any valid certificate, whoever has it.
+    The names are those in URLs of Redis, and ``ssl_server_hostname``, for a host that
+    is reached by another name. kombu (5.7) would pass them on under these names, which
+    py-amqp refuses. And without a host's name, py-amqp takes any valid certificate,
+    whoever has it.
     """
     parts = urlsplit(url)
     if parts.scheme != "amqps":
@@ -97,6 +112,6 @@ def apart(url: str) -> tuple[str, dict[str, Any] | None]:
     reqs = parse_ssl_cert_reqs(tls.pop("cert_reqs", "required"))
     wanted = tls.pop("check_hostname", "true").lower() != "false"
     if reqs != ssl.CERT_NONE and wanted:
-        tls["server_hostname"] = parts.hostname
+        tls.setdefault("server_hostname", parts.hostname)
     tls["cert_reqs"] = reqs
     return parts._replace(query=urlencode(others)).geturl(), tls

@@ -32,7 +32,7 @@ from ..._progress import NOTHING, Progress, from_text
 from ...errors import JobsUnavailable
 from .. import _connections, _words
 from .._engine import Engine, Served
-from .app import DUE, TASK, TLS, apart, make_app
+from .app import DUE, TASK, apart, make_app, unknown
 from .worker import work
 
 logger = logging.getLogger("wsgi_defer")
@@ -107,8 +107,10 @@ class Celery(Engine):
     def check(url: str) -> None:
         """Refuse anything but a URL."""
         try:
-            parse_url(url)
-            unknown = (apart(url)[1] or {}).keys() - TLS
+            wrong = unknown(url)
+            if not wrong:
+                apart(url)
+                parse_url(url)
         except (ValueError, KeyError):
             # Not the error itself: it may repeat a part of the password.
             raise ValueError(
@@ -116,11 +118,13 @@ class Celery(Engine):
                 "password are written as %23 %2F %3F %40, and ssl_cert_reqs is none or "
                 "required"
             ) from None
-        if unknown:
-            some = ", ".join(f"ssl_{name}" for name in sorted(unknown))
+        if wrong:
             raise ValueError(
-                f"RabbitMQ's URL has parameters that are not known: {some}"
+                "RabbitMQ's URL has parameters that are not known, or are for amqps: "
+                + ", ".join(wrong)
             )
+        if "amqps:" in url and ";" in url:
+            raise ValueError("with amqps, the URL is that of one broker")
 
     def enqueue(self, order: Order) -> None:
         now = time.time()

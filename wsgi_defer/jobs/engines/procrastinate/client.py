@@ -30,7 +30,7 @@ from ..._progress import NOTHING, Progress, from_text
 from ...errors import JobNotFailedError, UnknownJobError
 from .. import _words
 from .._engine import Engine, Served, check_waits
-from .._postgres import Connections, Impatient, refuse_moving
+from .._postgres import Connections, Impatient
 from .worker import TASK, work
 
 R = TypeVar("R")
@@ -103,7 +103,7 @@ class Procrastinate(Engine):
             )
         self._url = url
         self._jobs = jobs
-        self._connections = Connections(url, self._prepare)
+        self._connections = Connections(url, self.title, prepare)
         # Never opened: its pool has threads. Each query gets a connection of ours.
         self._app = procrastinate.App(connector=procrastinate.SyncPsycopgConnector())
 
@@ -281,12 +281,8 @@ class Procrastinate(Engine):
             with connection:
                 connection.patience = None
                 connection.execute("SET statement_timeout = 0")
-                self._prepare(connection)
+                prepare(connection)
             work(self, self._url, self._jobs, threads)
-
-    def _prepare(self, connection: Impatient) -> None:
-        refuse_moving(self.title, connection, self._connections.open)
-        prepare(connection)
 
     def close(self) -> None:
         self._connections.close()

@@ -11,13 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from inspect import signature
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import rq
 from redis import Redis, RedisError, WatchError
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
+from redis.connection import Connection, SSLConnection, parse_url
 from redis.retry import Retry as Again
 from rq.exceptions import DuplicateJobError
 from rq.job import JobStatus
@@ -108,6 +109,15 @@ class Rq(Engine):
                 "this is not a URL of Redis; # / ? @ in a password are written as "
                 "%23 %2F %3F %40"
             ) from None
+        known = (
+            SSLConnection.__init__ if url.startswith("rediss") else Connection.__init__
+        )
+        names = {name for name, _ in parse_qsl(urlsplit(url).query) if "ssl" in name}
+        if wrong := names - signature(known).parameters.keys():
+            raise ValueError(
+                "Redis's URL has parameters that are not known, or are for rediss: "
+                + ", ".join(sorted(wrong))
+            )
         if number and not (number.isascii() and number.isdigit()):
             # Redis would take it for the database 0.
             raise ValueError("the path of a URL of Redis is the number of a database")
