@@ -99,7 +99,7 @@ lint: .venv/installed  ## ruff and mypy --strict
 
 bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/cost.py
-	$(BIN)/python benchmarks/served.py --chart docs
+	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/jobs.py
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/many.py
