@@ -258,6 +258,30 @@ def test_names(session, ran, run):
     assert ran == [1]
 
 
+def test_names_and_a_commit_by_a_call(session, ran):
+    """Looking for what replaces one call forgets no other that commits later."""
+
+    def save(forgotten):
+        session.commit()
+        forget(forgotten)
+
+    with deferring():
+        defer(ran.append, "A").named("x")
+        defer(ran.append, "A").named("y")
+        defer(save, "y")
+        defer(ran.append, "B").named("x").after_commit(session)
+        defer(ran.append, "C").named("x").after_commit(session)
+        defer(ran.append, "D").named("y").after_commit(session)
+    assert ran == ["A", "A", "C"]
+
+    del ran[:]
+    with deferring():
+        defer(ran.append, "replaced").named("x")
+        defer(ran.append, "E").named("x")
+        defer(ran.append, "waits").named("x").after_commit(session)
+    assert ran == ["E"]
+
+
 def test_chains(session, other, ran, run):
     """What follows a call that is dropped does not run. A follower may wait, too."""
 
