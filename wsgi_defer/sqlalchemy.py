@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,12 @@ _ASYNC = "async_scoped_session"
 
 def wait_for(
     session: Any, committed: Callable[[], object], rolled_back: Callable[[], object]
-) -> bool:
+) -> _Waiting | None:
     """Call one of the two when the session's transaction has ended.
 
     That is the one which is open now, or the innermost savepoint, or the next one. If
     it is a savepoint, its release is not the end: the transaction around it decides.
-    False if this is not a session.
+    None if this is not a session.
     """
     # An async one has been imported by whoever has one.
     scoped = getattr(sys.modules.get("sqlalchemy.ext.asyncio"), _ASYNC, scoped_session)
@@ -31,18 +31,36 @@ def wait_for(
         session = session.registry()  # that of this thread, task or request
     session = getattr(session, "sync_session", session)  # of an AsyncSession
     if not isinstance(session, Session):
-        return False
+        return None
     ends = _ends_of(session)
     around = session.get_nested_transaction() or session.get_transaction()
-    ends.waiting.append(_Waiting(around, committed, rolled_back))
-    return True
+    waiting = _Waiting(ends, around, committed, rolled_back)
+    ends.waiting.append(waiting)
+    return waiting
 
 
 @dataclass(eq=False)
 class _Waiting:
+    ends: _Ends
     around: SessionTransaction | None  # its end decides; None is the next one
     committed: Callable[[], object]
     rolled_back: Callable[[], object]
+
+    @property
+    def idle(self) -> bool:
+        """Whether the session does nothing yet."""
+        session = self.ends.session()
+        return (
+            self.around is None
+            and session is not None
+            and session.get_transaction() is None
+        )
+
+    def abandon(self, why: str) -> None:
+        """Wait no longer, if the session does nothing yet."""
+        if self.idle:
+            with suppress(ValueError):  # it has ended
+                self.ends.waiting.remove(self)
 
 
 class _Ends:

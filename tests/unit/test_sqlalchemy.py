@@ -23,6 +23,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.pool import StaticPool
 
 from wsgi_defer import DeferMiddleware, defer, deferring, forget
+from wsgi_defer._calls.scope import enter, leave
 from wsgi_defer.flask import Defer
 from wsgi_defer.jobs import Jobs
 from wsgi_defer.sqlalchemy import KEY
@@ -593,6 +594,56 @@ def test_jobs_of_a_request(session):
         assert len(stored) == 1
         get(app_of(view, status="404 Not Found"))
         assert (len(stored), seen) == (1, [0, 1])
+
+
+@pytest.mark.parametrize("status", ["200 OK", "500 Internal Server Error"])
+def test_jobs_of_a_request_that_did_nothing(session, status):
+    """What the next request commits, on the same session, does not store them."""
+    jobs = Jobs(None)
+    jobs.handler("mail")(print)
+
+    def fails():
+        jobs.enqueue("mail", after_commit=session)
+
+    def commits():
+        begin(session)
+        session.commit()
+
+    with jobs.captured() as stored:
+        get(app_of(fails, status=status))
+        assert session.info[KEY].waiting == []
+        get(app_of(commits))
+        assert stored == []
+
+
+def test_jobs_of_a_block_inside_a_transaction(session):
+    """The block ends before the transaction, which still decides; also if it has begun
+    only in the block."""
+    jobs = Jobs(None)
+    jobs.handler("mail")(print)
+    with jobs.captured() as stored:
+        with deferring() as scope:
+            begin(session)
+            jobs.enqueue("mail", after_commit=session)
+            assert not scope.guests  # nothing to abandon
+        session.commit()
+        assert len(stored) == 1
+        with deferring():
+            jobs.enqueue("mail", after_commit=session)
+            begin(session)
+        session.commit()
+        assert len(stored) == 2
+        with deferring():
+            jobs.enqueue("mail", after_commit=session)
+            begin(session)
+            session.commit()
+        assert len(stored) == 3
+        token = enter(scope)  # closed, as for code that outlives its request
+        jobs.enqueue("mail", after_commit=session)
+        leave(token)
+        begin(session)
+        session.commit()
+        assert len(stored) == 4
 
 
 def test_a_job_that_cannot_be_stored(session, monkeypatch):

@@ -6,7 +6,19 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
+
+
+class Wait(Protocol):
+    """For the end of a transaction."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether the session does nothing yet: its next transaction counts."""
+
+    def abandon(self, why: str) -> None:
+        """Wait no longer, if it is idle."""
+
 
 Callback = Callable[[], object]
 # Runs a function when the transaction of that database commits, or at once.
@@ -45,14 +57,16 @@ def _sqlalchemy() -> Any:
     return None
 
 
-def wait_for(session: object, committed: Callback, rolled_back: Callback) -> None:
+def wait_for(session: object, committed: Callback, rolled_back: Callback) -> Wait:
     """Call one of the two when the transaction of that session of SQLAlchemy ends.
 
     Raises ``TypeError`` for anything else.
     """
     adapter = _sqlalchemy()
-    if adapter is not None and adapter.wait_for(session, committed, rolled_back):
-        return
+    if adapter is not None:
+        wait: Wait | None = adapter.wait_for(session, committed, rolled_back)
+        if wait is not None:
+            return wait
     raise TypeError(
         f"after_commit takes a session of SQLAlchemy, not {type(session).__name__}; in "
         "Django, call defer_on_commit(), or jobs.enqueue(..., after_commit=True)"
