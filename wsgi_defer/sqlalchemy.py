@@ -1,4 +1,8 @@
-"""What waits for the commit of a session, ``defer(...).after_commit(session)``."""
+"""What waits for the commit of a session, ``defer(...).after_commit(session)``.
+
+It is imported by itself. Where there is neither a ``DeferMiddleware`` nor ``Jobs``, and
+a hook of a session may be the first to wait, import it before the session is used.
+"""
 
 from __future__ import annotations
 
