@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from contextlib import suppress
 
@@ -21,6 +23,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.pool import StaticPool
 
 from wsgi_defer import DeferMiddleware, defer, deferring, forget
+from wsgi_defer._calls.scope import enter, leave
 from wsgi_defer.flask import Defer
 from wsgi_defer.jobs import Jobs
 from wsgi_defer.sqlalchemy import KEY
@@ -258,6 +261,30 @@ def test_names(session, ran, run):
     assert ran == [1]
 
 
+def test_names_and_a_commit_by_a_call(session, ran):
+    """Looking for what replaces one call forgets no other that commits later."""
+
+    def save(forgotten):
+        session.commit()
+        forget(forgotten)
+
+    with deferring():
+        defer(ran.append, "A").named("x")
+        defer(ran.append, "A").named("y")
+        defer(save, "y")
+        defer(ran.append, "B").named("x").after_commit(session)
+        defer(ran.append, "C").named("x").after_commit(session)
+        defer(ran.append, "D").named("y").after_commit(session)
+    assert ran == ["A", "A", "C"]
+
+    del ran[:]
+    with deferring():
+        defer(ran.append, "replaced").named("x")
+        defer(ran.append, "E").named("x")
+        defer(ran.append, "waits").named("x").after_commit(session)
+    assert ran == ["E"]
+
+
 def test_chains(session, other, ran, run):
     """What follows a call that is dropped does not run. A follower may wait, too."""
 
@@ -388,6 +415,13 @@ def test_flask_sqlalchemy(ran, ends):
         db.engine.dispose()
 
 
+class Row(declarative_base()):
+    """Any class of a model: it has a ``registry``, too."""
+
+    __tablename__ = "any"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
 class AsyncLike:
     """As an ``AsyncSession``, which has a plain one inside."""
 
@@ -405,7 +439,99 @@ def test_async_sessions(session, ran, run):
     assert run(view) == []
 
 
-@pytest.mark.parametrize("wrong", ["orders", None, sessionmaker()])
+def test_async_scoped_session(engine, ran, run):
+    """The session of this task, or of whatever it goes by."""
+    asyncio = pytest.importorskip("sqlalchemy.ext.asyncio")
+    own = AsyncLike(Session(engine))
+    sessions = asyncio.async_scoped_session(lambda: own, scopefunc=lambda: 1)
+
+    def view():
+        defer(ran.append, 1).after_commit(sessions)
+        own.sync_session.commit()
+
+    assert run(view) == []
+    assert ran == [1]
+    own.sync_session.close()
+
+
+@pytest.mark.parametrize("own_class", [True, False])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after_transaction_create",
+        "after_begin",
+        "after_commit",
+        "after_transaction_end",
+    ],
+)
+def test_the_first_wait_in_a_hook(engine, ran, own_class, moment):
+    """SQLAlchemy takes no listeners while it tells those it has."""
+
+    class Mine(Session):
+        """With a hook of its own, or none."""
+
+    def hook(session, *more):
+        if not called:
+            called.append(defer(ran.append, 1).after_commit(session))
+
+    called = []
+    with Mine(engine) as session:
+        event.listen(Mine if own_class else session, moment, hook)
+        with deferring():
+            begin(session)
+            session.commit()
+            if moment == "after_transaction_end":
+                begin(session)
+                session.commit()
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("prepare", ["DeferMiddleware(print)", "Jobs(None)"])
+def test_the_first_wait_of_a_process_in_a_hook(prepare):
+    """What an app has from its start on listens to sessions before."""
+    code = f"""
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import Session
+from wsgi_defer import DeferMiddleware, defer, deferring
+from wsgi_defer.jobs import Jobs
+
+{prepare}
+
+@event.listens_for(Session, "after_commit")
+def hook(session):
+    defer(print, "ran").after_commit(session)
+
+with deferring(), Session(create_engine("sqlite://")) as session:
+    session.execute(text("select 1"))
+    session.commit()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("ran\n", 0), done.stderr
+
+
+def test_a_copy_of_the_info(session, engine, ran, run):
+    """Each session has its own waits: one does not end those of the other."""
+    begin(session)
+
+    def view():
+        defer(ran.append, 1).after_commit(session)
+        with Session(engine, info=session.info) as copy:
+            defer(ran.append, 2).after_commit(copy)
+            begin(copy)
+            copy.commit()
+            defer(ran.append, 3).after_commit(session)
+        with Session(engine, info=session.info) as copy:
+            begin(copy)  # nothing waits for it
+            copy.commit()
+        session.rollback()
+
+    assert run(view) == [ROLLED_BACK, ROLLED_BACK]
+    assert ran == [2]
+
+
+@pytest.mark.parametrize("wrong", ["orders", None, sessionmaker(), Row()])
 def test_something_else(wrong):
     """The error says what to do, and the call is left as it was."""
     with deferring():
@@ -468,6 +594,56 @@ def test_jobs_of_a_request(session):
         assert len(stored) == 1
         get(app_of(view, status="404 Not Found"))
         assert (len(stored), seen) == (1, [0, 1])
+
+
+@pytest.mark.parametrize("status", ["200 OK", "500 Internal Server Error"])
+def test_jobs_of_a_request_that_did_nothing(session, status):
+    """What the next request commits, on the same session, does not store them."""
+    jobs = Jobs(None)
+    jobs.handler("mail")(print)
+
+    def fails():
+        jobs.enqueue("mail", after_commit=session)
+
+    def commits():
+        begin(session)
+        session.commit()
+
+    with jobs.captured() as stored:
+        get(app_of(fails, status=status))
+        assert session.info[KEY].waiting == []
+        get(app_of(commits))
+        assert stored == []
+
+
+def test_jobs_of_a_block_inside_a_transaction(session):
+    """The block ends before the transaction, which still decides; also if it has begun
+    only in the block."""
+    jobs = Jobs(None)
+    jobs.handler("mail")(print)
+    with jobs.captured() as stored:
+        with deferring() as scope:
+            begin(session)
+            jobs.enqueue("mail", after_commit=session)
+            assert not scope.guests  # nothing to abandon
+        session.commit()
+        assert len(stored) == 1
+        with deferring():
+            jobs.enqueue("mail", after_commit=session)
+            begin(session)
+        session.commit()
+        assert len(stored) == 2
+        with deferring():
+            jobs.enqueue("mail", after_commit=session)
+            begin(session)
+            session.commit()
+        assert len(stored) == 3
+        token = enter(scope)  # closed, as for code that outlives its request
+        jobs.enqueue("mail", after_commit=session)
+        leave(token)
+        begin(session)
+        session.commit()
+        assert len(stored) == 4
 
 
 def test_a_job_that_cannot_be_stored(session, monkeypatch):

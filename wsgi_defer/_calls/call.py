@@ -268,11 +268,11 @@ class DeferredCall(Call, LazyFuture[T]):
         from .._runtime import commits  # few need it
 
         box = self.uncommitted = self.uncommitted or []
-        commits.wait_for(session, box.pop, self._roll_back)
+        commits.wait_for(session, box.pop, self._note_rollback)
         box.append(True)
         return self
 
-    def _roll_back(self) -> None:
+    def _note_rollback(self) -> None:
         self.why_withdrawn = "its session has rolled back"
         self.cancel()
 
@@ -289,13 +289,13 @@ class DeferredCall(Call, LazyFuture[T]):
 
         The error is raised at any line, as for Ctrl-C, but not inside ``threading``,
         ``queue``, ``logging``, ``concurrent.futures``, queues and locks of
-        ``multiprocessing``, pools of database connections, and engines of jobs: it is
-        raised at the next line outside of these, so that no lock stays taken. Where a
-        call waits there for another thread, as in ``queue.get()``, ``Event.wait()`` and
-        ``Future.result()``, it is ended at once; for another process, it is not.
-        If it stays there for another reason, the log says 0.3 seconds later that it
-        keeps running. In code of your own, take a lock by ``with lock:``; after
-        ``lock.acquire()``, the error may come before the ``try``.
+        ``multiprocessing``, pools of database connections, engines of jobs, and the
+        tool coverage: it is raised at the next line outside, so that no lock stays
+        taken. Where a call waits there for another thread, as in ``queue.get()``,
+        ``Event.wait()`` and ``Future.result()``, it is ended at once; for another
+        process, it is not. If it stays there for another reason, the log says 0.3
+        seconds later that it keeps running. In code of your own, take a lock by
+        ``with lock:``; after ``lock.acquire()``, the error may come before the ``try``.
 
         Its ``except`` and ``finally`` blocks have ``time_limit_grace`` seconds, 5 by
         default; after that, they are ended, too. Under gevent, nothing ends them.

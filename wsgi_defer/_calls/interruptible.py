@@ -44,7 +44,18 @@ CLOSED = frozenset(
         "kombu.pools",
         "kombu.resource",
         # It runs at each call, and line, of what it measures, under a lock of its own.
-        "coverage",
+        # Not "coverage" itself, which may be a package of the app's.
+        "coverage.collector",
+        "coverage.context",
+        "coverage.control",
+        "coverage.disposition",
+        "coverage.inorout",
+        "coverage.plugin_support",
+        "coverage.pytracer",
+        "coverage.sqldata",
+        "coverage.sqlitedb",
+        "coverage.sysmon",
+        "coverage.tracer",
         # This package's own
         f"{_PACKAGE}.observers",
         f"{_PACKAGE}.ledger",

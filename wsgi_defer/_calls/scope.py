@@ -319,14 +319,22 @@ class Scope:
 
     def _is_replaced(self, call: Call) -> bool:
         """Whether a later call that is to run has the name of this one."""
-        same = self._names.get((call.kind, call.name), [])
         if call.uncommitted:  # it neither runs nor replaces
             return False
+        same = self._names.get((call.kind, call.name), [])
+        mine = (-call.queued_at, id(call), call)
         while same:
             last = heappop(same)
-            waits = last[2].pending and not last[2].uncommitted
-            if waits and last[2].name == call.name:
+            if last[2].pending and last[2].name == call.name:
                 heappush(same, last)
+                if last[2].uncommitted:  # it may commit yet: those below it decide
+                    return any(
+                        each[2].pending
+                        and not each[2].uncommitted
+                        and each[2].name == call.name
+                        for each in list(same)
+                        if each < mine
+                    )
                 return last[2] is not call
         return False
 

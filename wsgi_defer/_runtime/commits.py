@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from typing import Any, Protocol
+
+
+class Wait(Protocol):
+    """For the end of a transaction."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether the session does nothing yet: its next transaction counts."""
+
+    def abandon(self, why: str) -> None:
+        """Wait no longer, if it is idle."""
+
 
 Callback = Callable[[], object]
 # Runs a function when the transaction of that database commits, or at once.
@@ -29,15 +43,30 @@ def on_commit(fn: Callback, using: str | None) -> None:
     _installed[0](fn, using)
 
 
-def wait_for(session: object, committed: Callback, rolled_back: Callback) -> None:
+def prepare() -> None:
+    """Listen to sessions from now on. Later, the first one that is waited for may be
+    in a hook, where SQLAlchemy takes no listeners."""
+    with suppress(ImportError):  # too old a SQLAlchemy matters to who uses this
+        _sqlalchemy()
+
+
+def _sqlalchemy() -> Any:
+    # Whoever has a session has imported it.
+    if "sqlalchemy.orm" in sys.modules:
+        return import_module("..sqlalchemy", __package__)
+    return None
+
+
+def wait_for(session: object, committed: Callback, rolled_back: Callback) -> Wait:
     """Call one of the two when the transaction of that session of SQLAlchemy ends.
 
     Raises ``TypeError`` for anything else.
     """
-    if "sqlalchemy.orm" in sys.modules:  # whoever has a session has imported it
-        adapter = import_module("..sqlalchemy", __package__)
-        if adapter.wait_for(session, committed, rolled_back):
-            return
+    adapter = _sqlalchemy()
+    if adapter is not None:
+        wait: Wait | None = adapter.wait_for(session, committed, rolled_back)
+        if wait is not None:
+            return wait
     raise TypeError(
         f"after_commit takes a session of SQLAlchemy, not {type(session).__name__}; in "
         "Django, call defer_on_commit(), or jobs.enqueue(..., after_commit=True)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 from uuid import uuid4
@@ -54,7 +55,8 @@ class Enqueuing(Asking):
         :param after_commit: the engine gets it only if the database transaction that is
             open here commits. A session of SQLAlchemy, or True for Django, where
             ``using`` names the database, as in ``transaction.on_commit()``, and the app
-            is ``wsgi_defer.django``.
+            is ``wsgi_defer.django``. End a session with its request, by ``remove()`` or
+            ``close()``: a transaction that stays open may commit in another request.
 
         Raises ``UnknownHandlerError``, ``PayloadError``, ``ValueError``, ``TypeError``
         and ``NotSupported`` before anything is stored; ``JobsUnavailable`` if the
@@ -134,7 +136,11 @@ def _store_or_wait(
     elif after_commit is False or after_commit is None:
         store()
     else:
-        commits.wait_for(after_commit, store, lambda: None)
+        scope = current_scope()
+        wait = commits.wait_for(after_commit, store, lambda: None)
+        if scope is not None and wait.idle:  # what another request commits is not meant
+            with suppress(ScopeClosedError):
+                scope.add_guest(wait, "enqueue")
 
 
 def _hold(call: Call) -> bool:

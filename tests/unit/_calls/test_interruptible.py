@@ -49,6 +49,7 @@ def blocked_at():
         (["sqlalchemy.engine.base", "app.queue", "queues"], None),
         (["wsgi_defer.jobs._watch"], "wsgi_defer.jobs._watch"),
         (["coverage.collector"], "coverage.collector"),
+        (["coverage", "coverage.policies"], None),  # a package of the app's
         (["wsgi_defer.jobs.engines.memory"], None),  # it runs jobs
         (["logging", "app", "queue", "app"], "logging"),
         (["logging", "wsgi_defer._calls.invoke"], None),
@@ -72,7 +73,7 @@ def busy(seconds, then=int):
 
 
 @pytest.mark.parametrize(
-    "module", ["queue", "logging", "sqlalchemy.pool.base", "coverage"]
+    "module", ["queue", "logging", "sqlalchemy.pool.base", "coverage.sysmon"]
 )
 def test_it_comes_to_its_end_there(seen, ran, module, clock, monkeypatch):
     """And the call is ended just after that."""
