@@ -1,7 +1,7 @@
 """What waits for the commit of a session, ``defer(...).after_commit(session)``.
 
-It is imported by itself. Where there is neither a ``DeferMiddleware`` nor ``Jobs``, and
-a hook of a session may be the first to wait, import it before the session is used.
+It is imported by the first such call, and listens to all sessions then. If that may be
+inside a hook of a session, where SQLAlchemy takes no listeners, import it at the start.
 """
 
 from __future__ import annotations
@@ -73,14 +73,11 @@ class _Ends:
     def __init__(self, session: Session) -> None:
         self.session = weakref.ref(session)
         self.waiting: list[_Waiting] = []
-        self.committed: SessionTransaction | None = None
 
     def tell(self, transaction: SessionTransaction) -> None:
         """It has ended, and the session may be used again. A rollback, and the end of
         a session, come here without a commit."""
-        committed, outer = self.committed is transaction, transaction.parent
-        if committed:
-            self.committed = None
+        committed, outer = transaction in _committed, transaction.parent
         ended = [
             each for each in self.waiting if outer is None or each.around is transaction
         ]
@@ -101,11 +98,15 @@ def _ends_of(session: Session) -> _Ends:
     return ends
 
 
+_committed: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
+
+
 def _note_commit(session: Session) -> None:
     # A savepoint is released, or all is committed. The session is still busy. Noted
     # always, as a hook of the app's, after this one, may be the first that waits.
     done = session.get_nested_transaction() or session.get_transaction()
-    _ends_of(session).committed = done
+    if done is not None:
+        _committed.add(done)
 
 
 def _tell(session: Session, transaction: SessionTransaction) -> None:

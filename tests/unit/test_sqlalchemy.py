@@ -486,16 +486,10 @@ def test_the_first_wait_in_a_hook(engine, ran, own_class, moment):
     assert ran == [1]
 
 
-@pytest.mark.parametrize("prepare", ["DeferMiddleware(print)", "Jobs(None)"])
-def test_the_first_wait_of_a_process_in_a_hook(prepare):
-    """What an app has from its start on listens to sessions before."""
-    code = f"""
-from sqlalchemy import create_engine, event, text
-from sqlalchemy.orm import Session
-from wsgi_defer import DeferMiddleware, defer, deferring
-from wsgi_defer.jobs import Jobs
-
-{prepare}
+def test_the_first_wait_of_a_process_in_a_hook():
+    """If the app has imported what listens."""
+    out = printed("""
+import wsgi_defer.sqlalchemy
 
 @event.listens_for(Session, "after_commit")
 def hook(session):
@@ -504,11 +498,41 @@ def hook(session):
 with deferring(), Session(create_engine("sqlite://")) as session:
     session.execute(text("select 1"))
     session.commit()
+""")
+    assert out == "ran\n"
+
+
+def test_nothing_listens_unless_something_waits():
+    """An app that has sessions, and defers, but not that, has its sessions as ever."""
+    out = printed("""
+DeferMiddleware(print)
+Jobs(None)
+with deferring(), Session(create_engine("sqlite://")) as session:
+    defer(int)
+    session.execute(text("select 1"))
+    session.commit()
+print(session.info, "wsgi_defer.sqlalchemy" in sys.modules)
+""")
+    assert out == "{} False\n"
+
+
+def printed(code):
+    """What a new process prints that runs this."""
+    start = """
+import sys
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import Session
+from wsgi_defer import DeferMiddleware, defer, deferring
+from wsgi_defer.jobs import Jobs
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-c", start + code],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert (done.stdout, done.returncode) == ("ran\n", 0), done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_copy_of_the_info(session, engine, ran, run):

@@ -11,7 +11,6 @@ from .._calls.invoke import Around
 from .._calls.options import GRACE, MAX_CALLS, Options, WhenBusy
 from .._calls.scope import enter, get_current, leave
 from .._calls.waiting_room import WhenFull, waiting_room
-from .._runtime import commits
 from .._runtime.forks import end_fork
 from .._servers.detect import clears_environ, prepare_process, prepare_request
 from ..observers._observer import Observer
@@ -111,7 +110,6 @@ class DeferMiddleware:
             pools=None if pools is None else checked_pools(pools),
         ).checked()
         prepare_process()
-        commits.prepare()
 
     def __call__(
         self, environ: WSGIEnvironment, start_response: StartResponse

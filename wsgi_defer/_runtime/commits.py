@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class Wait(Protocol):
@@ -43,27 +42,13 @@ def on_commit(fn: Callback, using: str | None) -> None:
     _installed[0](fn, using)
 
 
-def prepare() -> None:
-    """Listen to sessions from now on. Later, the first one that is waited for may be
-    in a hook, where SQLAlchemy takes no listeners."""
-    with suppress(ImportError):  # too old a SQLAlchemy matters to who uses this
-        _sqlalchemy()
-
-
-def _sqlalchemy() -> Any:
-    # Whoever has a session has imported it.
-    if "sqlalchemy.orm" in sys.modules:
-        return import_module("..sqlalchemy", __package__)
-    return None
-
-
 def wait_for(session: object, committed: Callback, rolled_back: Callback) -> Wait:
     """Call one of the two when the transaction of that session of SQLAlchemy ends.
 
     Raises ``TypeError`` for anything else.
     """
-    adapter = _sqlalchemy()
-    if adapter is not None:
+    if "sqlalchemy.orm" in sys.modules:  # whoever has a session has imported it
+        adapter = import_module("..sqlalchemy", __package__)
         wait: Wait | None = adapter.wait_for(session, committed, rolled_back)
         if wait is not None:
             return wait

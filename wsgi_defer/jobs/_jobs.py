@@ -17,7 +17,6 @@ from .._calls.block import calls_run_after
 from .._calls.invoke import complete
 from .._calls.options import DEFAULTS, Options
 from .._calls.scope import current_scope
-from .._runtime import commits
 from .._runtime.forks import no_fork_leaves
 from ._asking import check_number
 from ._enqueuing import LONGEST_DELAY, Enqueuing
@@ -84,7 +83,6 @@ class Jobs(Enqueuing):
         results: str | None = None,
     ) -> None:
         self._use_engine(url, max_payload, queue, results)
-        commits.prepare()
         self._own_url = url is not None
         self._own = {"max_payload": max_payload, "queue": queue, "results": results}
         self._configured: dict[str, Any] = {}
