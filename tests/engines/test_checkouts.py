@@ -38,7 +38,8 @@ def served(options, root, **env):
             stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        until(lambda: "Listening at" in (root / "output").read_text(), "gunicorn")
+        until(lambda: "Listening at" in (root / "output").read_text(), "gunicorn",
+              OF_PROCESSES)  # fmt: skip
         yield port
     finally:
         process.terminate()
@@ -79,5 +80,5 @@ def test_many_requests(servers, tmp_path, worker):
                   lambda: f"{written()} {(tmp_path / 'output').read_text()[-3000:]}",
                   OF_PROCESSES)  # fmt: skip
             until(lambda: not any(json.loads(get(port, "/out")).values()),
-                  lambda: get(port, "/out").decode())  # fmt: skip
+                  lambda: get(port, "/out").decode(), OF_PROCESSES)  # fmt: skip
     assert (tmp_path / "output").read_text().count("LookupError") >= REQUESTS
