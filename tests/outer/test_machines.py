@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from ..engines.kinds import KINDS, Place, Servers
@@ -29,15 +31,8 @@ def machine():
 
 @pytest.fixture
 def place(machine, kind):
-    servers = OnNet()
-    place = None
-    try:
-        place = Place(kind, servers)
+    with closing(OnNet()) as servers, closing(Place(kind, servers)) as place:
         yield place
-    finally:
-        if place is not None:
-            place.close()
-        servers.close()
 
 
 @pytest.mark.parametrize(

@@ -327,15 +327,13 @@ class Scope:
             last = heappop(same)
             if last[2].pending and last[2].name == call.name:
                 heappush(same, last)
-                if last[2].uncommitted:  # it may commit yet: those below it decide
-                    return any(
-                        each[2].pending
-                        and not each[2].uncommitted
-                        and each[2].name == call.name
-                        for each in list(same)
-                        if each < mine
-                    )
-                return last[2] is not call
+                return any(
+                    each < mine
+                    and each[2].pending
+                    and not each[2].uncommitted  # it may commit yet, and stays
+                    and each[2].name == call.name
+                    for each in list(same)
+                )
         return False
 
     def _cancel_earlier(self, call: Call) -> None:

@@ -125,8 +125,8 @@ class SizedBody:
 
     def __iter__(self) -> Iterator[bytes]:
         if isinstance(self._chunks, (list, tuple)):
-            # Nothing comes after the last one. To be asked for it says that all were
-            # taken; in C, as each response with calls pays for it.
+            # Nothing comes after the last one, but being asked for it says that all
+            # were taken. This is C, as each response with calls pays for it.
             asked: Iterator[bytes] = iter(self._exchange.note_complete, None)
             steps = Steps(self._chunks, asked)
             steps.close = self.close

@@ -69,7 +69,7 @@ class Exchange(Scope):
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
     _headers: Headers | None = None  # if calls were pending when the app gave them
-    _lacks_length = False  # these, of a response with a body
+    _lacks_length = False  # whether they do, and there is a body
     _refusal: list[bytes] | None = None  # the body of a 503
     _guard: GuardedInput | None = None
     _given_id: str | None = None  # by a proxy, or anybody
@@ -89,7 +89,7 @@ class Exchange(Scope):
         self.options = options
         self.held = {}
         self.deferred = {}
-        self.registered = 0  # of the class, it would cost more: it is asked five times
+        self.registered = 0  # not on the class, as it is asked for five times
         self._environ: Any = environ
         self._respond: Any = start_response
         self._began = monotonic()

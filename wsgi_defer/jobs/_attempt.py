@@ -20,7 +20,7 @@ logger = logging.getLogger("wsgi_defer")
 # up to half an hour. That is about a day in all. Then its attempts fail.
 LONGEST_ABSENCE = 1800.0  # seconds
 MOST_ABSENCES = 58
-# And so is a job of a time that the worker's schedule does not have: another release
+# A job whose due time is not in the worker's schedule is put back, too: another release
 # may have it. After 4 minutes in all, the schedule counts as changed.
 MOST_OF_STALE = 8
 _absent = OncePerName()

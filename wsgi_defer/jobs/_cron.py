@@ -31,7 +31,7 @@ def check(expression: str) -> None:
 def after(expression: str, moment: datetime, zone: tzinfo) -> datetime:
     """The next time after that moment."""
     times = CronSim(expression, moment.astimezone(zone))
-    # Where an hour comes twice, those times of it come first that have gone by.
+    # Where an hour comes twice, CronSim first gives times of it that have gone by.
     return next(due for due in times if _utc(due) > _utc(moment))
 
 

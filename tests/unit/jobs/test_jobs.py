@@ -607,17 +607,23 @@ def attempt_at(name, **fields):
     return _attempt.Attempt("abc", name, "{}", [], **fields)
 
 
+def put_back(attempt, jobs):
+    """Run it with those; it is put back, without the cost of an attempt. The attempt
+    that follows, and the seconds until then."""
+    with pytest.raises(_attempt.AttemptFailed) as caught:
+        attempt.run(jobs)
+    assert caught.value.following.number == 1
+    return caught.value.following, caught.value.wait
+
+
 def test_a_job_whose_handler_is_missing_is_put_back(jobs, monkeypatch, caplog):
     """After growing waits, without the cost of an attempt, and with one line in the
     log. In the end, it fails as any other."""
     monkeypatch.setattr(_attempt, "MOST_ABSENCES", 13)
     attempt, waits = attempt_at("mail.of_the_next_release"), []
     for _ in range(13):
-        with pytest.raises(_attempt.AttemptFailed) as caught:
-            attempt.run(jobs)
-        waits.append(caught.value.wait)
-        attempt = caught.value.following
-        assert attempt.number == 1
+        attempt, wait = put_back(attempt, jobs)
+        waits.append(wait)
         assert attempt.error.startswith(
             "UnknownHandlerError: there is no handler 'mail"
         )
@@ -646,15 +652,11 @@ def test_the_due_time_of_another_release_is_put_back(caplog):
     old.every("0 0 * * *", name="report")(ran.append)
     new.every("30 6 * * *", name="report")(ran.append)
     due = "every-report-20261030T063000Z"
-    attempt = _attempt.Attempt(due, "report", "1", [])
-    waits = []
+    attempt, waited = _attempt.Attempt(due, "report", "1", []), 0.0
     for _ in range(8):
-        with pytest.raises(_attempt.AttemptFailed) as caught:
-            attempt.run(old)
-        waits.append(caught.value.wait)
-        attempt = caught.value.following
-        assert attempt.number == 1
-    assert sum(waits) > 4 * 60
+        attempt, wait = put_back(attempt, old)
+        waited += wait
+    assert waited > 4 * 60
     assert "report-20261030T063000Z is put back" in caplog.text
     attempt.run(new)
     assert ran == [1]

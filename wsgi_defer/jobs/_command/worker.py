@@ -55,10 +55,10 @@ def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
     speech.introduce(jobs, options)
     own = jobs.engine.own_processes
     jobs.engine.close()
-    command, counts = list(options.again), new_count()
+    command, files, counts = list(options.again), [], new_count()
     if counts is not None:
         command += ["--counts", str(counts)]
-    files = () if counts is None else (counts,)
+        files.append(counts)
     scheduler = Scheduler(jobs, scheduled)
     try:
         if scheduled:

@@ -84,8 +84,9 @@ class InProcess(Engine):
             # It was promised, whatever comes of the request.
             scope.add(call.always(), "enqueue")
         except BaseException:
-            self.known.pop(order.id, None)
-            if before is not None:  # a failed job, which is retried
+            if before is None:
+                self.known.pop(order.id, None)
+            else:  # a failed job, which is retried
                 self.known[order.id] = before
             raise
         return call

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import rq
 from redis import Redis, RedisError, WatchError
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, parse_url
+from redis.connection import SSLConnection, parse_url
 from redis.retry import Retry as Again
 from rq.exceptions import DuplicateJobError
 from rq.job import JobStatus
@@ -109,11 +109,11 @@ class Rq(Engine):
                 "this is not a URL of Redis; # / ? @ in a password are written as "
                 "%23 %2F %3F %40"
             ) from None
-        known = (
-            SSLConnection.__init__ if url.startswith("rediss") else Connection.__init__
-        )
-        names = {name for name, _ in parse_qsl(urlsplit(url).query) if "ssl" in name}
-        if wrong := names - signature(known).parameters.keys():
+        known = signature(SSLConnection.__init__).parameters.keys()
+        wrong = {name for name, _ in parse_qsl(urlsplit(url).query) if "ssl" in name}
+        if url.startswith("rediss"):
+            wrong -= known
+        if wrong:
             raise ValueError(
                 "Redis's URL has parameters that are not known, or are for rediss: "
                 + ", ".join(sorted(wrong))
