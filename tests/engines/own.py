@@ -1,6 +1,6 @@
 """An app whose users have a queue already: plain Celery or RQ.
 
-``OWN_URL`` is the URL of the broker.
+``OWN_URL`` is the URL of the broker, and ``OWN_TIMEOUT`` how long Celery waits for it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import os
 from wsgi_defer import DeferMiddleware, before_response
 
 URL = os.environ.get("OWN_URL", "")
+TIMEOUT = float(os.environ.get("OWN_TIMEOUT", "20"))  # seconds
 
 if URL.startswith("amqp"):
     from celery import Celery
 
     celery = Celery("own", broker=URL)
-    celery.conf.update(task_default_queue="own", broker_connection_timeout=2)
+    celery.conf.update(task_default_queue="own", broker_connection_timeout=TIMEOUT)
 
     @celery.task
     def note(number):

@@ -56,10 +56,17 @@ import os
 from pathlib import Path
 from tests.engines.app import jobs
 from wsgi_defer.jobs import JobsUnavailable
-from wsgi_defer.jobs.engines.dbos import client, worker
+from wsgi_defer.jobs.engines.dbos import bells, client, worker
 
 worker.RESCUE = 0.5
 worker.STORING = 1.0
+stop = bells.Bell.stop
+
+def stop_and_tell(self):
+    stop(self)
+    Path(os.environ["JOBS_NOTES"] + ".stopping").touch()
+
+bells.Bell.stop = stop_and_tell
 put = client.Dbos.put
 
 def put_if_there_is_room(self, attempt, place, delay):
@@ -201,7 +208,10 @@ def no_outcomes(place):
 
     def rename(old, new):
         def renamed():
-            with suppress(Busy), attempts.engine.begin() as connection:
+            with (
+                suppress(Busy, sa.exc.OperationalError),
+                attempts.engine.begin() as connection,
+            ):
                 connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
                 return True
 
@@ -384,6 +394,7 @@ def test_a_worker_that_ends_shows_signs_of_life(alone, kind):
         job_id = place.jobs.enqueue("held", str(gate))
         place.until(lambda: place.times("start", job_id), "it starts")
         workers.terminate()
+        place.until((place.root / "notes.stopping").exists, "it is told")
         slot = place.root / f"jobs.db.{place.queue}.slot-0"
         for _ in range(2):
             seen = slot.stat().st_mtime_ns

@@ -27,7 +27,7 @@ def run(mode, requests):
 def test_a_held_job_is_there_if_and_only_if_the_client_was_told():
     """While workers are killed, and one request in five fails after its enqueue()."""
     count = run("held", 400)
-    assert count.kills > 3
+    assert count.kills > 1
     assert count.acknowledged > 200
     assert count.missing == []
     assert count.unwanted == []

@@ -87,9 +87,10 @@ def test_it_is_written_when_the_response_is_a_success(servers, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_broker_that_is_down_is_a_503(tmp_path, name):
+def test_a_broker_that_is_down_is_a_503(tmp_path, name, monkeypatch):
     """The client is not told that it was accepted."""
     pytest.importorskip(name)
+    monkeypatch.setenv("OWN_TIMEOUT", "2")
     scheme = "amqp" if name == "celery" else "redis"
     with serving(f"{scheme}://127.0.0.1:1/", tmp_path) as get:
         assert get(42) == 503

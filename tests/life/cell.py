@@ -31,8 +31,8 @@ from .faults import could_finish
 from .gunicorns import INSTALL, configuration, losses, running
 
 REPORT = 20.0  # seconds until the master must have named what a dead worker has lost
-TIMEOUT = 5  # seconds; a worker may take this long to boot, too, on a busy machine
-LONG = 10  # seconds, more than the timeout and the second until gunicorn's SIGKILL
+TIMEOUT = 8  # seconds; a worker may take this long to boot, too, on a busy machine
+LONG = 14  # seconds, more than the timeout and the second until gunicorn's SIGKILL
 FOR_EVER = 60  # seconds of a call that is killed, however late
 
 

@@ -147,11 +147,11 @@ def test_killed_on_old_releases(version, ours):
 @pytest.mark.parametrize("ours", [False, True])
 @pytest.mark.parametrize("version", OLD)
 def test_each_call_has_the_whole_timeout_on_old_releases(version, ours):
-    """Three calls of three seconds, with a timeout of six."""
+    """Three calls of four seconds, with a timeout of ten."""
     skip_if_missing(version=version)
-    conf = configuration(ours=ours, timeout=6)
+    conf = configuration(ours=ours, timeout=10)
     with running(conf, version=version) as gunicorn:
-        finish_all(gunicorn, "/calls?seconds=3")
+        finish_all(gunicorn, "/calls?seconds=4")
 
 
 @pytest.mark.ahead
@@ -160,8 +160,8 @@ def test_each_call_has_the_whole_timeout_on_old_releases(version, ours):
 def test_two_listeners(listener, ours):
     """gunicorn then has another loop, with a beat less in it."""
     binds = ["127.0.0.1:0", "127.0.0.1:0"]
-    with running(configuration(ours=ours, bind=binds, timeout=6)) as gunicorn:
-        finish_all(gunicorn, "/calls?seconds=3", listener)
+    with running(configuration(ours=ours, bind=binds, timeout=10)) as gunicorn:
+        finish_all(gunicorn, "/calls?seconds=4", listener)
 
 
 @pytest.mark.ahead

@@ -20,10 +20,10 @@ OURS = pytest.mark.parametrize("ours", [False, True])
 @OURS
 @pytest.mark.parametrize("version", ["23.0.0", None])
 def test_each_call_has_the_whole_timeout(version, ours):
-    """Three calls of three seconds finish with a timeout of six, in one worker."""
-    conf = configuration(ours=ours, timeout=6)
+    """Three calls of four seconds finish with a timeout of ten, in one worker."""
+    conf = configuration(ours=ours, timeout=10)
     with running(conf, version=version) as gunicorn:
-        gunicorn.request("/calls?seconds=3")
+        gunicorn.request("/calls?seconds=4")
         pids = {gunicorn.begun(name) for name in CALLS}
         gunicorn.until(lambda: gunicorn.accounted == set(CALLS), "all to finish")
         assert gunicorn.finished == set(CALLS)
@@ -40,12 +40,12 @@ def test_the_master_is_told_while_a_worker_ends(row, how):
         pytest.skip(f"{need} is not installed: make services")
     version, worker, ours, app = ROWS[row]
     # In a reload, gunicorn 24+ looks after no timeout, for as long as graceful_timeout.
-    settings = {"timeout": 6, "graceful_timeout": 20}
+    settings = {"timeout": 10, "graceful_timeout": 30}
     if how == "max_requests":
         settings["max_requests"] = 1
     conf = configuration(worker, ours=ours, **settings)
     with running(conf, version=version, app=f"tests.life.app:{app}") as gunicorn:
-        gunicorn.request("/calls?seconds=3")
+        gunicorn.request("/calls?seconds=4")
         gunicorn.begun(CALLS[0])
         if how == "HUP":
             gunicorn.send(signal.SIGHUP)
@@ -90,7 +90,7 @@ def test_a_client_that_waits(app, ours):
     """With when_busy="thread" it waits for one call; as it is, for all of them."""
     conf = configuration(ours=ours)
     with running(conf, app=f"tests.life.app:{app}") as gunicorn:
-        gunicorn.request("/calls?seconds=4")
+        gunicorn.request(f"/calls?seconds={4 if app == 'app' else 8}")
         gunicorn.begun(CALLS[0])
         gunicorn.request("/")  # returns when its response is there
         finished = gunicorn.finished

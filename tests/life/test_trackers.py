@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers.waiting import whole_lines
 from .gunicorns import configuration, running
 
 sentry_sdk = pytest.importorskip("sentry_sdk")
@@ -69,7 +70,7 @@ def events_of(gunicorn, number, text=""):
     path = gunicorn.root / "events"
 
     def read():
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = whole_lines(path.read_text()) if path.exists() else []
         events = [json.loads(line) for line in lines]
         return [each for each in events if text in (each["message"] or "")]
 

@@ -153,13 +153,13 @@ def test_the_command_of_a_program_that_finds_its_app_by_itself(tmp_path):
     """Flask looks for app.py; and each job has an app context of its own, without the
     scope that Defer(app) has around commands."""
     (tmp_path / "app.py").write_text(FACTORY)
+    code = (
+        "import app; app.create_app()\n"
+        "for n in (1, 2): app.jobs.enqueue('what', n, job_id=f'a{n}')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ(),
+                   check=True)  # fmt: skip
     with running(tmp_path, "flask", "jobs", "worker"):
-        code = (
-            "import app; app.create_app()\n"
-            "for n in (1, 2): app.jobs.enqueue('what', n, job_id=f'a{n}')"
-        )
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ(),
-                       check=True)  # fmt: skip
         wait_for(tmp_path, "a1 attempt 1: done", "a2 attempt 1: done")
     shown = run(tmp_path, "wsgi_defer.jobs", "show", "app:create_app()", "a2")
     assert 'result       ["app", [2]]' in shown
@@ -171,12 +171,12 @@ def test_more_modules_with_handlers(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "handlers.py").write_text(MORE)
     command = ["worker", "shop:jobs", "--import", "more.handlers"]
+    subprocess.run(
+        [sys.executable, "-c",
+         "import more.handlers; more.handlers.jobs.enqueue('more.later')"],
+        cwd=tmp_path, env=environ(), check=True,
+    )  # fmt: skip
     with running(tmp_path, "wsgi_defer.jobs", *command):
-        subprocess.run(
-            [sys.executable, "-c",
-             "import more.handlers; more.handlers.jobs.enqueue('more.later')"],
-            cwd=tmp_path, env=environ(), check=True,
-        )  # fmt: skip
         wait_for(tmp_path, "handlers mail.welcome, more.later", "attempt 1: done")
 
 
@@ -184,8 +184,8 @@ def test_a_worker_that_starts_again_when_a_file_has_changed(tmp_path):
     """Also after one that could not be imported; and it stops when it is told to."""
     shop = tmp_path / "shop.py"
     shop.write_text(SHOP)
+    post(tmp_path)
     with running(tmp_path, "wsgi_defer.jobs", "worker", "shop:jobs", "--reload"):
-        post(tmp_path)
         wait_for(tmp_path, "a mail to ada@example.org")
         shop.write_text(SHOP.replace("a mail to", "1 / 0 #"))
         wait_for(tmp_path, "a file has changed", "stopped: 1 done")

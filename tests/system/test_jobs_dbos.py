@@ -325,8 +325,9 @@ def test_a_lock_that_stays_is_an_error(jobs, tmp_path, before):
 
 
 @with_sqlite
-def test_a_short_lock_is_waited_for(jobs, tmp_path):
+def test_a_short_lock_is_waited_for(jobs, tmp_path, monkeypatch):
     """Another writer is no error."""
+    monkeypatch.setattr(database, "PATIENCE", 40)
     jobs.enqueue("mail.welcome")
     other = sqlite3.connect(
         tmp_path / "jobs.db", isolation_level=None, check_same_thread=False

@@ -248,10 +248,11 @@ class Dbos(Engine):
         )
 
     def _ask(self, doing: str, call: Callable[[DBOSClient, Lists], T]) -> T:
-        deadline = monotonic() + database.PATIENCE
+        deadline = None
         with self.reaching(doing), self._using():
             while True:
-                opened = self._open()
+                opened = self._open()  # has a patience of its own
+                deadline = deadline or monotonic() + database.PATIENCE
                 try:
                     return call(*opened)
                 except Busy:
