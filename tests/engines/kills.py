@@ -15,8 +15,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from wsgi_defer.jobs import JobsUnavailable
-
 from .kinds import KINDS, Place, Servers
 
 RECOVERY = 120.0  # seconds after the last kill in which all jobs must be done
@@ -42,21 +40,10 @@ class Count:
         )
 
 
-def enqueue(place, name, payload=None):
-    """Enqueue a job, as soon as the server answers: it may just have started."""
-    deadline = time.monotonic() + RECOVERY
-    while True:
-        try:
-            return place.jobs.enqueue(name, payload, hold=False)
-        except JobsUnavailable:
-            if time.monotonic() > deadline:
-                raise
-
-
 def run(place, jobs=500, kills=12, seed=7, seconds=(0.02, 0.06), threads=1):
     """Run it once. ``seconds``: the least and the most that a job takes."""
     chance = random.Random(seed)
-    ids = [enqueue(place, "nap", chance.uniform(*seconds)) for _ in range(jobs)]
+    ids = [place.enqueue("nap", chance.uniform(*seconds)) for _ in range(jobs)]
     workers = place.work(2, threads)
     for _ in range(kills):
         before = len(place.notes)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_defer.jobs import Jobs
+from wsgi_defer.jobs import Jobs, JobsUnavailable
 
 from ..helpers.waiting import OF_PROCESSES, until, whole_lines
 from .app import with_handlers
@@ -148,6 +148,17 @@ class Place:
         path = self.root / "notes"
         return [line.split() for line in whole_lines(path.read_text())] if (
             path.exists()) else []  # fmt: skip
+
+    def enqueue(self, name="echo", payload=None):
+        """Enqueue a job. A server that has just started may not be ready."""
+
+        def enqueued():
+            try:
+                return self.jobs.enqueue(name, payload)
+            except JobsUnavailable:
+                return None
+
+        return self.until(enqueued, "a server that is ready")
 
     def times(self, event, job_id):
         """When that event was noted of that job, in seconds."""

@@ -76,8 +76,8 @@ class Count:
     cut_with_job: int = 0
 
 
-def run(url, mode, requests, seed=7):
-    """Send that many, kill meanwhile, and ask the engine."""
+def run(url, mode, requests, seed=7, every=KILL_EVERY):
+    """Send that many, kill a worker ``every`` so many seconds, and ask the engine."""
     count, chance = Count(), random.Random(seed)
     prefix = f"{mode}-{os.getpid()}-{time.monotonic_ns() % 10**9}"
     with TemporaryDirectory() as folder, gunicorn(url, mode, Path(folder)) as master:
@@ -101,8 +101,8 @@ def run(url, mode, requests, seed=7):
         for thread in clients:
             thread.start()
         while any(thread.is_alive() for thread in clients):
-            clients[0].join(KILL_EVERY)
-            time.sleep(0 if clients[0].is_alive() else KILL_EVERY)
+            clients[0].join(every)
+            time.sleep(0 if clients[0].is_alive() else every)
             if len(count.seen) < (count.kills + 1) * BETWEEN_KILLS:
                 continue
             if victims := children(master.pid):

@@ -431,6 +431,8 @@ def test_many_jobs_are_enqueued_together(shared, kind):
     ids = place.jobs.enqueue_many([("echo", number) for number in range(20)])
     far = place.jobs.enqueue_many([("echo", 1), ("echo", 2)], delay=300)
     assert {place.jobs.status(job_id).state for job_id in far} == {"scheduled"}
+    for job_id in far:
+        place.jobs.cancel(job_id)
     later = place.jobs.enqueue_many([("echo", "a"), ("echo", "b")], delay=1)
     assert [place.wait(job_id).result for job_id in ids] == list(range(20))
     assert [place.wait(job_id).result for job_id in later] == ["a", "b"]

@@ -13,7 +13,7 @@ from . import outbox
 pytestmark = pytest.mark.ahead
 
 
-def run(mode, requests):
+def run(mode, requests, every=outbox.KILL_EVERY):
     """Run it with a new file, if the embedded engine can run here."""
     with TemporaryDirectory(prefix="outbox-") as folder:
         url = f"sqlite:///{folder}/jobs.db"
@@ -21,13 +21,13 @@ def run(mode, requests):
             Jobs(url)
         except (ImportError, ValueError) as error:
             pytest.skip(f"the embedded engine: {error}")
-        return outbox.run(url, mode, requests)
+        return outbox.run(url, mode, requests, every=every)
 
 
 def test_a_held_job_is_there_if_and_only_if_the_client_was_told():
     """While workers are killed, and one request in five fails after its enqueue()."""
-    count = run("held", 400)
-    assert count.kills > 1
+    count = run("held", 400, every=0.1)
+    assert count.kills > 3
     assert count.acknowledged > 200
     assert count.missing == []
     assert count.unwanted == []

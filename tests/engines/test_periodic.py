@@ -31,7 +31,7 @@ def ticks(place):
     return Counter(due_of(words[1]) for words in place.notes if words[0] == "tick")
 
 
-def ran_since(place, moment, number=1):
+def ran_since(place, moment, number):
     """Whether as many jobs ran that were due after that moment."""
     return sum(due > moment for due in ticks(place)) >= number
 
@@ -101,9 +101,9 @@ def waiting_alone(place):
 
 
 def killed_while_one_waits(alone, kind):
-    """A place whose workers were killed when the next job waited, and its time.
+    """A place whose workers were killed while the next job waited; and that job's time.
 
-    A job may begin at the moment of the kill; then this tries again.
+    If a job began at the moment of the kill, this tries again.
     """
     for _ in range(TRIES):
         place = alone(kind)

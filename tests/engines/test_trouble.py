@@ -14,7 +14,7 @@ import pytest
 from wsgi_defer.jobs import JobsUnavailable, NotSupported
 from wsgi_defer.jobs._job import MOST_CRASHES
 
-from ..helpers.waiting import at_best, until
+from ..helpers.waiting import at_best
 from . import kills
 from .kinds import KINDS, PATIENCE, Own, Place, kinds
 from .services import Postgres, Rabbit, Redis, frozen, silent
@@ -71,18 +71,6 @@ def outcomes(servers, request):
     executor.shutdown(cancel_futures=True)
 
 
-def enqueue_when_it_can(place):
-    """Enqueue a job. A server that has just started may not be ready."""
-
-    def enqueued():
-        try:
-            return place.jobs.enqueue("echo")
-        except JobsUnavailable:
-            return None
-
-    return until(enqueued, lambda: f"a server that is ready\n{place}", PATIENCE)
-
-
 @pytest.mark.ahead
 @pytest.mark.parametrize("server", [Redis, Postgres, Rabbit])
 def test_a_client_outlives_its_server(server):
@@ -100,7 +88,7 @@ def test_a_client_outlives_its_server(server):
                 place.jobs.enqueue("echo")
             own.running.start()
             at_best(lambda place=place: hangs_for(place, own.running), LIMIT)
-            enqueue_when_it_can(place)
+            place.enqueue()
             place.close()
     finally:
         own.running.close()
@@ -108,7 +96,7 @@ def test_a_client_outlives_its_server(server):
 
 def hangs_for(place, server):
     """Seconds that a client waits for a server that stops answering."""
-    enqueue_when_it_can(place)
+    place.enqueue()
     pids = [process.pid for process in server.processes]
     thread = ThreadPoolExecutor(1)
     with frozen(*pids, *children(*pids)):
@@ -273,21 +261,20 @@ def stopped(place):
         ids = [place.jobs.enqueue("held", str(gate)) for _ in range(2)]
         place.until(lambda i=ids: all(place.times("start", j) for j in i), "both start")
         later = place.jobs.enqueue("echo")
-        start = time.monotonic()
         workers.terminate(everyone)
-        time.sleep(3)  # they keep running when all know that they are to stop
+        time.sleep(10)  # they keep running when all know that they are to stop
         gate.touch()
+        start = time.monotonic()
         code = workers.supervisor.wait(PATIENCE)
         took = time.monotonic() - start
         ends = [len(place.times("end", job_id)) for job_id in ids]
         seen[everyone] = ends, code, len(place.times("echo", later))
         place.until(lambda: not workers.family(), "their end")
         assert ends == [1, 1], f"{everyone}\n{place.notes}\n{place}"
-        # On a busy machine it may not have heard of it before it was free.
-        return 60 if seen[everyone][2] else took
+        return took
 
     for everyone in (False, True):
-        at_best(partial(stop, everyone), 10)
+        at_best(partial(stop, everyone), 7)
     return seen
 
 

@@ -160,13 +160,13 @@ def test_parallel_http():
 
 def test_demo():
     """It shows that no response waited, and stops by itself."""
-    for _ in range(3):  # on a busy machine, the client itself may be late
+    for _ in range(3):
         result = subprocess.run(
             [sys.executable, HOME / "examples" / "demo.py"],
             capture_output=True, text=True, timeout=120,
         )  # fmt: skip
-        if result.returncode == 0:
-            break
+        if "A response waited" not in result.stdout:
+            break  # otherwise a busy machine may have let the client wait
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("has the whole response") == 3
     workers = re.findall(

@@ -15,6 +15,7 @@ import pytest
 
 from ..wire import servers
 from . import BODY, CALLS
+from .cell import FOR_EVER
 from .gunicorns import PATIENCE, Gunicorn
 
 APP = "from tests.life.app import elsewhere as app; "
@@ -65,9 +66,9 @@ def test_an_orderly_end(name, order):
     """What waits is finished first, where the server lets its process exit."""
     if name != "wsgiref" and not importlib.util.find_spec(name):
         pytest.skip(f"{name} is not installed")
-    finishes = bool(ENDS[name, order])
+    seconds = 0.5 if ENDS[name, order] else FOR_EVER
     with served(name) as server:
-        client = server.request(f"/calls?seconds={0.5 if finishes else 60}")
+        client = server.request(f"/calls?seconds={seconds}")
         assert client.response == BODY
         server.begun(CALLS[0])
         if name == "wsgiref":  # an INT that comes before that is swallowed there

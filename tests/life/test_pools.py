@@ -21,8 +21,8 @@ from .gunicorns import INSTALL, PATIENCE, configuration, running
 
 APP = "tests.life.pools_app:app"
 SOON = 1.5  # seconds; the tasks take 60
-# The worker has two seconds before it is killed, and not half of one: a busy machine
-# may take some of that.
+# The worker has two seconds before it is killed, and not one or half of one: a busy
+# machine may take some of that.
 EARLY_ANSWER = f"{INSTALL}import wsgi_defer.gunicorn._host as host\nhost.ANSWER = 2.0\n"
 WIDE_MARGIN = f"{INSTALL}import wsgi_defer.gunicorn._host as host\nhost.MARGIN = 2.0\n"
 pytestmark = pytest.mark.ahead

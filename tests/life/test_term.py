@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from . import CALLS
-from .cell import ROWS, missing
+from .cell import FOR_EVER, ROWS, missing
 from .gunicorns import configuration, running
 
 
@@ -24,7 +24,7 @@ def test_term_and_then_kill(row):
     version, worker, ours, app = ROWS[row]
     conf = configuration(worker, ours=ours, graceful_timeout=60)
     with running(conf, version=version, app=f"tests.life.app:{app}") as gunicorn:
-        gunicorn.request("/calls?seconds=60")
+        gunicorn.request(f"/calls?seconds={FOR_EVER}")
         pid = gunicorn.begun(CALLS[0])
         gunicorn.send(signal.SIGTERM)
         said = re.compile(
@@ -34,6 +34,6 @@ def test_term_and_then_kill(row):
         )
         gunicorn.until(lambda: said.search(gunicorn.log), "a word on the calls")
         gunicorn.stop(signal.SIGKILL)
-        with suppress(ProcessLookupError):  # gevent's ends without its master
+        with suppress(ProcessLookupError):  # a gevent worker ends when its master does
             os.kill(pid, signal.SIGKILL)
         assert gunicorn.finished == set()

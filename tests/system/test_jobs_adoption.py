@@ -81,14 +81,19 @@ def environ():
     return {**os.environ, "PYTHONPATH": str(HOME), "PYTHONUNBUFFERED": "1"}
 
 
-def run(where, *command):
-    """Run a command to its end; return what it printed."""
+def python(where, *arguments):
+    """Run Python to its end; return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=where, env=environ(),
+        [sys.executable, *arguments], cwd=where, env=environ(),
         capture_output=True, text=True, timeout=OF_PROCESSES,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run(where, *command):
+    """Run a command to its end; return what it printed."""
+    return python(where, "-m", *command)
 
 
 @contextmanager
@@ -126,9 +131,7 @@ POST = "from shop import app; print(app.test_client().post('/signup').json['job_
 
 
 def post(where):
-    done = subprocess.run([sys.executable, "-c", POST], cwd=where, env=environ(),
-                          capture_output=True, text=True, check=True)  # fmt: skip
-    return done.stdout.strip()
+    return python(where, "-c", POST).strip()
 
 
 @pytest.mark.parametrize(
@@ -157,8 +160,7 @@ def test_the_command_of_a_program_that_finds_its_app_by_itself(tmp_path):
         "import app; app.create_app()\n"
         "for n in (1, 2): app.jobs.enqueue('what', n, job_id=f'a{n}')"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ(),
-                   check=True)  # fmt: skip
+    python(tmp_path, "-c", code)
     with running(tmp_path, "flask", "jobs", "worker"):
         wait_for(tmp_path, "a1 attempt 1: done", "a2 attempt 1: done")
     shown = run(tmp_path, "wsgi_defer.jobs", "show", "app:create_app()", "a2")
@@ -171,11 +173,8 @@ def test_more_modules_with_handlers(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "handlers.py").write_text(MORE)
     command = ["worker", "shop:jobs", "--import", "more.handlers"]
-    subprocess.run(
-        [sys.executable, "-c",
-         "import more.handlers; more.handlers.jobs.enqueue('more.later')"],
-        cwd=tmp_path, env=environ(), check=True,
-    )  # fmt: skip
+    code = "import more.handlers; more.handlers.jobs.enqueue('more.later')"
+    python(tmp_path, "-c", code)
     with running(tmp_path, "wsgi_defer.jobs", *command):
         wait_for(tmp_path, "handlers mail.welcome, more.later", "attempt 1: done")
 

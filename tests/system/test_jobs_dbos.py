@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("dbos", reason="dbos is not installed")
 
 from wsgi_defer.jobs import JobNotFailedError, Jobs, JobsUnavailable, UnknownJobError
-from wsgi_defer.jobs.engines.dbos import database, sqlite_file
+from wsgi_defer.jobs.engines.dbos import client, database, sqlite_file
 from wsgi_defer.jobs.engines.dbos.slots import FileSlots, take_one
 
 from ..helpers.waiting import at_best, until
@@ -339,6 +339,25 @@ def test_a_short_lock_is_waited_for(jobs, tmp_path, monkeypatch):
     timer.join()
     other.close()
     assert len(jobs.recent()) == 2
+
+
+@with_sqlite
+def test_a_slow_set_up_takes_nothing_of_the_patience(jobs, monkeypatch):
+    """The first call still waits for another writer, after an opening of 10 s."""
+    now, busy, opened = [0.0], [database.Busy], jobs.engine._open
+
+    def open_slowly():
+        now[0] = 10.0
+        return opened()
+
+    def ask(*_):
+        if busy:
+            raise busy.pop()
+        return "an answer"
+
+    monkeypatch.setattr(client, "monotonic", lambda: now[0])
+    monkeypatch.setattr(jobs.engine, "_open", open_slowly)
+    assert jobs.engine._ask("asking", ask) == "an answer"
 
 
 @with_sqlite

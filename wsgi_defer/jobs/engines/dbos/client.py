@@ -248,7 +248,7 @@ class Dbos(Engine):
         )
 
     def _ask(self, doing: str, call: Callable[[DBOSClient, Lists], T]) -> T:
-        deadline = None
+        deadline = 0.0
         with self.reaching(doing), self._using():
             while True:
                 opened = self._open()  # has a patience of its own
