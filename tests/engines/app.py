@@ -57,7 +57,7 @@ def with_handlers(jobs):
         for another."""
         if job.attempts == 1:
             job.progress(3, 12, "käse \x00")
-        note("start", job.id)
+        note("start", job.id, job.attempts)
         while not Path(f"{payload}{job.attempts}").exists():
             time.sleep(0.02)
         if job.attempts == 1:

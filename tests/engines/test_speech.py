@@ -95,4 +95,5 @@ def test_celery_without_results_refuses_progress(shared, kind, tmp_path):
         lambda: "NotSupported: Celery on RabbitMQ cannot keep the progress of a job. "
         "Jobs(url, results=" in output.read_text(), "a refusal",
     )  # fmt: skip
-    assert place.times("start", job_id) == []
+    # The second attempt may have started by now; it tells nothing.
+    assert ["start", job_id, "1"] not in [words[:3] for words in place.notes]
