@@ -200,6 +200,7 @@ def test_tests_of_pytest_django(tmp_path):
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.promise("L18")
 def test_commands(tmp_path):
     """Calls run when the command has succeeded; Django's own commands have no scope."""
     site = shop(tmp_path)

@@ -110,6 +110,7 @@ def notes(site):
     return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.mark.promise("X5")
 def test_after_the_response(tmp_path):
     """The backend for small things needs no service, and follows the status."""
     backend = {"BACKEND": "wsgi_defer.django.tasks.DeferBackend"}
@@ -132,6 +133,7 @@ def test_after_the_response(tmp_path):
     assert "deferred call shop.tasks.flaky failed" in site.output
 
 
+@pytest.mark.promise("X3", "X5")
 def test_as_jobs(tmp_path, redis):
     """A worker runs them, and their results can be asked for from anywhere."""
     options = {"url": redis.url, "attempts": 3, "backoff": 0, "queue": "shop"}

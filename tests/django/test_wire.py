@@ -114,6 +114,7 @@ def test_the_end_of_the_stream(site, worker):
             finish(site, f"{shape} {status} True")
 
 
+@pytest.mark.promise("S14")
 @pytest.mark.parametrize("server_name", KEEPING)
 def test_the_next_request(site, server_name):
     """On the same connection, it does not wait for the call."""
@@ -130,6 +131,7 @@ def test_the_next_request(site, server_name):
             finish(site, f"{shape} {status} True")
 
 
+@pytest.mark.promise("S6", "N12")
 @pytest.mark.parametrize("worker", CLOSING)
 def test_a_client_that_leaves(site, worker):
     """The call runs, and knows."""

@@ -36,6 +36,7 @@ def later(payload, job):
 """
 
 
+@pytest.mark.promise("X3")
 @kinds("status")
 def test_a_job_is_done_and_its_status_says_so(shared, kind):
     """Its state, result, one attempt, and times in order, in UTC."""
@@ -140,6 +141,7 @@ def test_a_job_with_a_delay_is_scheduled(shared, kind):
     assert start - 0.1 <= job.due_at.timestamp() - 100 <= end + 1.1
 
 
+@pytest.mark.promise("X3")
 @kinds("failed")
 def test_a_job_fails_and_is_retried_by_hand(shared, kind, tmp_path):
     """It is listed with its error until it is tried again; then it is done."""
@@ -368,6 +370,7 @@ def test_failing_jobs_do_not_hold_up_healthy_ones(shared, kind, tmp_path):
     place.until(lambda: all(place.times("end", i) for i in held), "both ended")
 
 
+@pytest.mark.promise("L19")
 @kinds("status")
 def test_calls_of_a_handler(shared, kind):
     """They run when an attempt has succeeded, before the job counts as done; those for

@@ -24,6 +24,7 @@ def run(mode, requests, every=outbox.KILL_EVERY):
         return outbox.run(url, mode, requests, every=every)
 
 
+@pytest.mark.promise("I5")
 def test_a_held_job_is_there_if_and_only_if_the_client_was_told():
     """While workers are killed, and one request in five fails after its enqueue()."""
     count = run("held", 400, every=0.1)

@@ -56,6 +56,7 @@ def test_arguments_all_belong_to_the_function(scope, name, function):
     assert pool(name).submit(function, value="x").result() == "x"
 
 
+@pytest.mark.promise("L32")
 @pytest.mark.parametrize("args", [(), ("text", 0), (False,), ("",)])
 def test_l32_an_exception_has_its_class_and_arguments(scope, name, failing, args):
     """L32: and arguments that are falsy survive."""
@@ -64,6 +65,7 @@ def test_l32_an_exception_has_its_class_and_arguments(scope, name, failing, args
     assert error.args == args
 
 
+@pytest.mark.promise("P8")
 def test_p8_the_error_text_reaches_the_caller(scope, name, failing):
     """P8: and the traceback with it, or its text, down to the line that raised."""
     with pytest.raises(ValueError, match="boom") as caught:
@@ -96,6 +98,7 @@ def test_p5_a_result_may_be_asked_for_twice(scope, name, function):
     assert future.result() is future.result()
 
 
+@pytest.mark.promise("P3")
 def test_p3_each_task_is_its_own(scope, name, function):
     """P3: a handle needs no name of its pool to be awaited."""
     other = pool("threads").submit(same, "other")
@@ -120,6 +123,7 @@ def test_after_the_request(name, function):
         kept.submit(function, 1)
 
 
+@pytest.mark.promise("P6")
 def test_p6_a_negative_timeout(scope, name, function):
     """P6: it is an error, and does not consume the task."""
     future = pool(name).submit(function, 1)

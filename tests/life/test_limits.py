@@ -54,6 +54,7 @@ def test_the_master_is_told_while_a_worker_ends(row, how):
         assert "WORKER TIMEOUT" not in gunicorn.log
 
 
+@pytest.mark.promise("N15")
 @pytest.mark.ahead
 @OURS
 def test_time_limit(ours):
@@ -83,6 +84,7 @@ def test_time_limit(ours):
         assert client.surplus() == b""
 
 
+@pytest.mark.promise("S14")
 @pytest.mark.ahead
 @OURS
 @pytest.mark.parametrize("app", ["app", "busy"])

@@ -23,6 +23,7 @@ def skip_if_missing(row):
         pytest.skip(f"{need} is not installed: make services")
 
 
+@pytest.mark.promise("S13", "N13", "X7")
 @pytest.mark.ahead
 @pytest.mark.parametrize(("row", "event"), CELLS)
 def test_cell(row, event):

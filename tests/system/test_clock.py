@@ -215,6 +215,7 @@ def test_a_watch_that_could_not_start_is_tried_again(monkeypatch, seen):
     assert len(seen.slow_ones) == 1
 
 
+@pytest.mark.promise("P10")
 def test_p10_max_wait_counts_from_submit(released):
     """P10: waiting for a thread and running together, for each of them."""
 
@@ -232,6 +233,7 @@ def test_p10_max_wait_counts_from_submit(released):
     assert at_best(wait_for_both, 5) > 0.09
 
 
+@pytest.mark.promise("P4")
 def test_p4_a_late_result_disturbs_nobody(released, caplog):
     """P4: the thread of a task that was too late is another one's at once."""
     kind = ThreadPool(1, max_wait=PATIENCE)
@@ -247,6 +249,7 @@ def test_p4_a_late_result_disturbs_nobody(released, caplog):
     assert "late" not in caplog.text  # other tests may still be heard
 
 
+@pytest.mark.promise("P11")
 def test_p11_at_the_same_time(scope):
     """P11: two sleeps of 250 ms end well under 0.5 s."""
 

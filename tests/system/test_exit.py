@@ -12,6 +12,7 @@ import pytest
 from ..helpers.programs import HOME, run
 
 
+@pytest.mark.promise("S12", "N13")
 def test_it_is_drained_when_the_process_exits():
     """What waits is finished before the interpreter goes."""
     result = run("""
@@ -119,6 +120,7 @@ def test_other_threads_may_go_on_for_long():
     assert result.stdout == "wsgi_defer\n"
 
 
+@pytest.mark.promise("S12", "S13")
 def test_what_is_too_slow_at_exit_is_named():
     """After EXIT_WAIT, the process goes, and the log says what was lost."""
     result = run("""

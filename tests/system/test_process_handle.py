@@ -24,6 +24,7 @@ from ..helpers.programs import is_alive, is_running, run_program
 from ..helpers.waiting import PATIENCE, until
 
 
+@pytest.mark.promise("L31")
 def test_l31_a_child_that_exits(scope):
     """L31: the error has its exit code; the next task has a new child."""
     with pytest.raises(WorkerDiedError, match=r"_exit .* exit code 3") as caught:

@@ -276,6 +276,7 @@ def test_a_pool_that_hangs_keeps_nothing(how, tmp_path):
     check_that_it_keeps_nothing(ProcessPool(1, max_wait=PATIENCE), how, tmp_path / "go")
 
 
+@pytest.mark.promise("L33")
 def test_max_wait_ends_a_child(tmp_path):
     """And a new one takes its place."""
     note, kind = tmp_path / "pid", ProcessPool(1, max_wait=PATIENCE)
@@ -289,6 +290,7 @@ def test_max_wait_ends_a_child(tmp_path):
         assert pool("one").submit(same, 1).result() == 1
 
 
+@pytest.mark.promise("P7")
 def test_p7_cancel_ends_a_child(scope, tmp_path):
     """P7: a task that runs is cancelled with its process."""
     note = tmp_path / "pid"
@@ -302,6 +304,7 @@ def test_p7_cancel_ends_a_child(scope, tmp_path):
     assert pool("processes").submit(same, 1).result() == 1
 
 
+@pytest.mark.promise("P9")
 def test_p9_a_task_in_a_process_ends_with_the_request(tmp_path):
     """P9: its child is ended."""
     note = tmp_path / "pid"

@@ -214,6 +214,7 @@ def scope_of_many(*calls, threads=16):
     return scope
 
 
+@pytest.mark.promise("S14")
 def test_several_threads(ran):
     """The calls of several requests run at the same time; those of one, in order."""
     barrier = threading.Barrier(16)

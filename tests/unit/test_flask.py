@@ -285,6 +285,7 @@ def test_its_options_are_known_to_type_checkers():
     assert set(Options.__annotations__) == known - {"app"}
 
 
+@pytest.mark.promise("X6")
 def test_everything_of_flask_works_inside_a_call(app, client, ran):
     """request, session, g, current_app and url_for are as in the view."""
 
@@ -363,6 +364,7 @@ def test_the_client_has_its_response_first(app, ran):
     assert ran == [1]
 
 
+@pytest.mark.promise("S10", "X6")
 def test_teardown_runs_after_each_call(app, client, ran):
     """Of the app context with the call's exception, and of the request, which has not
     failed, without."""
@@ -909,6 +911,7 @@ def test_send_file(app, client, ran, tmp_path):
     assert ran == [1]
 
 
+@pytest.mark.promise("L4", "S8")
 def test_errors(app, client, ran):
     """The status after the error handlers decides."""
     app.testing = False
@@ -929,6 +932,31 @@ def test_errors(app, client, ran):
         403, 200, 500,
     ]  # fmt: skip
     assert ran == ["403 failure", "404 plain", "500 failure"]
+
+
+@pytest.mark.promise("S9")
+def test_a_response_that_others_make(app, client, ran):
+    """The calls belong to the request, so no response takes its place without them."""
+
+    @app.before_request
+    def before():
+        defer(ran.append, "before")
+
+    @app.get("/")
+    def view():
+        defer(ran.append, "view")
+        response = flask.Response("the view's")
+        response.call_on_close(lambda: ran.append("its own"))
+        return response
+
+    @app.after_request
+    def replace(response):
+        defer(ran.append, "after")
+        response.close()
+        return flask.Response("another one")
+
+    assert client.get("/").text == "another one"
+    assert ran == ["its own", "before", "view", "after"]
 
 
 def test_errors_that_propagate(app, client, ran):
@@ -1111,6 +1139,7 @@ def commands(app, ran):
     return app
 
 
+@pytest.mark.promise("L18")
 @pytest.mark.parametrize(
     ("args", "code", "expected"),
     [
@@ -1227,6 +1256,7 @@ def pool_app(torn_down):
 KINDS = pytest.mark.parametrize("name", ["threads", "io"])
 
 
+@pytest.mark.promise("X6")
 @KINDS
 def test_a_job_has_an_app_context_of_its_own(pool_app, torn_down, name):
     """A copy of g, the request of the view, and a teardown before its result."""

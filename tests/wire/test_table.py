@@ -19,6 +19,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.promise("L1", "S1", "S6", "N12")
 @pytest.mark.parametrize(("name", "shape", "protocol"), CELLS)
 def test_cell(table, name, shape, protocol):
     """Right, or wrong in the words and for the reason that faults.py has."""

@@ -31,8 +31,26 @@ def fail():
     raise ValueError("boom")
 
 
-def test_when(ran):
-    """The calls run after the last item was taken and the app's close() ran."""
+def with_a_footer(app):
+    """A middleware that adds to the body, one item at a time."""
+
+    def middleware(environ, start_response):
+        body = app(environ, start_response)
+        try:
+            yield from body
+            yield b"footer"
+        finally:
+            body.close()
+
+    return middleware
+
+
+@pytest.mark.promise("S1")
+@pytest.mark.parametrize("inside", [lambda app: app, with_a_footer])
+@pytest.mark.parametrize("outside", [lambda app: app, with_a_footer])
+def test_when(ran, inside, outside):
+    """The calls run after the last item was taken and the app's close() ran, also
+    through a middleware, on either side."""
 
     class Body:
         def __iter__(self):
@@ -47,10 +65,18 @@ def test_when(ran):
         defer(ran.append, "call")
         return Body()
 
-    get(DeferMiddleware(app))
-    assert ran == ["last item", "app's close", "call"]
+    wrapped = outside(DeferMiddleware(inside(app)))
+    body = wrapped(make_environ(), lambda status, headers: None)
+    for item in body:
+        ran.append(item)
+    body.close()
+    assert ran[-1] == "call"
+    assert [each for each in ran if each != b"footer"] == [
+        b"1", "last item", "app's close", "call",
+    ]  # fmt: skip
 
 
+@pytest.mark.promise("L12", "L15", "S3", "N5")
 def test_order(ran):
     """First in, first out; what a running call defers comes at the end."""
 
@@ -72,13 +98,16 @@ def test_order(ran):
     assert ran == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.promise("L2", "L3", "N3")
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        ("200 OK", ["plain", "always", "under 500"]),
-        ("302 Found", ["plain", "always", "under 500"]),
-        ("399 Odd", ["plain", "always", "under 500"]),
+        ("200 OK", ["plain", "always", "under 500", "undone"]),
+        ("302 Found", ["plain", "always", "under 500", "undone"]),
+        ("399 Odd", ["plain", "always", "under 500", "undone"]),
         ("400 Bad Request", ["always", "failure", "under 500"]),
+        ("403 Forbidden", ["always", "failure", "under 500"]),
+        ("404 Not Found", ["always", "failure", "under 500"]),
         ("500 Internal Server Error", ["always", "failure"]),
     ],
 )
@@ -90,11 +119,13 @@ def test_which(ran, status, expected):
         defer(ran.append, "always").always()
         defer(ran.append, "failure").on_failure()
         defer(ran.append, "under 500").when(lambda outcome: outcome.status < 500)
+        defer(ran.append, "undone").always().when(lambda outcome: outcome.ok)
 
     get(DeferMiddleware(text_app(view, status)))
     assert ran == expected
 
 
+@pytest.mark.promise("L4")
 def test_which_is_asked_at_the_end(ran):
     """The option that holds at the end counts, and the last status does."""
     calls = []
@@ -126,6 +157,29 @@ def test_skipped_calls_are_counted_and_logged_at_debug(ran, caplog):
     assert ran == []
 
 
+@pytest.mark.promise("L5", "L14", "L24")
+def test_the_next_request(ran):
+    """It has no calls of the one before: what was skipped is gone, as is what ran."""
+    requests = iter([("first", "404 Not Found"), ("second", "200 OK")])
+
+    def app(environ, start_response):
+        name, status = next(requests)
+        defer(ran.append, f"{name} plain").named("same in both")
+        defer(ran.append, f"{name} always").always()
+        assert current_scope().registered == 2
+        start_response(status, [])
+        return [b""]
+
+    wrapped = DeferMiddleware(app)
+    for _ in range(2):
+        environ = make_environ()
+        get(wrapped, environ=environ)
+        assert current_scope() is None
+        assert environ["wsgi_defer.scope"].pending == ()
+    assert ran == ["first always", "second plain", "second always"]
+
+
+@pytest.mark.promise("L13")
 def test_a_call_raises(ran, caplog):
     """It is logged with name, line and traceback; the others run; nobody hears it."""
 
@@ -172,6 +226,7 @@ def test_wrong_arguments_name_the_line(caplog):
     assert "secret" not in record.getMessage()
 
 
+@pytest.mark.promise("S6", "N12")
 def test_the_client_left(ran):
     """The calls still run, and know that the response was not delivered."""
 
@@ -185,19 +240,23 @@ def test_the_client_left(ran):
     assert ran == ["ran", False]
 
 
+@pytest.mark.promise("L6", "L8")
 def test_same_name_twice(ran):
-    """Of the calls of one name, the last registered runs, at its own place."""
+    """Of the calls of one name, the last registered runs, at its own place. Calls
+    without a name have none in common."""
 
     def view():
         defer(ran.append, "a1").named("a")
+        defer(ran.append, "b")
         defer(ran.append, "b")
         defer(ran.append, "a2").named("a")
         defer(ran.append, "c")
 
     get(DeferMiddleware(text_app(view)))
-    assert ran == ["b", "a2", "c"]
+    assert ran == ["b", "b", "a2", "c"]
 
 
+@pytest.mark.promise("L7")
 def test_same_name_given_late(ran):
     """The name at run time counts; the last registered wins, not the last named."""
 
@@ -210,6 +269,7 @@ def test_same_name_given_late(ran):
     assert ran == [2]
 
 
+@pytest.mark.promise("L9", "S13")
 def test_cancel_and_forget(ran):
     """A cancelled call does not run, nor does one whose name is forgotten."""
 
@@ -252,6 +312,30 @@ def test_a_call_cancels_a_later_one(ran):
     assert ran == [2]
 
 
+@pytest.mark.promise("L16")
+def test_looking_at_the_calls_while_they_run(ran):
+    """It runs none of them again, and drops none that is new; what has not begun can
+    still be forgotten."""
+
+    def look(number):
+        ran.append(number)
+        scope = current_scope()
+        waiting = [call.label for call in scope.pending]
+        if number == 1:
+            assert waiting == ["two", "three", "four"]
+            forget("three")
+            defer(look, 5).named("five")
+            assert [call.label for call in scope.pending] == ["two", "four", "five"]
+        assert number != 5 or waiting == []
+
+    def view():
+        for number, name in enumerate(["one", "two", "three", "four"], 1):
+            defer(look, number).named(name)
+
+    get(DeferMiddleware(text_app(view)))
+    assert ran == [1, 2, 4, 5]
+
+
 def test_options_return_the_call():
     """Every option chains."""
     with deferring():
@@ -261,6 +345,7 @@ def test_options_return_the_call():
         assert not call.pending
 
 
+@pytest.mark.promise("N10")
 def test_context(ran):
     """A call runs in a copy of the context of its defer() line."""
     var = contextvars.ContextVar("var", default="default")
@@ -305,6 +390,7 @@ def test_what_a_framework_keeps_by_thread(ran, inline):
     assert ran == [("/orders", "/orders" if inline else None), ("/orders", "/orders")]
 
 
+@pytest.mark.promise("N9")
 @pytest.mark.parametrize(
     "function", [lambda: defer(fail), lambda: before_response(fail), lambda: forget("")]
 )
@@ -335,6 +421,27 @@ def test_too_late(ran):
     with pytest.raises(ScopeClosedError, match="before_response"):
         contexts[1].run(before_response, ran.append, 3)
     assert ran == [2]
+
+
+@pytest.mark.promise("N11")
+def test_too_late_for_the_response(caplog):
+    """A call can change neither its status nor its headers; the log names who tried."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Set-Cookie", "a=1")])
+        again = [("Set-Cookie", "a=2")]
+        defer(start_response, "404 Not Found", again).named("once more")
+        defer(before_response, int).named("before")
+        return [b""]
+
+    environ = make_environ()
+    reply = get(DeferMiddleware(app), environ=environ)
+    assert (reply.status, reply.starts) == ("200 OK", 1)
+    assert ("Set-Cookie", "a=1") in reply.headers
+    assert environ["wsgi_defer.scope"].failed == 2
+    assert "deferred call once more failed" in caplog.text
+    assert "deferred call before failed" in caplog.text
+    assert "ResponseStartedError" in caplog.text
 
 
 def test_how_often(ran):
@@ -417,6 +524,7 @@ def test_arguments_belong_to_the_callee(ran):
     assert ran == [((1,), {"fn": 2, "self": 3, "name": 4, "args": 5})]
 
 
+@pytest.mark.promise("N2", "N3")
 def test_the_app_raised(ran):
     """The exception goes up at once and unchanged; the calls run behind it."""
     go = threading.Event()
@@ -484,6 +592,7 @@ def test_the_apps_close_raised(ran):
     assert seen[0].delivered
 
 
+@pytest.mark.promise("S10")
 def test_deferred_by_the_apps_close(ran):
     """The app's close() is a part of the request and may defer."""
 
@@ -502,6 +611,7 @@ def test_deferred_by_the_apps_close(ran):
     assert ran == ["from close"]
 
 
+@pytest.mark.promise("N4")
 def test_deferred_by_a_streaming_body(ran):
     """A generator body defers at any step."""
 
@@ -510,6 +620,7 @@ def test_deferred_by_a_streaming_body(ran):
         for number in range(4):
             defer(ran.append, number)
             yield b"x"
+            assert ran == []
 
     assert get(DeferMiddleware(app)).body == b"xxxx"
     assert ran == [0, 1, 2, 3]

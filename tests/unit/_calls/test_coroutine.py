@@ -43,6 +43,7 @@ class AsyncCallable:
         await work(ran, value)
 
 
+@pytest.mark.promise("S2")
 def test_every_kind(ran):
     """A coroutine function, a partial, an instance, a lambda: the result counts."""
 
@@ -51,12 +52,14 @@ def test_every_kind(ran):
         defer(functools.partial(work, ran, 2))
         defer(AsyncCallable(), ran, 3)
         defer(lambda: work(ran, 4))
+        defer(ran.append, 5)  # a plain function among them
         before_response(work, ran, 0)
 
     get(DeferMiddleware(text_app(view)))
-    assert ran == [0, 1, 2, 3, 4]
+    assert ran == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.promise("N5")
 def test_it_may_defer_and_sees_its_context(ran):
     """The scope and the context variables are those of the defer() line."""
     var = contextvars.ContextVar("var", default=None)

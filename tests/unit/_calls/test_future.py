@@ -78,6 +78,7 @@ def fail(*args):
     raise ValueError("boom")
 
 
+@pytest.mark.promise("L1", "N1", "I1", "I2")
 def test_the_order_of_things(ran):
     """I1 and I2: the call is taken, the view goes on, the reply leaves, and then it
     runs. L34: at once nothing, all of it after the response; nobody must use what
@@ -93,6 +94,7 @@ def test_the_order_of_things(ran):
     assert list(body) == [b"hello"]
     ran.append("reply")
     body.close()
+    body.close()  # a server may do so again
     assert ran == ["A", "B", "reply", "C", "D"]
 
 
@@ -124,6 +126,7 @@ def test_the_states():
         call.nothing  # noqa: B018
 
 
+@pytest.mark.promise("I3")
 def test_the_result_inside_the_request_runs_it_early(ran, heard):
     """I3: once, here and now; the drain does not run it again."""
 
@@ -370,6 +373,7 @@ def test_what_it_depends_on_runs_before_it(ran):
     assert ran == ["first", "other"]
 
 
+@pytest.mark.promise("I4")
 def test_catch_and_finally(ran, caplog):
     """I4: a failure runs down to the first catch(), and on from there."""
     with deferring():

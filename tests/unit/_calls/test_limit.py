@@ -30,6 +30,7 @@ def spin():
         pass
 
 
+@pytest.mark.promise("N15")
 @pytest.mark.parametrize("work", [sleep_on, spin])
 def test_a_call_is_ended_at_its_limit(seen, ran, work, monkeypatch):
     """The error names it and the limit; the next one runs."""

@@ -139,6 +139,7 @@ def test_a_subrequest_in_a_streaming_body(ran):
     ]  # fmt: skip
 
 
+@pytest.mark.promise("N14")
 def test_wrapped_twice(ran):
     """One drain, that of the outermost."""
 
@@ -199,6 +200,7 @@ def test_an_environ_that_is_used_again(ran):
     assert ran == [1] * 5
 
 
+@pytest.mark.promise("L24")
 def test_a_body_that_is_never_closed_leaves_no_scope(ran):
     """Reading one item, or all, and not closing leaves nothing current."""
     body = DeferMiddleware(counting_app(ran, "a"))(make_environ(), ignore)
@@ -267,6 +269,7 @@ def test_a_collector_of_garbage_touches_no_context_variable(ran):
     assert ran == ["a0", "a1"]
 
 
+@pytest.mark.promise("N8")
 @pytest.mark.parametrize("kind", ["generator", "iterator", "list", "sized"])
 @pytest.mark.parametrize("read", [0, 1, 9])
 def test_dropped_and_not_closed(ran, kind, read):
@@ -511,13 +514,17 @@ def test_a_request_made_by_a_call(ran):
     assert ran == ["inner0", "nested"]
 
 
+@pytest.mark.promise("L10")
 def test_current_scope():
     """It is the one in the environ, and knows what is pending."""
 
     def app(environ, start_response):
         scope = current_scope()
         assert scope is environ["wsgi_defer.scope"]
-        call = defer(int)
+        call, other = defer(int), defer(float)
+        assert (len(scope.pending), scope.pending[0]) == (2, call)
+        assert other in scope.pending
+        other.cancel()
         assert scope.pending == (call,)
         start_response("200 OK", [])
         return []

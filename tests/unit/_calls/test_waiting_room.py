@@ -23,6 +23,7 @@ def room_of(app):
     return app.options.room._waiting
 
 
+@pytest.mark.promise("S14")
 def test_over_the_limit_defer_raises(ran):
     """Over all requests; and there is room again when calls have begun."""
     refused = []

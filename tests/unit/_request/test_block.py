@@ -25,6 +25,7 @@ def test_the_calls_run_at_the_end_of_the_block(ran):
     assert scope.closed
 
 
+@pytest.mark.promise("L18")
 def test_a_block_that_raises(ran):
     """Its calls see a failure, and its exception goes on."""
     with pytest.raises(LookupError), deferring():  # noqa: PT012
@@ -35,6 +36,7 @@ def test_a_block_that_raises(ran):
     assert ran == ["failure"]
 
 
+@pytest.mark.promise("L18")
 @pytest.mark.parametrize(("code", "expected"), [(0, [1]), (None, [1]), (1, [2])])
 def test_a_block_that_exits(ran, code, expected):
     """sys.exit(0) is how a command ends well."""

@@ -35,6 +35,7 @@ def outcome_of(scope):
     return outcome.status, outcome.delivered
 
 
+@pytest.mark.promise("L4")
 @pytest.mark.parametrize("status", [200, 302, 404, 500])
 def test_the_status_decides(client, view, ran, status):
     """It is the final one; and the calls have run when the client returns."""

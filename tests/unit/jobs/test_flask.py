@@ -64,6 +64,7 @@ def test_accepted_with_another_url(app):
     assert response.headers["Location"] == "/mine/abc"
 
 
+@pytest.mark.promise("I5")
 def test_from_202_to_the_result(app, jobs):
     """The Location leads to the job, and its result, made in the app's context.
 

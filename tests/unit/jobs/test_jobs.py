@@ -105,6 +105,7 @@ def app_that(enqueue, status="200 OK"):
 # ---------------------------------------------------------------- what is refused
 
 
+@pytest.mark.promise("X4")
 @pytest.mark.parametrize(
     "payload",
     [{"at": datetime(2026, 1, 1, tzinfo=timezone.utc)}, {1: 2}, (1, 2), float("nan"),
@@ -152,6 +153,7 @@ def test_the_size_of_a_payload(stored):
     assert len(stored.orders) == 1
 
 
+@pytest.mark.promise("X4")
 def test_unknown_names(jobs, stored):
     """The error says which there are."""
     with pytest.raises(UnknownHandlerError, match=r"'mail\.goodbye', only 'mail\.welc"):
@@ -161,6 +163,7 @@ def test_unknown_names(jobs, stored):
     assert stored.orders == []
 
 
+@pytest.mark.promise("X4")
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), 1e12])
 def test_delays_that_make_no_sense(jobs, stored, delay):
     """Negative, infinite and far too long ones."""
@@ -315,6 +318,23 @@ def test_an_engine_that_is_down_is_a_503(jobs):
     assert b"abc" not in response.body
 
 
+@pytest.mark.promise("L48")
+def test_down_to_the_response(jobs, ran):
+    """An app may choose, where it need not promise: if there is no engine to be had,
+    the work runs after the response."""
+    jobs._engines[os.getpid()] = Broken()
+
+    def enqueue():
+        try:
+            jobs.enqueue("mail.welcome", {}, hold=False)
+        except JobsUnavailable:
+            defer(ran.append, "mail")
+        assert ran == []
+
+    assert get(app_that(enqueue)).status == "200 OK"
+    assert ran == ["mail"]
+
+
 def test_without_holding(jobs, stored):
     """hold=False writes at once, even if the request fails."""
     seen = []
@@ -411,6 +431,7 @@ def test_what_is_around_calls_is_not_around_the_engine(jobs, stored):
 # ---------------------------------------------------------------- no engine
 
 
+@pytest.mark.promise("L48", "I6", "X3")
 def test_without_an_engine(jobs, caplog):
     """I6: the job runs after the response, and its status is known; one warning."""
     seen = []
@@ -430,6 +451,7 @@ def test_without_an_engine(jobs, caplog):
     assert len(warnings) == 1
 
 
+@pytest.mark.promise("X3")
 def test_a_failing_job_without_an_engine(jobs, caplog):
     """It is logged with its traceback, without its payload, listed, and retried."""
     with deferring():
@@ -517,12 +539,15 @@ def test_the_ends_of_many_jobs_are_forgotten(jobs, monkeypatch):
 # --------------------------------------------------------------- in tests
 
 
+@pytest.mark.promise("L17", "L19", "L28", "I7")
 def test_eager(jobs):
-    """I7: jobs run inside enqueue(), also in a request, and their errors are raised."""
+    """I7: jobs run inside enqueue(), also in a request, and their errors are raised.
+    L17: what the request has deferred before still waits for the response."""
     seen = []
     jobs.handler("sees")(seen.append)
 
     def enqueue():
+        defer(seen.append, "deferred")
         jobs.enqueue("sees", 1, delay=60)
         seen.append("view")
 
@@ -533,7 +558,7 @@ def test_eager(jobs):
         job_id = jobs.enqueue("mail.welcome", 5)
         assert jobs.enqueue("mail.welcome", 6, job_id=job_id) == job_id
         assert jobs.status(job_id).result == {"sent": 5}
-    assert seen == [1, "view"]
+    assert seen == [1, "view", "deferred"]
     assert jobs.status(job_id) is None
 
 
@@ -551,6 +576,7 @@ def test_captured(jobs):
     assert found == [("mail.fails", {"a": 1}, 5.0), ("mail.welcome", 3, 0.0)]
 
 
+@pytest.mark.promise("L28")
 def test_switches_inside_each_other(jobs):
     """The end of a block restores what was before it, even after an exception."""
     with jobs.captured() as captured:
@@ -786,6 +812,7 @@ def run_as_a_worker(jobs):
     Attempt("id", "work", "null", []).run(jobs)
 
 
+@pytest.mark.promise("L19")
 @pytest.mark.parametrize("run", [
     run_in_a_request, run_as_a_worker, lambda jobs: jobs.enqueue("work"),
 ])  # fmt: skip
@@ -812,6 +839,7 @@ def test_a_handler_defers(ran, run, eager):
     assert current_scope() is None
 
 
+@pytest.mark.promise("L19")
 def test_calls_of_a_handler_that_fails(ran):
     """Are skipped, but for those for failures; and so they are if a held one fails."""
     jobs = Jobs(None)
@@ -849,6 +877,7 @@ def test_an_order_to_stop_ends_the_calls_of_a_handler(ran, caplog):
     assert "call next lost" in caplog.text
 
 
+@pytest.mark.promise("L20")
 def test_without_an_engine_a_job_may_enqueue_the_next(ran):
     """And so on, in a request: none runs inside of another."""
     jobs = Jobs(None)

@@ -79,6 +79,7 @@ def fail():
     raise ValueError("boom")
 
 
+@pytest.mark.promise("X5")
 def test_the_life_of_a_call(heard):
     """Each is queued and started, and has one end, in that order."""
 
@@ -201,6 +202,30 @@ def test_an_observer_that_raises_harms_nobody(heard, ran, caplog, error):
     errors = [r for r in caplog.records if "the observer" in r.getMessage()]
     assert len(errors) == 1  # the two names are one function
     assert "Broken raised in queued()" in errors[0].getMessage()
+
+
+@pytest.mark.promise("N7")
+def test_every_failure_is_told(heard, ran, caplog):
+    """Also if one of those that hear of it fails itself."""
+
+    class Broken(Observer):
+        def failed(self, call, scope, error):
+            raise RuntimeError("a hook of mine")
+
+    def view():
+        defer(fail).named("first")
+        defer(ran.append, 1)
+        defer(fail).named("last")
+
+    app = DeferMiddleware(text_app(view), observers=[Broken(), heard])
+    assert get(app).body == b"hello"
+    assert ran == [1]
+    assert [event for event in heard.events if event[0] == "failed"] == [
+        ("failed", "first", ValueError), ("failed", "last", ValueError),
+    ]  # fmt: skip
+    assert "call first failed" in caplog.text
+    assert "call last failed" in caplog.text
+    assert "Broken raised in failed()" in caplog.text
 
 
 def test_a_filter_of_the_log_that_raises(ran):

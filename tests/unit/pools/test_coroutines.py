@@ -44,6 +44,7 @@ def test_at_most_so_many_coroutines(scope):
     assert order == list(range(9))
 
 
+@pytest.mark.promise("P7")
 def test_p7_cancellation_reaches_the_coroutine(scope, ran):
     """P7: it is told, and its place is free."""
     begun = []
@@ -65,6 +66,7 @@ def test_p7_cancellation_reaches_the_coroutine(scope, ran):
     until(lambda: ran == ["cancelled"] * 3)
 
 
+@pytest.mark.promise("P9")
 def test_p9_coroutines_end_with_the_request(ran):
     """P9: whatever they make of it."""
     begun, ended = threading.Event(), threading.Event()

@@ -70,6 +70,7 @@ def long_task():
 # Results
 
 
+@pytest.mark.promise("L29")
 def test_l29_gather_keeps_the_keys(scope):
     """L29: of a dict; and it takes functions and futures."""
     assert gather({"b": lambda: 1, 3: pool("threads").submit(same, 2)}) == {
@@ -80,6 +81,7 @@ def test_l29_gather_keeps_the_keys(scope):
     assert (gather([]), gather({})) == ([], {})
 
 
+@pytest.mark.promise("L30")
 def test_l30_gather_keeps_the_order(scope):
     """L30: whatever finishes first."""
     third = threading.Event()

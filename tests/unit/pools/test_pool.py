@@ -55,6 +55,7 @@ def test_the_default_pool_is_always_there():
     assert seen == [8]
 
 
+@pytest.mark.promise("P1")
 def test_p1_a_named_pool_is_that_pool():
     """P1: its thread is none of the default pool's, and its size is its own."""
     pools = {"default": ThreadPool(1), "named": ThreadPool(3)}
@@ -66,6 +67,7 @@ def test_p1_a_named_pool_is_that_pool():
         assert (pool().size, pool("named").size) == (1, 3)
 
 
+@pytest.mark.promise("P2")
 def test_p2_an_unknown_pool(scope):
     """P2: for each use of it. The error says which there are."""
     with pytest.raises(UnknownPoolError) as caught:
@@ -77,6 +79,7 @@ def test_p2_an_unknown_pool(scope):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+@pytest.mark.promise("P12")
 @pytest.mark.parametrize("kind", [ThreadPool, ProcessPool, AsyncPool])
 def test_p12_wrong_sizes(kind):
     """P12: they are refused where they are written."""
@@ -92,6 +95,7 @@ def test_p12_wrong_sizes(kind):
     assert repr(kind(2, max_wait=5)) == f"{kind.__name__}(2, max_wait=5)"
 
 
+@pytest.mark.promise("P12")
 def test_p12_double_names():
     """P12: two pools of one name, or one pool of two names."""
     pairs = [("a", ThreadPool(1)), ("a", ThreadPool(2))]
@@ -102,6 +106,7 @@ def test_p12_double_names():
         DeferMiddleware(text_app(int), pools={"a": one, "b": one})
 
 
+@pytest.mark.promise("P12")
 @pytest.mark.parametrize("pools", [{"a": 8}, {1: ThreadPool(1)}, {"a": ThreadPool}])
 def test_p12_what_is_no_pool(pools):
     """P12: the middleware refuses it, not the first request."""
@@ -172,6 +177,7 @@ def test_flask():
 # Time
 
 
+@pytest.mark.promise("L33")
 def test_l33_result_with_a_timeout(scope, released):
     """L33: the caller is bounded, the error names pool and function, the task goes on.
 
@@ -210,6 +216,7 @@ def test_no_max_wait():
 # The end of the request
 
 
+@pytest.mark.promise("P9")
 def test_p9_what_nobody_awaited_is_cancelled(released, ran):
     """P9: one that waits is cancelled, one that runs is abandoned."""
     begun, futures = threading.Event(), []
@@ -231,6 +238,7 @@ def test_p9_what_nobody_awaited_is_cancelled(released, ran):
     assert ran == []
 
 
+@pytest.mark.promise("P9")
 @pytest.mark.parametrize("how", ["list", "stream", "early", "raises", "deferred"])
 def test_p9_however_the_response_ends(released, how):
     """P9: a finished list, a stream, one that is left early, an error, with calls."""
@@ -302,6 +310,7 @@ def test_deferred_calls_may_await_tasks_of_the_view(ran):
     assert ran == [1, 2]
 
 
+@pytest.mark.promise("L34")
 def test_l34_gather_after_the_response(ran):
     """L34: nothing now, all of it after the response, and results are dropped."""
 
@@ -371,6 +380,7 @@ def test_a_failed_task_is_no_cycle():
             gc.enable()
 
 
+@pytest.mark.promise("P7")
 def test_p7_cancel_before_it_begins(ran, released):
     """P7: it is removed, those who wait are told, and it never runs."""
     with deferring(pools={"small": ThreadPool(1)}):

@@ -12,7 +12,14 @@ import pytest
 import requests
 from werkzeug.test import Client
 
-from wsgi_defer import DeferMiddleware, background, defer, deferring, pool
+from wsgi_defer import (
+    DeferMiddleware,
+    background,
+    before_response,
+    defer,
+    deferring,
+    pool,
+)
 from wsgi_defer._calls import switch
 from wsgi_defer.pools import ThreadPool
 from wsgi_defer.testing import CallRecord, captured, eager, exchange, strict
@@ -325,6 +332,7 @@ def test_a_limit_on_those_that_wait():
             assert len(calls) == 1
 
 
+@pytest.mark.promise("L25")
 def test_assert_deferred():
     """With arguments only if they are given."""
 
@@ -332,10 +340,14 @@ def test_assert_deferred():
         defer(send, "ada", subject="hi")
         defer(send, "bob")
         defer(print, object()).on_failure()
+        before_response(len, "at once, so it is not counted")
+        len("nor is this")
 
     with captured() as calls:
         calls.assert_nothing_deferred()
         get(app_that(view))
+    calls.assert_deferred(len, times=0)
+    assert [call.args for call in calls if "subject" in call.kwargs] == [("ada",)]
     calls.assert_deferred(send)
     calls.assert_deferred(send, times=2)
     calls.assert_deferred(send, "bob")

@@ -17,6 +17,7 @@ def fail():
     raise LookupError("it")
 
 
+@pytest.mark.promise("L21")
 def test_it_runs_in_defer(ran):
     """Whatever the response will be."""
 
@@ -55,6 +56,7 @@ def test_followers(ran):
             defer(len, "x").then(lambda _: fail())
 
 
+@pytest.mark.promise("L21", "L22")
 def test_calls_from_before(ran):
     """They run when they would have run."""
     with deferring():

@@ -77,6 +77,7 @@ def test_in_production(situation, send, ran, skips):
     assert (ran, skips.why) == (situation.ran, situation.why)
 
 
+@pytest.mark.promise("L11", "X2")
 @pytest.mark.parametrize("send", [*SENDERS, send_to_wsgi_unclosed])
 def test_captured(situation, send, ran, skips):
     """Nothing of it runs before run(), and then as in production."""

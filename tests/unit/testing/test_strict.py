@@ -132,6 +132,7 @@ def test_lost():
     assert str(failed.value).count("\n") == 2
 
 
+@pytest.mark.promise("S12")
 def test_the_background_thread(ran, released):
     """What is on it is waited for."""
 
