@@ -164,8 +164,8 @@ def test_the_next_request(ran):
 
     def app(environ, start_response):
         name, status = next(requests)
-        defer(ran.append, f"{name} plain").named("same in both")
-        defer(ran.append, f"{name} always").always()
+        defer(ran.append, f"{name} plain")
+        defer(ran.append, f"{name} always").always().named("same in both")
         assert current_scope().registered == 2
         start_response(status, [])
         return [b""]
