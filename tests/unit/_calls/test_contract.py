@@ -332,8 +332,10 @@ def test_looking_at_the_calls_while_they_run(ran):
         for number, name in enumerate(["one", "two", "three", "four"], 1):
             defer(look, number).named(name)
 
-    get(DeferMiddleware(text_app(view)))
+    environ = make_environ()
+    get(DeferMiddleware(text_app(view)), environ=environ)
     assert ran == [1, 2, 4, 5]
+    assert environ["wsgi_defer.scope"].failed == 0
 
 
 def test_options_return_the_call():
