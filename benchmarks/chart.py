@@ -18,6 +18,7 @@ def draw(groups, folder):
     ``groups`` has the rows of each title: what is done, the microseconds that it adds,
     and whether that is ours.
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for name, colours in COLOURS.items():
         Path(folder, f"cost-{name}.svg").write_text(svg(groups, colours))
 

@@ -15,6 +15,7 @@ urls = ModuleType("urls")
 settings.configure(SECRET_KEY="none", ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls)
 
 import after_response  # noqa: E402  # reads the settings
+import after_response.signals  # noqa: E402  # as its app does: it runs the calls
 
 later = after_response.enable(no_op)
 
