@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from typing_extensions import Unpack
 
+__all__ = ["Defer"]
 
 MERGED = hasattr(AppContext, "has_request")  # the two contexts, from Flask 3.2 on
 if TYPE_CHECKING or not MERGED:

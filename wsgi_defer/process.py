@@ -23,6 +23,8 @@ from functools import partial
 from itertools import repeat
 from typing import Any, TypeAlias
 
+__all__ = ["detach"]
+
 Word: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 # The program of the starter. Its stdin is a socket: it reads its request there, answers

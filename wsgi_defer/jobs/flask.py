@@ -18,6 +18,8 @@ from .errors import JobsUnavailable, NotSupported
 if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
 
+__all__ = ["accepted", "add_command", "status_blueprint"]
+
 _ENDPOINTS = "wsgi_defer_jobs_status"
 
 

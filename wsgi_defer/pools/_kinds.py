@@ -41,6 +41,11 @@ class ThreadPool(PoolKind):
     context, ``g`` and database session of its own. A thread cannot be ended from
     outside: a task that is no longer wanted while it runs is abandoned, and another
     thread takes its place, up to ``size`` of them.
+
+    :param size: how many threads at a time.
+    :param max_wait: seconds that a task may take, counted from its ``submit()``: its
+        wait for a free place, and its run. After that, its future fails with
+        ``PoolTimeoutError``.
     """
 
 
@@ -62,6 +67,11 @@ class ProcessPool(PoolKind):
     starts does not end with the task. Under gevent, use thread pools only. Where
     ``sys.executable`` is not Python, as in uWSGI, ``multiprocessing.set_executable()``
     must say what is.
+
+    :param size: how many processes at a time.
+    :param max_wait: seconds that a task may take, counted from its ``submit()``: its
+        wait for a free place, and its run. After that, its future fails with
+        ``PoolTimeoutError``.
     """
 
 
@@ -73,6 +83,11 @@ class AsyncPool(PoolKind):
     when it has ended. It runs in a copy of the ``contextvars`` context of its
     ``submit()``, and inside of what ``DeferMiddleware(around=...)`` opens for it, as in
     a ``ThreadPool``; that is closed on the loop's thread. Not for gevent's workers.
+
+    :param size: how many coroutines at a time.
+    :param max_wait: seconds that a task may take, counted from its ``submit()``: its
+        wait for a free place, and its run. After that, its future fails with
+        ``PoolTimeoutError``.
     """
 
 
