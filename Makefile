@@ -20,25 +20,42 @@ OUTER_DEBS = pgbouncer faketime iproute2
 
 comma := ,
 space := $(subst ,, )
-.PHONY: help demo serve unit system servers others test test-all test-newest django \
-  django-new lint bench instructions services outer wire life soak kills oldest clean
+.PHONY: help demo serve unit system servers others test test-all test-newest test-lowest \
+  django django-new lint docs docs-serve release bench instructions services outer wire \
+  life soak kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | \
 	  expand -t 20
 
-.venv/installed: setup.cfg pyproject.toml
+INSTALL = -m pip install --quiet --disable-pip-version-check
+
+# A virtual environment, made by one Python in one folder. Its pip has dependency groups.
+define environment
+	$(1) -m venv $(2)
+	$(2)/bin/python $(INSTALL) 'pip>=25.1'
+endef
+
+.venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed; try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint,engines]'
+	$(call environment,$(PYTHON),.venv)
 	@touch $@
 
-demo: .venv/installed  ## watch a real gunicorn answer first and work afterwards
+.venv/installed: setup.cfg pyproject.toml | .venv/pip
+	$(BIN)/python $(INSTALL) --editable . --group test --group lint --group engines
+	@touch $@
+
+# Only what a demo needs.
+.venv/demo: setup.cfg | .venv/pip
+	$(BIN)/python $(INSTALL) --editable '.[flask,gunicorn,jobs]' --group demo
+	@touch $@
+
+demo: .venv/demo  ## watch a real gunicorn answer first and work afterwards
 	$(BIN)/python examples/demo.py
 	$(BIN)/python examples/demo_jobs.py
 
-serve: .venv/installed  ## the same app, for your own requests, on http://127.0.0.1:8000
+serve: .venv/demo  ## the same app, for your own requests, on http://127.0.0.1:8000
 	$(BIN)/gunicorn
 
 # Two halves at the same time, as most tests wait; each prints its part when it is done.
@@ -49,7 +66,7 @@ test: .venv/installed  ## all tests, with this Python; those of servers that are
 servers:
 	$(BIN)/python -m pytest tests/wire tests/life
 
-others: unit
+others: unit .venv/docs
 	$(BIN)/python -m pytest tests/engines tests/system tests/examples $(QUICK_DJANGO)
 
 # All but those of its connections, which take as long as all of these.
@@ -84,9 +101,8 @@ django-new: .venv-django/installed  ## the same with the newest Django, which ha
 # It needs Python 3.12.
 .venv-django/installed: setup.cfg pyproject.toml
 	@test -n "$(NEWEST)" || { echo "Python 3.12 or later is needed"; exit 1; }
-	$(NEWEST) -m venv .venv-django
-	.venv-django/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --editable '.[test,engines]' 'django>=6'
+	$(call environment,$(NEWEST),.venv-django)
+	.venv-django/bin/python $(INSTALL) --editable . --group test --group engines 'django>=6'
 	.venv-django/bin/python -m pip download --quiet --disable-pip-version-check \
 	  --no-deps --no-binary=:all: --dest=.venv-django \
 	  "$$(.venv-django/bin/python -m pip freeze | grep -i '^django==')"
@@ -96,6 +112,16 @@ lint: .venv/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/docs  ## build the documentation into docs/_build; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build
+
+docs-serve: docs  ## the same, on http://127.0.0.1:8001
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8001
+
+.venv/docs: .venv/installed
+	$(BIN)/python $(INSTALL) --group docs --group release
+	@touch $@
 
 bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/cost.py
@@ -108,14 +134,14 @@ instructions: .venv/installed  ## the same in instructions, which no busy machin
 	$(BIN)/python benchmarks/instructions.py --seeds 5
 
 .venv/bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python $(INSTALL) --editable . --group bench
 	@touch $@
 
 # gunicorn 20.1 imports pkg_resources, which setuptools had up to 80.
 services: .venv/installed .venv/wire  ## the servers that the tests use (Debian, root)
 	@for version in $(GUNICORNS); do \
-	  test -f .gunicorns/$$version/installed || { $(BIN)/python -m pip install --quiet \
-	    --disable-pip-version-check --upgrade --target .gunicorns/$$version \
+	  test -f .gunicorns/$$version/installed || { $(BIN)/python $(INSTALL) \
+	    --upgrade --target .gunicorns/$$version \
 	    gunicorn==$$version 'setuptools<81' && \
 	    touch .gunicorns/$$version/installed; } || exit 1; \
 	done
@@ -136,9 +162,8 @@ endef
 
 .venv/wire: .venv/installed
 	$(call debian,$(DEBS))
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[wire]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --editable '.[wire-source]' || echo "uwsgi and bjoern could not be built"
+	$(BIN)/python $(INSTALL) --group wire
+	$(BIN)/python $(INSTALL) --group wire-source || echo "uwsgi and bjoern could not be built"
 	@touch $@
 
 .venv/outer: .venv/wire
@@ -187,12 +212,47 @@ test-with-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest --quiet -p no:cacheprovider tests/unit tests/system
 
 .venv-%/installed: setup.cfg pyproject.toml
-	$(patsubst $*=%,%,$(filter $*=%,$(PYTHONS))) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --editable '.[test]'
+	$(call environment,$(patsubst $*=%,%,$(filter $*=%,$(PYTHONS))),.venv-$*)
+	.venv-$*/bin/python $(INSTALL) --editable . --group test
+	@touch $@
+
+test-lowest: .venv-lowest/installed  ## unit tests and those of engines, with the oldest versions allowed
+	.venv-lowest/bin/python -m pytest --quiet -p no:cacheprovider tests/unit tests/engines
+
+# The checks that take no time come first. Nothing is uploaded.
+release: .venv/docs  ## check all, build, install, and tag: make release VERSION=0.2.0
+	@test -n "$(VERSION)" || { echo "Say which: make release VERSION=0.2.0"; exit 1; }
+	@test -z "$$(git status --porcelain)" || { echo "Commit or remove first:"; \
+	  git status --short; exit 1; }
+	@! git rev-parse --quiet --verify v$(VERSION) >/dev/null || { \
+	  echo "There is a tag v$(VERSION) already"; exit 1; }
+	@grep -q '^## $(VERSION) (20[0-9-]*)$$' CHANGELOG.md || { \
+	  echo "CHANGELOG.md has no line \"## $(VERSION) ($$(date +%F))\""; exit 1; }
+	@grep -q '^version = $(VERSION)$$' setup.cfg && \
+	  grep -q '^__version__ = "$(VERSION)"$$' wsgi_defer/__init__.py || { \
+	  echo "setup.cfg and wsgi_defer/__init__.py have another version"; exit 1; }
+	$(MAKE) lint test test-all test-lowest docs
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	rm -rf .venv-release
+	$(call environment,$(OLDEST),.venv-release)
+	.venv-release/bin/python $(INSTALL) "$$(ls dist/*.whl)[flask,django,gunicorn,jobs]"
+	cd .venv-release && bin/python -c 'import wsgi_defer.flask, wsgi_defer.gunicorn, \
+	  wsgi_defer.jobs; assert wsgi_defer.__version__ == "$(VERSION)"'
+	git tag --annotate v$(VERSION) --message 'Release $(VERSION)'
+	@echo "Tagged. To publish: git push origin v$(VERSION) && $(BIN)/twine upload dist/*"
+
+# The lower bounds of all extras, as constraints.
+.venv-lowest/installed: setup.cfg pyproject.toml
+	$(call environment,$(OLDEST),.venv-lowest)
+	sed -n 's/^    \([a-z]*\)\(\[.*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' setup.cfg | grep -v gunicorn | \
+	  sort -u >.venv-lowest/constraints.txt
+	.venv-lowest/bin/python $(INSTALL) --constraint .venv-lowest/constraints.txt \
+	  --editable '.[flask,django,jobs,rq,celery,procrastinate]' --group test --group engines
 	@touch $@
 
 .PRECIOUS: .venv-%/installed
 
 clean:  ## remove what all this has made
-	rm -rf .venv .venv-* .gunicorns *.egg-info .coverage* .*_cache .hypothesis
+	rm -rf .venv .venv-* .gunicorns build dist docs/_build *.egg-info .coverage* .*_cache .hypothesis
