@@ -1,15 +1,18 @@
-"""The README tells the truth: its code runs, and its names exist."""
+"""The README and the pages tell the truth: their code runs, and their names exist."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from flask import Flask, g, request
+from flask import Flask, g
 from gunicorn.util import load_class
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Mapped, Session, declarative_base, mapped_column
@@ -21,23 +24,28 @@ from wsgi_defer.flask import Defer
 from wsgi_defer.gunicorn import SyncWorker
 from wsgi_defer.gunicorn._hooks import HOOKS
 from wsgi_defer.pools import ThreadPool
-from wsgi_defer.testing import captured
 
 from ..helpers.client import get, text_app
 
 HOME = Path(__file__).parent.parent.parent
-README = (HOME / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DOCS = HOME / "docs"
 
 
-def block(marker):
-    (found,) = [code for code in BLOCKS if marker in code]
+def blocks(page):
+    """The Python blocks of ``README.md``, or of a page by its name."""
+    path = HOME / page if page == "README.md" else DOCS / f"{page}.md"
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def block(page, marker):
+    """The one with this text in it."""
+    (found,) = [code for code in blocks(page) if marker in code]
     return found
 
 
 def test_the_first_program(monkeypatch, capsys):
     """It is at most twelve lines, and does what the README says."""
-    code = block("# app.py")
+    code = block("README.md", "# app.py")
     statements = [line for line in code.splitlines() if line and line[0] != "#"]
     assert len(statements) <= 12
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -54,7 +62,7 @@ def test_options(ran):
     namespace = {name: lambda *args, name=name: ran.append(name) for name in names}
     with deferring():
         more = {"user": thing, "order": thing, "session": Session()}
-        exec(block("forget("), {**namespace, **more})
+        exec(block("options", "forget("), {**namespace, **more})
     assert ran == ["write_audit", "charge", "resize"]
 
 
@@ -72,7 +80,7 @@ def test_sqlalchemy(ran):
     with Session(engine) as session, deferring():
         names = {"Item": Item, "session": session, "defer": defer}
         names["confirm"] = ran.append
-        exec(block("session.flush()"), names)
+        exec(block("sqlalchemy", "session.flush()"), names)
         names["order"](request)
     assert ran == [1]
     engine.dispose()
@@ -82,7 +90,7 @@ def test_before_response(ran):
     """The task is handed over."""
     task = SimpleNamespace(delay=ran.append)
     with deferring():
-        exec(block("task.delay"), {"task": task})
+        exec(block("choosing", "task.delay"), {"task": task})
     assert ran == [42]
 
 
@@ -92,7 +100,7 @@ def test_deferring(ran):
     def import_orders(path):
         wsgi_defer.defer(ran.append, path)
 
-    exec(block("with deferring"), {"import_orders": import_orders})
+    exec(block("options", "with deferring"), {"import_orders": import_orders})
     assert ran == ["orders.csv"]
 
 
@@ -106,25 +114,16 @@ def test_promises(ran, capsys):
         "release": lambda: ran.append("released"),
     }
     with deferring():
-        exec(block("price.result()"), {**names, "defer": defer, "order": 1})
+        exec(block("options", "price.result()"), {**names, "defer": defer, "order": 1})
         assert ran == ["load"]
     assert ran == ["load", 12, "released"]
     assert capsys.readouterr().out == "12\n"
 
 
-def test_jobs(ran):
-    """A job is enqueued, and its handler does it."""
-    namespace = {"send_mail": ran.append}
-    exec(block("jobs.db").replace('"sqlite:////srv/shop/jobs.db"', "None"), namespace)
-    job_id = namespace["signup"]("ada@example.org")
-    assert namespace["jobs"].status(job_id).state == "done"
-    assert ran == ["ada@example.org"]
-
-
 def test_flask(ran):
     """The app answers and sends."""
     namespace = {"__name__": "app", "send_mail": ran.append}
-    exec(block("signup():\n    defer"), namespace)
+    exec(block("README.md", "signup():\n    defer"), namespace)
     response = namespace["app"].test_client().post("/signup", data={"email": "ada"})
     assert (response.status_code, ran) == (201, ["ada"])
 
@@ -133,7 +132,7 @@ def test_flask_with_something_around(ran):
     """It is gone in the call, and was there in the view."""
     app = Flask(__name__)
     namespace = {"contextmanager": contextmanager, "g": g, "Defer": Defer, "app": app}
-    exec(block("fresh_user"), namespace)
+    exec(block("flask", "fresh_user"), namespace)
 
     @app.get("/")
     def view():
@@ -145,59 +144,98 @@ def test_flask_with_something_around(ran):
     assert ran == [False]
 
 
-def test_django():
-    """Its blocks are those of the page, which test_django_readme.py runs."""
-    page = (HOME / "wsgi_defer" / "django" / "README.md").read_text()
-    for marker in ("INSTALLED_APPS", "request.POST"):
-        assert block(marker) in page
+@pytest.mark.parametrize("page", ["README.md", "start-django"])
+def test_django(page):
+    """Its view is that of the page which test_django_page.py runs."""
+    assert block(page, "request.POST") in blocks("django")
+    assert '"wsgi_defer.django"' in block(page, "INSTALLED_APPS")
 
 
-def test_the_fixture_of_tests():
-    """It is a captured() block, and does not let the call run."""
-    app = Flask("shop")
-    Defer(app)
-    app.post("/signup")(lambda: defer(divmod, request.form["email"]) and "hello")
-    namespace = {"send_mail": divmod}
-    exec(block("assert_deferred"), namespace)
-    with captured() as deferred:
-        namespace["test_signup"](app.test_client(), deferred)
+@pytest.mark.parametrize("page", ["start-wsgi", "index"])
+def test_the_first_program_elsewhere(page):
+    """It is the same as in the README."""
+    assert blocks(page) == [block("README.md", "# app.py")]
 
 
-def test_gunicorn():
-    """The worker class exists under that name."""
-    namespace = {}
-    exec(block("worker_class"), namespace)
-    assert load_class(namespace["worker_class"]) is SyncWorker
-    assert set(HOOKS) < set(namespace)
+def test_five_minutes_with_flask(tmp_path):
+    """The app, and its test with pytest."""
+    for name in ("shop", "test_shop"):
+        (tmp_path / f"{name}.py").write_text(block("start-flask", f"# {name}.py"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "wsgi_defer.pytest_plugin",
+         "-p", "no:cacheprovider"], cwd=tmp_path, timeout=60, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(HOME),
+             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert "1 passed" in done.stdout
 
 
 def test_middleware_options_and_an_observer(capsys):
     """All of the options are there, and the observer prints its line."""
     namespace = {}
-    exec(block("class Timings"), namespace)
+    exec(block("observers", "class Timings"), namespace)
     namespace["app"] = text_app(lambda: defer(int))
     namespace["DeferMiddleware"] = DeferMiddleware
     namespace["ThreadPool"] = ThreadPool
-    exec(block("when_full"), namespace)
+    exec(block("options", "when_full"), namespace)
     get(namespace["app"])
     assert capsys.readouterr().out.startswith("builtins.int ")
-    documented = set(re.findall(r"    (\w+)=", block("when_full")))
+    documented = set(re.findall(r"    (\w+)=", block("options", "when_full")))
     real = set(inspect.signature(DeferMiddleware).parameters) - {"app"}
     assert real - documented == {"around", "inline"}
 
 
+# Run by tests above, by their texts; pages whose blocks other tests run are not here.
+RUN = {
+    "README.md": ["# app.py", "Defer(app)", "INSTALLED_APPS", "request.POST"],
+    "index": ["# app.py"],
+    "start-wsgi": ["# app.py"],
+    "start-flask": ["# shop.py", "# test_shop.py", "worker_class"],
+    "start-django": ["INSTALLED_APPS", "request.POST", "TestCase", "worker_class"],
+    "choosing": ["task.delay"],
+    "options": ["forget(", "price.result()", "when_full", "with deferring"],
+    "flask": ["Defer(app)\n\n\n@app", "fresh_user"],
+    "sqlalchemy": ["session.flush()"],
+    "pools": ["gather("],
+    "commands": ["detach"],
+    "observers": ["class Timings"],
+    "gunicorn": ["worker_class"],
+    "incident": ["max_waiting"],
+}
+ELSEWHERE = {"django", "frameworks", "testing"}
+
+
 def test_no_block_is_forgotten():
     """A new block of code gets a test."""
-    markers = ["# app.py", "forget(", "task.delay", "with deferring", "Defer(app)",
-               "worker_class", "price.result()", "when_full", "class Timings",
-               "gather(", "detach", "jobs.db", "fresh_user", "INSTALLED_APPS",
-               "request.POST", "assert_deferred", "session.flush()"]  # fmt: skip
-    assert len(BLOCKS) == len(markers)
+    pages = {path.stem for path in DOCS.glob("*.md")} - ELSEWHERE
+    pages = {page for page in pages if blocks(page)} | {"README.md"}
+    assert pages == set(RUN)
+    for page, markers in RUN.items():
+        assert len(blocks(page)) == len(markers)
+        for marker in markers:
+            assert block(page, marker)
+
+
+@pytest.mark.parametrize("page", ["start-flask", "start-django", "gunicorn"])
+def test_configurations_of_gunicorn(page):
+    """The worker class exists under that name, and the hooks are installed."""
+    namespace = {}
+    exec(block(page, "worker_class"), namespace)
+    assert load_class(namespace["worker_class"]) is SyncWorker
+    assert set(HOOKS) < set(namespace)
+
+
+def test_the_incident():
+    """Its options exist."""
+    namespace = {"app": text_app(int)}
+    exec(block("incident", "max_waiting"), namespace)
+    assert get(namespace["app"]).body == b"hello"
 
 
 def test_the_modules_are_those_of_the_package():
     """The map of the inside names each folder and public module, and no other."""
-    tree = README.partition("\n    wsgi_defer/ ")[2].partition("\n\n")[0]
+    page = (DOCS / "architecture.md").read_text()
+    tree = page.partition("\n    wsgi_defer/ ")[2].partition("\n\n")[0]
     named = set(re.findall(r"^ {6}(\w+/?) ", tree, re.MULTILINE))
     package = HOME / "wsgi_defer"
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}

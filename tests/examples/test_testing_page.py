@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..helpers.programs import HOME
 
-PAGE = Path(HOME, "wsgi_defer", "testing", "README.md").read_text()
+PAGE = Path(HOME, "docs", "testing.md").read_text()
 
 
 def test_the_page(tmp_path):

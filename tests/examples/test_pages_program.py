@@ -1,4 +1,4 @@
-"""What the README shows of processes."""
+"""What the pages show of processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wsgi_defer import deferring, pool
 
 from ..helpers.client import get, text_app
 from ..helpers.waiting import until
-from .test_readme import block
+from .test_pages import block
 
 
 def test_detach(tmp_path, monkeypatch):
@@ -21,7 +21,7 @@ def test_detach(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
     with deferring():
-        exec(block("detach"), {"source": "a.png", "folder": program.parent})
+        exec(block("commands", "detach"), {"source": "a.png", "folder": program.parent})
     said = f"{program.parent} {['a.png', 'preview.png']}\n"
     log = program.parent / "log"
     until(lambda: log.read_text() == said)
@@ -36,7 +36,7 @@ def test_pools():
         "fetch_price": lambda item: item + 2,
         "draw": abs,  # which can be pickled
     }
-    exec(block("gather("), namespace)
+    exec(block("pools", "gather("), namespace)
     with deferring(pools=namespace["app"].options.pools):
         pool("cpu").submit(abs, 0).result()  # to start a child may take its 5 seconds
     get(namespace["app"])

@@ -14,9 +14,8 @@ from ..django.site import Site
 from ..helpers.programs import HOME
 
 PACKAGE = Path(HOME, "wsgi_defer", "django")
-BLOCKS = re.findall(
-    r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL
-)
+PAGE = Path(HOME, "docs", "django.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 MODELS = """
 from django.db import models
 
