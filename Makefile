@@ -60,13 +60,13 @@ serve: .venv/demo  ## the same app, for your own requests, on http://127.0.0.1:8
 
 # Two halves at the same time, as most tests wait; each prints its part when it is done.
 # With more at a time, servers run into time-outs of their own.
-test: .venv/installed  ## all tests, with this Python; those of servers that are not here skip
+test: .venv/docs  ## all tests, with this Python; those of servers that are not here skip
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target servers others
 
 servers:
 	$(BIN)/python -m pytest tests/wire tests/life
 
-others: unit .venv/docs
+others: unit
 	$(BIN)/python -m pytest tests/engines tests/system tests/examples $(QUICK_DJANGO)
 
 # All but those of its connections, which take as long as all of these.
