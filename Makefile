@@ -246,7 +246,7 @@ release: .venv/docs  ## check all, build, install, and tag: make release VERSION
 # The lower bounds of all extras, as constraints.
 .venv-lowest/installed: setup.cfg pyproject.toml
 	$(call environment,$(OLDEST),.venv-lowest)
-	sed -n 's/^    \([a-z]*\)\(\[.*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' setup.cfg | grep -v gunicorn | \
+	sed -n 's/^    \([a-z]*\)\(\[.*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' setup.cfg | grep -v -e gunicorn -e gevent | \
 	  sort -u >.venv-lowest/constraints.txt
 	.venv-lowest/bin/python $(INSTALL) --constraint .venv-lowest/constraints.txt \
 	  --editable '.[flask,django,jobs,rq,celery,procrastinate]' --group test --group engines
