@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ ENTRY = re.compile(
 )
 MODULES = ["", ".pools", ".process", ".testing", ".jobs", ".jobs.flask", ".observers",
            ".flask", ".django", ".gunicorn"]  # fmt: skip
+NEEDS_GEVENT = {"wsgi_defer.gunicorn.GeventWorker"}
 # For ``from wsgi_defer.gunicorn import *`` in a configuration.
 HOOKS = {"child_exit", "on_exit", "post_worker_init", "pre_fork", "worker_abort",
          "worker_exit"}  # fmt: skip
@@ -38,6 +40,9 @@ def documented():
     found = {}
     for page in PAGES:
         for name, members in ENTRY.findall(page.read_text()):
+            if name in NEEDS_GEVENT and find_spec("gevent") is None:
+                found[name] = None, []
+                continue
             public = pkgutil.resolve_name(name)
             named = members.partition(":members:")[2].replace(",", " ").split()
             found[name] = public, named or (members and members_of(public)) or []
@@ -91,7 +96,7 @@ def test_every_public_name_is_documented(module):
         if id(pkgutil.resolve_name(name)) not in by_object
     }
     assert missing == set()
-    assert all(public.__doc__ for public, _ in pages.values())
+    assert all(public.__doc__ for public, _ in pages.values() if public is not None)
 
 
 def test_the_version_is_that_of_the_metadata():
