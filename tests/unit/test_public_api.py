@@ -50,12 +50,18 @@ def documented():
 
 
 def members_of(public):
-    """All that Sphinx shows of a class: what has a docstring, and fields."""
+    """Its methods, properties and fields."""
+    fields = vars(public).get("__annotations__", {})
     return [
         name
-        for name, value in vars(public).items()
-        if name[0] != "_" and inspect.getdoc(value)
+        for name, value in {**fields, **vars(public)}.items()
+        if name[0] != "_" and (name in fields or not_a_value(value))
     ]
+
+
+def not_a_value(value):
+    routine = inspect.isroutine(value) or isinstance(value, (classmethod, staticmethod))
+    return routine or inspect.isdatadescriptor(value)
 
 
 def lines():
@@ -63,7 +69,8 @@ def lines():
     for name, (public, members) in documented().items():
         yield f"{name}{signature(public)}"
         for member in members:
-            yield f"{name}.{member}{signature(inspect.getattr_static(public, member))}"
+            value = inspect.getattr_static(public, member, None)
+            yield f"{name}.{member}{signature(value)}"
 
 
 def signature(public):
