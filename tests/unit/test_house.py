@@ -15,13 +15,13 @@ PACKAGE = Path(__file__).parents[2] / "wsgi_defer"
 # nothing imports it.
 FLOORS = [
     {"errors", "_runtime", "process"},
-    {"observers"},
+    {"observers", "_caches"},
     {"_calls"},
     {"background", "ledger", "jobs"},
     {"_servers", "pools"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste"},
+    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste", "cache"},
     {"pytest_plugin"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.

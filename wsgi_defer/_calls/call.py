@@ -17,6 +17,7 @@ from .._runtime.threads import runs_here
 from ..errors import WaitsForItselfError
 from .future import CANCELLED, PENDING, RETURNED, LazyFuture, T
 from .invoke import Invocation, check_no_generator, check_seconds, continue_after
+from .once import Once, once_for
 from .outcome import Outcome, always, not_ok
 
 C = TypeVar("C", bound="Call")  # typing.Self is 3.11
@@ -144,9 +145,8 @@ class Call:
         return False
 
     def first_to_fail(self) -> Call:
-        """The call whose error this one passes on; itself, if the error is its own.
-
-        An error that a ``catch()`` raises again is its own.
+        """The call whose error this one passes on; itself, if that is its own, as is
+        one that a ``catch()`` raises again.
         """
         first: Call = self
         while first.before is not None and first._how != "catch":
@@ -171,9 +171,8 @@ class Call:
     def take(self) -> Invocation | None:
         """What is to be run, for the first thread to ask; None for all others.
 
-        The call lets go of its arguments, and of its context when its end is told: a
-        handle that the app keeps must not keep the request alive. So a call that is
-        given up is taken, too.
+        The call lets go of its arguments: a handle that the app keeps must not keep the
+        request alive. So a call that is given up is taken, too.
         """
         context, fn, args, kwargs = self.context, self._fn, self._args, self._kwargs
         if context is None:
@@ -238,6 +237,8 @@ class DeferredCall(Call, LazyFuture[T]):
     limit: float | None = None  # seconds; None if the middleware's holds
     _predicate: Callable[[Outcome], object] | None = None
     _followed = False
+    once: Once | None = None
+    once_for = once_for
 
     def always(self) -> DeferredCall[T]:
         """Run it whatever became of the response."""
@@ -314,12 +315,11 @@ class DeferredCall(Call, LazyFuture[T]):
             call = call.before
             if call.done():
                 return not call.cancelled()
-        predicate = call._predicate
-        context = self.own_context()
+        predicate, context = call._predicate, self.own_context()
         del self, call  # frame cycle
-        return (
-            outcome.ok if predicate is None else bool(context.run(predicate, outcome))
-        )
+        if predicate is None:
+            return outcome.ok
+        return bool(context.run(predicate, outcome))
 
     @overload
     def then(self, fn: Callable[[T], Async[U]]) -> DeferredCall[U]: ...

@@ -61,6 +61,8 @@ CLOSED = frozenset(
         f"{_PACKAGE}.ledger",
         f"{_PACKAGE}.jobs.engines",
         f"{_PACKAGE}._calls.limit",
+        f"{_PACKAGE}._caches",
+        f"{_PACKAGE}._runtime.machine_lock",
         f"{_PACKAGE}.jobs._watch",
     ]
 )

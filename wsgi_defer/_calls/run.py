@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._runtime import host
+from .._runtime import host, report
 from .._runtime.forks import end_fork
 from .._runtime.stop_orders import TimeUp, is_order_to_stop
 from .call import DeferredCall
@@ -17,6 +17,9 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
 
     What it raises is its failure. Only an order to stop goes up.
     """
+    if call.once is not None and call.pending:
+        _run_once(call, owner)
+        return
     invocation = call.start()
     if invocation is None:
         owner.skip(call, "it was cancelled")
@@ -47,6 +50,33 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
             end_fork()
         owner.conclude(call, RETURNED, value)
     del call, invocation  # frame cycle
+
+
+def _run_once(call: DeferredCall, owner: Owner) -> None:
+    """Claim the run of the call, and run it; or skip it."""
+    once, call.once = call.once, None
+    assert once is not None
+    try:
+        why = once.take()
+    except BaseException as error:
+        if is_order_to_stop(error):
+            raise
+        call.take()
+        owner.conclude(call, RAISED, error=error)
+        del call  # frame cycle
+        return
+    if why is not None:
+        owner.skip(call, why)
+        return
+    try:
+        run_now(call, owner)
+    finally:
+        try:
+            once.end(call._settled_as == RETURNED)
+        except Exception as error:
+            report.failure(
+                error, "the run of the deferred call %s could not be noted", call.label
+            )
 
 
 def reason(order: BaseException) -> str:

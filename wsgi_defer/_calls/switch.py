@@ -15,6 +15,7 @@ class Mode:
     """
 
     holds = False  # calls stay on the thread where their response ends
+    apart = ""  # what sets the names of once_for() apart from those outside
 
     def registered(self, call: DeferredCall, scope: Any) -> None:
         """The call was just deferred. What this raises, ``defer()`` raises."""

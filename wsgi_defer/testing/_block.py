@@ -6,10 +6,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from .. import background
-from .._calls import switch
+from .._calls import once, switch
 from .._calls.scope import Scope, get_current
 from .._calls.switch import Mode
 from .._runtime.clock import monotonic
@@ -25,19 +26,25 @@ def enter_block(mode: Mode) -> None:
     first, so that it does not end in here."""
     background.join(WAIT)
     _blocks.append(mode)
-    switch.set_mode(mode)
+    mode.apart = f"test {uuid4().hex} "
+    _let_decide(mode)
 
 
 def leave_block(mode: Mode) -> None:
     """It decides no more. Fixtures may leave their blocks in any order."""
     _blocks.remove(mode)
-    switch.set_mode(_blocks[-1] if _blocks else None)
+    _let_decide(_blocks[-1] if _blocks else None)
+
+
+def _let_decide(mode: Mode | None) -> None:
+    switch.set_mode(mode)
+    once.apart = "" if mode is None else mode.apart  # no block sees another's names
 
 
 def _leave_all() -> None:
     # In a child process, such as a server that a test forks: nobody would see its list.
     _blocks.clear()
-    switch.set_mode(None)
+    _let_decide(None)
 
 
 os.register_at_fork(after_in_child=_leave_all)

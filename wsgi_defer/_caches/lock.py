@@ -1,0 +1,64 @@
+"""A lock of which there is one on this machine, or one among many machines."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from .._runtime import report
+from .._runtime.machine_lock import MachineLock
+from .store import Store
+
+# Seconds until a lock in a cache frees itself, if its machine has died.
+LEASE = 30.0
+
+
+class Lock:
+    """A lock that this thread has. ``kept`` is as in ``MachineLock``."""
+
+    def __init__(
+        self, machine: MachineLock, unlock: Callable[[], object] | None
+    ) -> None:
+        self.kept = machine.kept
+        self._machine = machine
+        self._unlock = unlock
+
+    def free(self, keep: float = 0.0) -> None:
+        """Give it back; on this machine, its name is kept for ``keep`` seconds.
+
+        An error is logged: all the rest went well, and the lock frees itself.
+        """
+        try:
+            try:
+                if self._unlock is not None:
+                    self._unlock()
+            finally:
+                self._machine.free(keep)
+        except Exception as error:
+            report.failure(error, "a lock could not be given back; it frees itself")
+
+
+def take_lock(
+    name: str, store: Store | None, key: str, lease: float = LEASE
+) -> Lock | None:
+    """Take the lock of that name on this machine, and then that of the key in the
+    store, if there is one. None if somebody has it. Raises what they raise.
+
+    The lock in the store outlives a holder that is killed. So the holder notes its
+    token in the machine's lock, and the next one here takes over with that.
+    """
+    machine = MachineLock.take(name)
+    if machine is None:
+        return None
+    if store is None:
+        return Lock(machine, None)
+    unlock = None
+    try:
+        token = machine.token or secrets.token_hex(16)
+        if not machine.token:
+            machine.note(token)
+        unlock = store.lock(key, token, lease)
+        return unlock and Lock(machine, unlock)
+    finally:
+        if unlock is None:
+            machine.free()
