@@ -17,25 +17,31 @@ class Lock:
     """A lock that this thread has. ``kept`` is as in ``MachineLock``."""
 
     def __init__(
-        self, machine: MachineLock, unlock: Callable[[], object] | None
+        self,
+        machine: MachineLock,
+        token: str = "",
+        unlock: Callable[[], object] | None = None,
     ) -> None:
         self.kept = machine.kept
         self._machine = machine
+        self._token = token
         self._unlock = unlock
 
     def free(self, keep: float = 0.0) -> None:
         """Give it back; on this machine, its name is kept for ``keep`` seconds.
 
-        An error is logged: all the rest went well, and the lock frees itself.
+        An error of the store is logged: all the rest went well, and the lock frees
+        itself. Meanwhile, others on this machine can take it over.
         """
+        token = self._token
         try:
-            try:
-                if self._unlock is not None:
-                    self._unlock()
-            finally:
-                self._machine.free(keep)
+            if self._unlock is not None:
+                self._unlock()
+            token = ""
         except Exception as error:
             report.failure(error, "a lock could not be given back; it frees itself")
+        finally:
+            self._machine.free(keep, token)
 
 
 def take_lock(
@@ -51,14 +57,15 @@ def take_lock(
     if machine is None:
         return None
     if store is None:
-        return Lock(machine, None)
-    unlock = None
+        return Lock(machine)
+    token = machine.token or secrets.token_hex(16)
     try:
-        token = machine.token or secrets.token_hex(16)
-        if not machine.token:
-            machine.note(token)
+        machine.note(token)
         unlock = store.lock(key, token, lease)
-        return unlock and Lock(machine, unlock)
-    finally:
-        if unlock is None:
-            machine.free()
+    except BaseException:  # it may have the lock all the same
+        machine.free(machine.kept, token)
+        raise
+    if unlock is None:
+        machine.free(machine.kept)
+        return None
+    return Lock(machine, token, unlock)

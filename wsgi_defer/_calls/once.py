@@ -80,7 +80,7 @@ class OnceFor:
         lease = max(LEASE, self._seconds)
         lock = take_lock(self._key, self._store, f"{self._key}:lock", lease)
         if lock is None:
-            return f"{printable(self._name)!r} runs elsewhere"
+            return f"'{printable(self._name)}' runs elsewhere"
         try:
             kept = lock.kept or self._kept_elsewhere()
         except BaseException:
@@ -88,7 +88,7 @@ class OnceFor:
             raise
         if kept:
             lock.free(keep=lock.kept)
-            return f"{printable(self._name)!r} has run, and is kept for {kept:.1f} s"
+            return f"'{printable(self._name)}' has run, and is kept for {kept:.1f} s"
         self._lock = lock
         return None
 

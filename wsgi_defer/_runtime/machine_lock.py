@@ -17,13 +17,14 @@ import time
 from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
+from weakref import WeakSet
 
 from .clock import monotonic
 
 BOOT = "/proc/sys/kernel/random/boot_id"
 SWEEP = 3600.0  # seconds between two looks for files that nobody needs any more
 LENGTH = 120  # bytes of a file: the boot, until when it is kept, the token
-_held: set[int] = set()  # descriptors
+_held: WeakSet[MachineLock] = WeakSet()
 _next_sweep = [0.0]
 
 
@@ -37,7 +38,7 @@ class MachineLock:
     def __init__(self, path: str, fd: int) -> None:
         self._path = path
         self._fd = fd
-        _held.add(fd)
+        _held.add(self)
         self.kept, self.token = _read(fd)
 
     @classmethod
@@ -62,13 +63,13 @@ class MachineLock:
         """Write it down, for the case that this process dies."""
         self._write(0.0, token)
 
-    def free(self, keep: float = 0.0) -> None:
+    def free(self, keep: float = 0.0, token: str = "") -> None:
         """Give it back. For ``keep`` seconds, its name is then kept."""
-        if self._fd not in _held:  # in a child, which has closed it
+        if self._fd < 0:  # in a child, which has no part in it
             return
         try:
-            if keep > 0:
-                self._write(monotonic() + keep, "")
+            if keep or token:
+                self._write(monotonic() + keep, token)
             else:
                 with suppress(FileNotFoundError):
                     os.unlink(self._path)
@@ -82,20 +83,22 @@ class MachineLock:
         os.pwrite(self._fd, text.encode(), 0)
 
     def _close(self) -> None:
-        _held.discard(self._fd)
-        fcntl.flock(self._fd, fcntl.LOCK_UN)  # also for a process that is forked now
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        fcntl.flock(fd, fcntl.LOCK_UN)  # also for a process that is being forked now
+        os.close(fd)
 
     def __del__(self) -> None:
         # An exception came between take() and the ``try`` that gives it back.
-        if self._fd in _held:
+        if self._fd >= 0:
             self._close()
 
 
 def _close_all() -> None:
     # In a child. Its parent has the locks.
-    while _held:
-        os.close(_held.pop())
+    for lock in list(_held):
+        fd, lock._fd = lock._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 os.register_at_fork(after_in_child=_close_all)
