@@ -52,7 +52,8 @@ class PlainStore:
         return _entry(self._cache.get(key))
 
     def set(self, key: str, entry: Entry, seconds: float) -> Any:
-        self._cache.set(key, (_MARK, *entry), ceil(seconds))
+        # Some count in whole seconds, and round the time of the end down.
+        self._cache.set(key, (_MARK, *entry), ceil(seconds) + 1)
         return entry.value
 
     def lock(self, key: str, token: str, seconds: float) -> Callable[[], object] | None:
