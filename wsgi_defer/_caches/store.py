@@ -6,6 +6,7 @@ Third parties are not imported here: who has a cache has imported its library.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from math import ceil
@@ -19,6 +20,17 @@ class Entry(NamedTuple):
 
     made: float
     value: Any
+
+    @classmethod
+    def now(cls, value: Any) -> Entry:
+        """One that is made now."""
+        return cls(time.time(), value)
+
+    @property
+    def age(self) -> float:
+        """Seconds. What seems to come from the future is as good as what is as far in
+        the past: it was made by a clock that differs, or before this one was set."""
+        return abs(time.time() - self.made)
 
 
 class Store(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .._runtime.report import printable
@@ -96,7 +95,7 @@ class OnceFor:
         entry = None if self._store is None else self._store.get(self._key)
         if entry is None:
             return 0.0
-        return max(0.0, entry.made + self._seconds - time.time())
+        return max(0.0, self._seconds - entry.age)
 
     def end(self, succeeded: bool) -> None:
         lock, self._lock = self._lock, None
@@ -105,7 +104,6 @@ class OnceFor:
             if succeeded and self._store is not None:
                 from .._caches.store import Entry
 
-                entry = Entry(time.time(), None)
-                self._store.set(self._key, entry, self._seconds)
+                self._store.set(self._key, Entry.now(None), self._seconds)
         finally:
             lock.free(keep=self._seconds if succeeded else 0.0)

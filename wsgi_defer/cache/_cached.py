@@ -32,21 +32,15 @@ class Cached:
         self._wait = wait
 
     def read(self) -> Entry | None:
-        """What is cached; None if that is nothing, or too old.
-
-        What seems to come from the future was made by a clock that differs, or before
-        this one was set. It is as good as something of the same age.
-        """
+        """What is cached; None if that is nothing, or too old."""
         found = self._store.get(self.key)
-        if found is None or abs(time.time() - found.made) > self._stale:
-            return None
-        return found
+        return None if found is None or found.age > self._stale else found
 
     def changed_since(self, entry: Entry) -> bool:
         """Whether that entry was replaced, or deleted; not if it became too old."""
         found = self._store.get(self.key)
         if found is None:
-            return abs(time.time() - entry.made) < self._stale
+            return entry.age < self._stale
         return found.made != entry.made
 
     def lock(self) -> Lock | None:
@@ -59,7 +53,7 @@ class Cached:
     ) -> Any:
         """Compute the value, and store it; return it as others will read it."""
         value = complete(fn(*args, **kwargs))
-        return self._store.set(self.key, Entry(time.time(), value), self._stale)
+        return self._store.set(self.key, Entry.now(value), self._stale)
 
     def compute(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]

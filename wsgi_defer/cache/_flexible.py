@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar, overload
@@ -91,7 +90,7 @@ def value_of(
     found = cached.read()
     if found is None:
         return cached.compute(fn, args, kwargs)
-    if abs(time.time() - found.made) < fresh:
+    if found.age < fresh:
         return found.value
     scope = get_current()
     if scope is None or scope.closed:

@@ -421,6 +421,15 @@ def test_a_result_that_the_view_needs_after_all(cache, source):
     assert source.calls == 1
 
 
+def test_a_refresh_that_is_cancelled(cache, source):
+    """It does not run, and leaves no lock."""
+    store(cache, "old", OLD)
+    with deferring() as scope:
+        assert ask(cache, source, on_refresh=DeferredCall.cancel) == "old"
+        assert ask(cache, source, on_refresh=DeferredCall.cancel) == "old"
+    assert (scope.skipped, source.calls) == (1, 0)
+
+
 @pytest.fixture(params=["threads of a process", "processes of a machine"])
 def shared(request, tmp_path):
     """Caches that threads share, as processes do by their files."""
