@@ -171,14 +171,16 @@ def test_a_child_has_no_part_in_it():
         os.write(ready[1], b"!")
         os.read(wait[0], 1)
         os._exit(0)
-    os.read(ready[0], 1)
-    assert MachineLock.take("name") is None
-    os.close(lock._fd)  # as when it is killed
-    lock._fd = -1
-    again = MachineLock.take("name")
-    assert again is not None
-    again.free()
-    os.write(wait[1], b"!")
-    assert os.waitpid(child, 0)[1] == 0
-    for fd in (*ready, *wait):
-        os.close(fd)
+    try:
+        os.read(ready[0], 1)
+        assert MachineLock.take("name") is None
+        os.close(lock._fd)  # as when it is killed
+        lock._fd = -1
+        again = MachineLock.take("name")
+        assert again is not None
+        again.free()
+    finally:
+        os.write(wait[1], b"!")
+        assert os.waitpid(child, 0)[1] == 0
+        for fd in (*ready, *wait):
+            os.close(fd)
