@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,15 +48,17 @@ def test_the_first_program(monkeypatch, capsys):
     assert capsys.readouterr().out == "mail sent to ada@example.org\n"
 
 
-def test_options(ran):
+def test_options(ran, tmp_path, monkeypatch):
     """Every line of the options runs."""
-    names = ("refresh_cache", "write_audit", "alert", "charge", "resize", "confirm")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = ("refresh_cache", "write_audit", "alert", "charge", "resize", "clean_up")
+    names += ("confirm",)
     thing = SimpleNamespace(id=7)
     namespace = {name: lambda *args, name=name: ran.append(name) for name in names}
     with deferring():
         more = {"user": thing, "order": thing, "session": Session()}
         exec(block("forget("), {**namespace, **more})
-    assert ran == ["write_audit", "charge", "resize"]
+    assert ran == ["write_audit", "charge", "resize", "clean_up"]
 
 
 def test_sqlalchemy(ran):
