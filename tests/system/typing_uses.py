@@ -24,6 +24,7 @@ from wsgi_defer import (
     gunicorn,
     pool,
 )
+from wsgi_defer.cache import flexible, flexible_cache
 from wsgi_defer.flask import Defer
 from wsgi_defer.gunicorn import GeventWorker, SyncWorker, ThreadWorker
 from wsgi_defer.pools import ThreadPool
@@ -144,6 +145,34 @@ def flask(app: Flask) -> None:
     Defer(app, max_cals=5)  # wrong
     Defer(app, max_calls="5")  # wrong
     Defer(app, when_full="stop")  # wrong
+
+
+CACHE = object()  # any of those that docs/cache.md names
+
+
+@flexible_cache(CACHE, fresh=5, stale=60)
+def cached(item: int) -> float:
+    return item / 2
+
+
+class Basket:
+    @flexible_cache(CACHE, fresh=5, stale=60, key=lambda basket: str(id(basket)))
+    def total(self) -> float:
+        return 2.5
+
+
+def caches() -> None:
+    assert_type(flexible(CACHE, "price", 5, 60, load, 1), float)
+    assert_type(flexible(CACHE, "price", 5, 60, load_soon, 1, wait=2), float)
+    flexible(CACHE, "price", 5, 60, load, 1, on_refresh=DeferredCall.always)
+    assert_type(cached(1), float)
+    assert_type(cached.key(1), str)
+    assert_type(Basket().total(), float)
+    once = defer(load, 1).once_for("price", 30, lock=CACHE).always()
+    assert_type(once, DeferredCall[float])
+    flexible(CACHE, "price", "5", 60, load, 1)  # wrong
+    cached("1")  # wrong
+    defer(load, 1).once_for(30)  # wrong
 
 
 class Mine(SyncWorker):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from inspect import iscoroutinefunction
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from .._calls.invoke import check_function
 from .._runtime.report import qualified_name
@@ -29,6 +29,17 @@ class CachedFunction(Protocol[P, T_co]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Its key in the cache, such as to delete it."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> CachedFunction[P, T_co]: ...
+
+    @overload
+    def __get__(
+        self, instance: object, owner: type | None = None
+    ) -> Callable[..., T_co]: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """As for any function: that of a class is a method of its objects."""
 
 
 def flexible_cache(
