@@ -156,7 +156,7 @@ def cached(item: int) -> float:
 
 
 class Basket:
-    @flexible_cache(CACHE, fresh=5, stale=60, key=lambda basket: str(id(basket)))
+    @flexible_cache(CACHE, fresh=5, stale=60, key=repr)
     def total(self) -> float:
         return 2.5
 
