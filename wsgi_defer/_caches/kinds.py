@@ -22,33 +22,32 @@ class Kind:
     the cache keeps nothing.
     """
 
-    def __init__(self, store: Store, library: str, backend: str) -> None:
+    def __init__(self, store: Store, backend: object) -> None:
+        name = type(backend).__name__
         self.store = store
-        alone = backend in _PROCESS | _MACHINE | _NOBODY
-        self.shared = None if alone else store
-        self.place: str | None = f"{library} {backend}"
-        if backend in _PROCESS:
-            self.place += f" {os.getpid()}"
-        elif backend in _NOBODY:
+        self.shared = None if name in _PROCESS | _MACHINE | _NOBODY else store
+        self.place: str | None = f"{name} {_where(backend)}"
+        if name in _PROCESS:
+            self.place = f"{name} {os.getpid()}"
+        elif name in _NOBODY:
             self.place = None
 
 
 def kind_of(cache: Any) -> Kind:
     """Look at a cache. Raises ``TypeError`` if it is none that is known here."""
     if isinstance(cache, RedisStore):
-        return Kind(cache, "redis", "")
+        return Kind(cache, cache.client)
     library = _library(cache)
     if library == "flask_caching" and hasattr(cache, "init_app"):
         cache = cache.cache  # of the app that is current here
     if library in ("cachelib", "flask_caching"):
-        return Kind(PlainStore(cache), "cachelib", type(cache).__name__)
+        return Kind(PlainStore(cache), cache)
     if library == "django":
-        return Kind(PlainStore(cache), "django", _django_backend(cache))
+        return Kind(PlainStore(cache), _of_this_thread(cache))
     if library == "dogpile":
-        backend = type(cache.actual_backend).__name__
-        return Kind(DogpileStore(cache), "dogpile", backend)
+        return Kind(DogpileStore(cache), cache.actual_backend)
     if library == "redis":
-        return Kind(RedisStore(cache), "redis", "")
+        return Kind(RedisStore(cache), cache)
     raise TypeError(
         "a cache is an object of cachelib, Flask-Caching, Django, dogpile.cache or "
         f"redis-py (not its asyncio client), not {type(cache).__name__}"
@@ -66,7 +65,20 @@ def _library(cache: Any) -> str:
     return next((name for name in names if name in _LIBRARIES), "")
 
 
-def _django_backend(cache: Any) -> str:
+def _of_this_thread(cache: Any) -> Any:
     # django.core.cache.cache stands for the cache of each thread.
     alias = getattr(cache, "_alias", None)
-    return type(cache if alias is None else cache._connections[alias]).__name__
+    return cache if alias is None else cache._connections[alias]
+
+
+# What tells a cache from others of its class, as far as it has that.
+_WHERE = ("_path", "_dir", "_servers", "filename", "url", "key_prefix")
+_WHICH_REDIS = ("host", "port", "path", "db")
+
+
+def _where(backend: Any) -> str:
+    client = getattr(backend, "_write_client", backend)  # of cachelib
+    found = [getattr(backend, name, "") for name in _WHERE]
+    options = getattr(getattr(client, "connection_pool", ""), "connection_kwargs", {})
+    found += [options.get(name, "") for name in _WHICH_REDIS]
+    return "|".join(map(str, found))

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 
 from .._runtime import report
+from .._runtime.clock import monotonic
 from .._runtime.machine_lock import MachineLock
 from .store import Store
 
@@ -14,7 +15,8 @@ LEASE = 30.0
 
 
 class Lock:
-    """A lock that this thread has. ``kept`` is as in ``MachineLock``."""
+    """A lock that this thread has. ``kept`` tells for how many seconds its name is kept
+    on this machine, 0 if it is not."""
 
     def __init__(
         self,
@@ -22,7 +24,7 @@ class Lock:
         token: str = "",
         unlock: Callable[[], object] | None = None,
     ) -> None:
-        self.kept = machine.kept
+        self.kept = max(0.0, machine.until - monotonic())
         self._machine = machine
         self._token = token
         self._unlock = unlock
@@ -33,15 +35,21 @@ class Lock:
         An error of the store is logged: all the rest went well, and the lock frees
         itself. Meanwhile, others on this machine can take it over.
         """
-        token = self._token
+        self._machine.free(keep, self._token_left())
+
+    def put_back(self) -> None:
+        """As ``free()``, and its name is kept on this machine as it was."""
+        self._machine.put_back(self._token_left())
+
+    def _token_left(self) -> str:
+        """Free the lock in the store; the token, if that has failed."""
         try:
             if self._unlock is not None:
                 self._unlock()
-            token = ""
         except Exception as error:
             report.failure(error, "a lock could not be given back; it frees itself")
-        finally:
-            self._machine.free(keep, token)
+            return self._token
+        return ""
 
 
 def take_lock(
@@ -63,9 +71,9 @@ def take_lock(
         machine.note(token)
         unlock = store.lock(key, token, lease)
     except BaseException:  # it may have the lock all the same
-        machine.free(machine.kept, token)
+        machine.put_back(token)
         raise
     if unlock is None:
-        machine.free(machine.kept)
+        machine.put_back()
         return None
     return Lock(machine, token, unlock)

@@ -121,12 +121,12 @@ class RedisStore:
         dumps: Callable[[Any], str | bytes] | None = None,
         loads: Callable[[Any], Any] = json.loads,
     ) -> None:
-        self._client = client
+        self.client = client
         self._dumps = dumps or _as_json
         self._loads = loads
 
     def get(self, key: str) -> Entry | None:
-        found = self._client.get(key)
+        found = self.client.get(key)
         if found is None:
             return None
         if isinstance(found, str):
@@ -142,16 +142,16 @@ class RedisStore:
         if isinstance(payload, str):
             payload = payload.encode()
         data = f"{_MARK} {entry.made!r}\n".encode() + payload
-        self._client.set(key, data, px=ceil(seconds * 1000))
+        self.client.set(key, data, px=ceil(seconds * 1000))
         return self._loads(payload)
 
     def lock(self, key: str, token: str, seconds: float) -> Callable[[], object] | None:
         most = ceil(seconds * 1000)
-        if self._client.set(key, token, nx=True, px=most) or self._client.eval(
+        if self.client.set(key, token, nx=True, px=most) or self.client.eval(
             _IF_OURS.format("'pexpire', KEYS[1], ARGV[2]"), 1, key, token, most
         ):
             return partial(
-                self._client.eval, _IF_OURS.format("'del', KEYS[1]"), 1, key, token
+                self.client.eval, _IF_OURS.format("'del', KEYS[1]"), 1, key, token
             )
         return None
 

@@ -61,7 +61,6 @@ CLOSED = frozenset(
         f"{_PACKAGE}.ledger",
         f"{_PACKAGE}.jobs.engines",
         f"{_PACKAGE}._calls.limit",
-        f"{_PACKAGE}._caches",
         f"{_PACKAGE}._runtime.machine_lock",
         f"{_PACKAGE}.jobs._watch",
     ]

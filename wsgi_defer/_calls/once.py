@@ -8,8 +8,8 @@ from .._runtime.report import printable
 from .invoke import check_seconds
 
 if TYPE_CHECKING:
+    from .._caches.kinds import Kind
     from .._caches.lock import Lock
-    from .._caches.store import Store
 
 
 class Once(Protocol):
@@ -52,12 +52,12 @@ def once_for(self: C, name: str, seconds: float, *, lock: object = None) -> C:
     another kind.
     """
     check_seconds("once_for", seconds)
-    store = None
+    kind = None
     if lock is not None:
         from .._caches.kinds import kind_of  # few need it
 
-        store = kind_of(lock).store
-    self.once = OnceFor(name, seconds, store)
+        kind = kind_of(lock)
+    self.once = OnceFor(name, seconds, kind)
     return self
 
 
@@ -66,10 +66,11 @@ class OnceFor:
 
     _lock: Lock | None = None
 
-    def __init__(self, name: str, seconds: float, store: Store | None) -> None:
+    def __init__(self, name: str, seconds: float, kind: Kind | None) -> None:
         self._name = name
         self._seconds = seconds
-        self._store = store
+        self._store = None if kind is None else kind.store
+        self._shared = None if kind is None else kind.shared
         self._key = ""
 
     def take(self) -> str | None:
@@ -77,7 +78,7 @@ class OnceFor:
 
         self._key = f"wsgi_defer:once:{apart}{self._name}"
         lease = max(LEASE, self._seconds)
-        lock = take_lock(self._key, self._store, f"{self._key}:lock", lease)
+        lock = take_lock(self._key, self._shared, f"{self._key}:lock", lease)
         if lock is None:
             return f"'{printable(self._name)}' runs elsewhere"
         try:
@@ -86,7 +87,7 @@ class OnceFor:
             lock.free()
             raise
         if kept:
-            lock.free(keep=lock.kept)
+            lock.put_back()
             return f"'{printable(self._name)}' has run, and is kept for {kept:.1f} s"
         self._lock = lock
         return None

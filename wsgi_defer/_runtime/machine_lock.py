@@ -31,15 +31,16 @@ _next_sweep = [0.0]
 class MachineLock:
     """A lock that this thread has. It may leave word for the next one to have it.
 
-    ``kept`` is how many seconds its name is kept for, by an earlier holder; 0 if it is
-    not. ``token`` is what a holder has noted that died; empty if there was none.
+    ``until`` is the time, by the monotonic clock, until which an earlier holder keeps
+    its name; 0 if none does. ``token`` is what a holder has noted that died; empty if
+    there was none.
     """
 
     def __init__(self, path: str, fd: int) -> None:
         self._path = path
         self._fd = fd
         _held.add(self)
-        self.kept, self.token = _read(fd)
+        self._written = self.until, self.token = _read(fd)
 
     @classmethod
     def take(cls, name: str) -> MachineLock | None:
@@ -61,15 +62,22 @@ class MachineLock:
 
     def note(self, token: str) -> None:
         """Write it down, for the case that this process dies."""
-        self._write(0.0, token)
+        self._write(self.until, token)
 
     def free(self, keep: float = 0.0, token: str = "") -> None:
         """Give it back. For ``keep`` seconds, its name is then kept."""
+        self._end(monotonic() + keep if keep else 0.0, token)
+
+    def put_back(self, token: str = "") -> None:
+        """Give it back, and leave its name as it was."""
+        self._end(self.until, token)
+
+    def _end(self, until: float, token: str) -> None:
         if self._fd < 0:  # in a child, which has no part in it
             return
         try:
-            if keep or token:
-                self._write(monotonic() + keep, token)
+            if until or token:
+                self._write(until, token)
             else:
                 with suppress(FileNotFoundError):
                     os.unlink(self._path)
@@ -77,6 +85,9 @@ class MachineLock:
             self._close()
 
     def _write(self, until: float, token: str) -> None:
+        if self._written == (until, token):
+            return
+        self._written = until, token
         # Always as long: a file that is cut costs ten times as much when it is closed,
         # as ext4 then takes care that its new content survives a crash.
         text = f"{_boot()} {until!r} {token}".ljust(LENGTH)
@@ -136,11 +147,12 @@ def _lock(path: str, create: int = 0) -> int | None:
 
 
 def _read(fd: int) -> tuple[float, str]:
-    """For how many seconds the name is kept, and the token."""
+    """Until when the name is kept, or 0, and the token."""
     boot, until, token = (*os.pread(fd, LENGTH, 0).decode().split(), "", "", "")[:3]
-    if boot != _boot():  # the clock has begun anew, or nothing was written
+    # After a boot, the clock begins anew. In a new file, nothing is written.
+    if boot != _boot() or float(until) <= monotonic():
         return 0.0, token
-    return max(0.0, float(until) - monotonic()), token
+    return float(until), token
 
 
 @lru_cache(maxsize=1)

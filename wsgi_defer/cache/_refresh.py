@@ -34,6 +34,13 @@ class Refresh(DeferredCall[T]):
         self._cached = cached
         self.once = _OneAtATime(cached, found)
 
+    def once_for(self, name: str, seconds: float, *, lock: object = None) -> Refresh[T]:
+        """Refused: it runs one at a time as it is. Raises ``TypeError``."""
+        raise TypeError(
+            "a refresh of flexible() runs one at a time as it is, and not before its "
+            "value is stale; set fresh=... in place of once_for()"
+        )
+
     def take(self) -> Invocation | None:
         invocation = super().take()
         if invocation is None:

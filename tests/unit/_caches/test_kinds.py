@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from cachelib import FileSystemCache, NullCache, SimpleCache
+from cachelib import FileSystemCache, NullCache, RedisCache, SimpleCache
 from django.core.cache import CacheHandler
 from django.utils.connection import ConnectionProxy
 from dogpile.cache import make_region
@@ -146,7 +146,7 @@ def test_others_are_shared_by_machines():
 
     kind = kind_of(RemoteCache())
     assert kind.shared is kind.store
-    assert kind.place == "cachelib RemoteCache"
+    assert kind.place.startswith("RemoteCache ")
 
 
 @pytest.mark.parametrize("name", ["cachelib", "django", "dogpile", "flask"])
@@ -177,6 +177,15 @@ def test_a_client_of_redis():
     asyncio = pytest.importorskip("redis.asyncio")
     with pytest.raises(TypeError, match="not its asyncio client"):
         kind_of(asyncio.Redis())
+
+
+def test_redis_servers_and_databases_differ():
+    """By cachelib, too."""
+    redis = pytest.importorskip("redis")
+    clients = [redis.Redis(), redis.Redis(port=1), redis.Redis(db=1)]
+    clients += [redis.Redis(unix_socket_path="/a"), redis.Redis(unix_socket_path="/b")]
+    assert len({kind_of(client).place for client in clients}) == 5
+    assert len({kind_of(RedisCache(client)).place for client in clients}) == 5
 
 
 def test_a_serializer_that_knows_no_tuples():

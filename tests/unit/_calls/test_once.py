@@ -11,6 +11,7 @@ from cachelib import NullCache, SimpleCache
 
 from wsgi_defer import Observer, Scope, deferring
 from wsgi_defer import defer as defer_call
+from wsgi_defer._caches import lock
 from wsgi_defer._caches.lock import take_lock
 from wsgi_defer._caches.store import PlainStore
 from wsgi_defer._calls.scope import enter, leave
@@ -30,8 +31,13 @@ def home(tmp_path, monkeypatch):
 def now(monkeypatch):
     """The clock of the machine, as a list of one time."""
     now = [1000.0]
-    monkeypatch.setattr(machine_lock, "monotonic", lambda: now[0])
+    for module in (machine_lock, lock):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
     return now
+
+
+class RemoteCache(SimpleCache):
+    """It serves many machines, as far as its name tells."""
 
 
 class Skips(Observer):
@@ -156,7 +162,7 @@ def test_a_directory_that_cannot_be_used(caplog, ran):
 def test_an_order_to_stop_while_it_claims(ran):
     """It goes up, and the call is lost."""
 
-    class Stopped(SimpleCache):
+    class Stopped(RemoteCache):
         def add(self, *args):
             handle_abort()
 
@@ -181,7 +187,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def test_a_cache_makes_it_the_cluster(ran, elsewhere):
     """By a cache that both have."""
-    cache = SimpleCache()
+    cache = RemoteCache()
     run(ran.append, 1, lock=cache)
     [why] = elsewhere(run, ran.append, 2, lock=cache)[1]
     assert why.startswith("'prices' has run, and is kept for ")
@@ -191,7 +197,7 @@ def test_a_cache_makes_it_the_cluster(ran, elsewhere):
 
 def test_one_at_a_time_in_the_cluster(ran, elsewhere):
     """Another machine has the lock in the cache."""
-    cache = SimpleCache()
+    cache = RemoteCache()
 
     def outer():
         assert elsewhere(run, len, "a", lock=cache)[1] == ["'prices' runs elsewhere"]
@@ -203,10 +209,10 @@ def test_one_at_a_time_in_the_cluster(ran, elsewhere):
 
 def test_a_holder_that_died_here(ran):
     """The next one on this machine takes over; the lock in the cache is still there."""
-    cache = SimpleCache()
+    cache = RemoteCache()
     key = "wsgi_defer:once:prices"
-    lock = take_lock(key, PlainStore(cache), f"{key}:lock")
-    lock._machine._close()  # as the kernel does
+    held = take_lock(key, PlainStore(cache), f"{key}:lock")
+    held._machine._close()  # as the kernel does
     assert cache.get(f"{key}:lock")
     run(ran.append, 1, lock=cache)
     assert ran == [1]
@@ -216,11 +222,11 @@ def test_a_holder_that_died_here(ran):
 def test_a_cache_that_is_down(ran, caplog):
     """Before the call, that has failed; after it, the log says so."""
 
-    class Down(SimpleCache):
+    class Down(RemoteCache):
         down = ""
 
         def __getattribute__(self, name):
-            if name == SimpleCache.__getattribute__(self, "down"):
+            if name == RemoteCache.__getattribute__(self, "down"):
                 raise OSError("cache is down")
             return super().__getattribute__(name)
 
@@ -244,7 +250,7 @@ def test_a_cache_that_is_down(ran, caplog):
 def test_a_lock_that_could_not_be_given_back(ran, caplog):
     """Others on this machine take it over."""
 
-    class Down(SimpleCache):
+    class Down(RemoteCache):
         delete = None
 
     cache = Down()

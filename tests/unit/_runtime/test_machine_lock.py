@@ -10,6 +10,7 @@ import time
 import pytest
 
 from wsgi_defer._runtime import machine_lock
+from wsgi_defer._runtime.clock import monotonic
 from wsgi_defer._runtime.machine_lock import MachineLock, folder
 
 from ...helpers.programs import descriptors
@@ -27,7 +28,7 @@ def test_one_has_it(home):
     """And nobody else, in this thread neither, until it is given back."""
     before = descriptors()
     lock = MachineLock.take("a\udc80 name")
-    assert (lock.kept, lock.token) == (0.0, "")
+    assert (lock.until, lock.token) == (0.0, "")
     assert MachineLock.take("a\udc80 name") is None
     other = MachineLock.take("another name")
     assert other is not None
@@ -43,14 +44,21 @@ def test_word_for_the_next_one():
     """How long the name is kept, and the token of one that has died."""
     MachineLock.take("name").free(keep=100)
     lock = MachineLock.take("name")
-    assert 0 < lock.kept <= 100
+    until = lock.until
+    assert 0 < until - monotonic() <= 100
     assert lock.token == ""
+    lock.put_back()
+    lock = MachineLock.take("name")
+    assert lock.until == until
     lock.note("token")
     del lock  # as by an exception
     gc.collect()
     lock = MachineLock.take("name")
-    assert (lock.kept, lock.token) == (0.0, "token")
+    assert (lock.until, lock.token) == (until, "token")
     lock.free()
+    lock = MachineLock.take("name")
+    assert (lock.until, lock.token) == (0.0, "")
+    lock.put_back()
 
 
 def test_a_reboot_frees_names(monkeypatch):
@@ -58,7 +66,7 @@ def test_a_reboot_frees_names(monkeypatch):
     MachineLock.take("name").free(keep=100)
     monkeypatch.setattr(machine_lock, "_boot", lambda: "the next one")
     lock = MachineLock.take("name")
-    assert lock.kept == 0
+    assert lock.until == 0
     lock.free()
 
 
@@ -70,7 +78,7 @@ def test_where_the_kernel_does_not_count_boots(monkeypatch):
         MachineLock.take("name").free(keep=100)
         assert machine_lock._boot() == "-"
         lock = MachineLock.take("name")
-        assert lock.kept
+        assert lock.until
         lock.free()
     finally:
         machine_lock._boot.cache_clear()

@@ -421,6 +421,24 @@ def test_a_result_that_the_view_needs_after_all(cache, source):
     assert source.calls == 1
 
 
+def test_a_refresh_needs_no_other_name(cache, source):
+    """It would lose its lock."""
+    store(cache, "old", OLD)
+    with deferring(), pytest.raises(TypeError, match="runs one at a time as it is"):
+        ask(cache, source, on_refresh=lambda call: call.once_for("prices", 30))
+
+
+def test_the_same_key_in_another_directory(tmp_path):
+    """Two deployments of an app do not wait for each other."""
+    first, second = (
+        Cached(FileSystemCache(str(tmp_path / name)), "prices", STALE, 0).lock()
+        for name in ("staging", "production")
+    )
+    assert second is not None
+    first.free()
+    second.free()
+
+
 def test_a_refresh_that_is_cancelled(cache, source):
     """It does not run, and leaves no lock."""
     store(cache, "old", OLD)
