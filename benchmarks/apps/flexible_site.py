@@ -21,16 +21,19 @@ NOTES = os.open(f"{ROOT}/notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def load(path):
-    """Note whether another one runs, by a lock that ends with this process."""
-    with open(f"{ROOT}/running-{path[1:]}", "w") as file:
+    """Note in which process another one runs, by a lock that ends with the process."""
+    with open(f"{ROOT}/running-{path[1:]}", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            note = b"begun\n"
+            file.write(f" {os.getpid()}")
+            file.flush()
+            note = "begun"
         except BlockingIOError:
-            note = b"overlap\n"
-        os.write(NOTES, note)
+            file.seek(0)
+            other = file.read().rpartition(" ")[2]
+            note = f"overlap with {other} at {time.monotonic()}"
+        os.write(NOTES, f"{note}\n".encode())
         time.sleep(REFRESH)
-        os.write(NOTES, b"finished\n")
     return time.time()
 
 

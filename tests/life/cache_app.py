@@ -23,15 +23,19 @@ CACHE = FileSystemCache(str(ROOT / "cache"), threshold=0)
 
 
 def work(name):
-    """Note that it begins and has finished, and whether another one runs.
+    """Note that it begins and has finished, and in which process another one runs.
 
     It hangs if a file says so. A lock of our own tells of others: the kernel frees it.
     """
-    with open(ROOT / f"running-{name}", "w") as file:
+    with open(ROOT / f"running-{name}", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            note("overlap", name)
+            file.seek(0)
+            note("overlap", f"{name}:{file.read().rpartition(' ')[2]}")
+        else:
+            file.write(f" {os.getpid()}")
+            file.flush()
         hangs = (ROOT / f"hangs-{name}").exists()
         note("begun", name)
         time.sleep(HANGS if hangs else 0.05)
