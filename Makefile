@@ -103,6 +103,7 @@ bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/jobs.py
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/many.py
+	$(BIN)/python benchmarks/flexible.py
 
 instructions: .venv/installed  ## the same in instructions, which no busy machine changes
 	$(BIN)/python benchmarks/instructions.py --seeds 5
