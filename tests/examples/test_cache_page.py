@@ -42,8 +42,10 @@ def test_all_blocks_are_run(names):
     assert len(BLOCKS) == PAGE.count("```") // 2 == 7
 
 
-def test_the_table(names):
+def test_the_table(names, monkeypatch):
     """Fresh, stale and too old."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     loads = []
     names["load_prices"] = lambda region: loads.append(region) or {"tea": len(loads)}
     cache = names["cache"]

@@ -25,8 +25,11 @@ FRESH, STALE, OLD = 5, 60, 30
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """A directory for temporary files of their own."""
+    """A directory for temporary files of their own; and values get no older by
+    themselves, however slow this machine is."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
 
 
 def django(backend, location):

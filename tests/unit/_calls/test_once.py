@@ -128,7 +128,7 @@ def test_what_follows_a_skipped_call_does_not_run(ran):
     assert ran == [1]
 
 
-def test_a_name_is_printed_on_one_line(caplog):
+def test_a_name_is_printed_on_one_line(caplog, now):
     """It may come from a user."""
     caplog.set_level(logging.DEBUG)
     run(len, "a", name="a\nb")

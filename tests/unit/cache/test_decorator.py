@@ -15,8 +15,11 @@ from wsgi_defer.cache import flexible_cache
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """A directory for temporary files of their own."""
+    """A directory for temporary files of their own; and values get no older by
+    themselves, however slow this machine is."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
 
 
 @pytest.fixture
