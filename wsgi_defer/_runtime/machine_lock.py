@@ -2,7 +2,7 @@
 
 A lock is a file, locked by flock(2), in a private directory of this user. The kernel
 frees it when its holder ends, however that ends; a process that the holder forks has no
-part in it. On Linux, taking one and giving it back costs some 30 microseconds.
+part in it. On Linux, taking one and giving it back costs 30 to 60 microseconds.
 
 Shared memory would need a way to find out that a holder has died; the kernel knows.
 """
