@@ -43,13 +43,22 @@ def work(name):
     return f"by {os.getpid()} at {time.monotonic()}"
 
 
+def when_told(name):
+    """As ``work()``, which ends when a file is there."""
+    note("begun", name)
+    while not (ROOT / f"go-{name}").exists():
+        time.sleep(0.01)
+    return f"by {os.getpid()} at {time.monotonic()}"
+
+
 def view(environ, start_response):
     """The value of a key; or a call that runs once."""
     name = dict(parse_qsl(environ["QUERY_STRING"])).get("name", "")
     if environ["PATH_INFO"] == "/value":
         body = flexible(CACHE, name, FRESH, STALE, work, name)
     elif environ["PATH_INFO"] == "/cold":
-        body = flexible(CACHE, name, STALE - 1, STALE, work, name, wait=HANGS)
+        note("asked", f"{name}-{os.getpid()}")
+        body = flexible(CACHE, name, STALE - 1, STALE, when_told, name, wait=HANGS)
     else:
         defer(work, name).once_for(name, HANGS)
         body = "deferred"
