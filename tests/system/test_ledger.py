@@ -11,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from wsgi_defer import defer, deferring, gunicorn
+from wsgi_defer import DeferMiddleware, defer, deferring, gunicorn
 from wsgi_defer.gunicorn import _hooks
 from wsgi_defer.ledger import Ledger
 from wsgi_defer.observers._observers import observe_process
 
+from ..helpers.client import get
 from ..unit.gunicorn.test_hooks import fork_worker, leave_a_call, make_server
 
 
@@ -41,6 +42,36 @@ def test_a_process_that_dies_in_a_call(number):
         ("the killer", True), ("after it", False),
     ]  # fmt: skip
     assert unnamed == 0
+
+
+@pytest.mark.promise("R12")
+def test_a_process_that_dies_in_a_callable_of_response_finished():
+    """It and those that were still to be called are named, after SIGKILL, too."""
+    book = Ledger(pages=4)
+    page = book.take_page()
+
+    def kill(*args):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def never(*args):
+        pass
+
+    def app(environ, start_response):
+        environ["wsgi.response_finished"] += [never, kill]
+        start_response("200 OK", [])
+        return []
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pid = os.fork()
+    if pid == 0:
+        observe_process(book.recorder(page))
+        get(DeferMiddleware(app))
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    calls, _ = book.close_page(page)
+    names = [(call.name.rpartition(".")[2], call.running) for call in calls]
+    assert names == [("kill", True), ("never", False)]
 
 
 @pytest.mark.filterwarnings("ignore:.*is multi-threaded:DeprecationWarning")

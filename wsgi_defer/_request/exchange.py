@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -35,6 +32,8 @@ from .bodies import (
 )
 from .inline_or_background import run_calls
 from .length import lacks_length
+from .request_id import checked_or_new
+from .response_finished import defer_callables, expect, not_delivered
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -65,11 +64,12 @@ class Exchange(Scope):
     _handled: BaseException | None = None  # what was being handled at the last item
     _error: BaseException | None = None  # what the app, or a held call, raised
     _taken_over = False  # the app has served the connection itself, and says so
+    _cut_by: BaseException | None = None  # what the server raised while it sent
     _raised = False  # the app did, so the server has yet to send its error page
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
-    _headers: Headers | None = None  # if calls were pending when the app gave them
-    _lacks_length = False  # whether they do, and there is a body
+    _headers: Headers | None = None  # those of the app
+    _lacks_length = False  # whether they do, if calls were pending, and there is a body
     _refusal: list[bytes] | None = None  # the body of a 503
     _guard: GuardedInput | None = None
     _given_id: str | None = None  # by a proxy, or anybody
@@ -78,6 +78,7 @@ class Exchange(Scope):
     _known_server: Server | None = None
     _inner: Any = ()  # the app's body
     steps: Iterator[bytes] = CLOSED  # through that
+    finishing: list[Any] = ()  # type: ignore[assignment]  # "wsgi.response_finished"
 
     def __init__(
         self,
@@ -101,9 +102,7 @@ class Exchange(Scope):
             environ, given = self._environ, self._given_id
             if environ is not None:
                 given = environ.get("HTTP_X_REQUEST_ID")
-            if given is None or not _REQUEST_ID(given):
-                given = f"{os.getpid()}-{next(_request_numbers)}"
-            self._request_id = given
+            self._request_id = checked_or_new(given)
         return self._request_id
 
     @property
@@ -126,8 +125,8 @@ class Exchange(Scope):
         self, status: str, headers: Headers, exc_info: Any = None
     ) -> Callable[[bytes], object]:
         """What the app gets as its ``start_response``."""
-        if self.registered and not self.started:
-            self._headers = headers
+        self._headers = headers
+        if (self.registered or self.finishing) and not self.started:
             self._lacks_length = lacks_length(status, headers, self._environ)
             if self.status is None and isinstance(status, str):
                 server = self._server
@@ -246,7 +245,7 @@ class Exchange(Scope):
                 )
             )
             return body  # the server says so in its own way
-        if not self.registered:
+        if not (self.registered or (self.finishing and expect(self))):
             if is_file and self.end_unused():
                 return body
             return self.stream(body)
@@ -336,7 +335,7 @@ class Exchange(Scope):
                 super().dropped()
             return
         self.was_dropped = True
-        if self.registered or self.guests:
+        if self.registered or self.guests or self.finishing:
             self.close()
         else:
             self.closed = True
@@ -364,7 +363,7 @@ class Exchange(Scope):
         """Close the app's body by its own ``close()``, and run the calls."""
         if self.forked:  # the app has forked in its body
             end_fork()
-        if self.was_dropped and (self.registered or self.guests):
+        if self.was_dropped and (self.registered or self.guests or self.finishing):
             # Not in here, where the garbage collector may be at work.
             ready = background.nothing_to_wait_for
             if close is not None:
@@ -374,10 +373,12 @@ class Exchange(Scope):
             return
         # Set where the server closes in a finally, because sending failed.
         sending = None
-        if self.registered:
+        if self.registered or self.finishing:
             sending = sys.exc_info()[1]
             self._sent_at = monotonic()
         sent = sending is None or sending is self._handled
+        if self.finishing and not sent:
+            self._cut_by = sending
         try:
             if close is not None:
                 self._close_body(close)
@@ -394,7 +395,7 @@ class Exchange(Scope):
 
     def end_unused(self) -> bool:
         """Close the scope if nothing was ever registered; False if something was."""
-        if self.registered:
+        if self.registered or (self.finishing and expect(self)):
             return False
         self.closed = True
         if self.registered:  # by another thread, meanwhile: see Scope.append()
@@ -417,7 +418,8 @@ class Exchange(Scope):
 
     def _is_websocket(self) -> bool:
         """The app may have served the connection itself, without a response."""
-        upgrade = self.registered and self._environ.get("HTTP_UPGRADE")
+        used = self.registered or self.finishing
+        upgrade = used and self._environ.get("HTTP_UPGRADE")
         return isinstance(upgrade, str) and upgrade.lower() == "websocket"
 
     def _run_calls(self, delivered: bool) -> None:
@@ -440,6 +442,9 @@ class Exchange(Scope):
             and not (self._taken_over or self._is_websocket())
         ):
             error = DeferError("the app never called start_response() with a status")
+        if self.finishing:
+            why = error or (None if delivered else self._cut_by or not_delivered())
+            defer_callables(self, (self._environ, self.status, self._headers, why))
         duration = (self._sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.
         self._given_id = self._environ.get("HTTP_X_REQUEST_ID")
@@ -447,14 +452,9 @@ class Exchange(Scope):
             self._guard.spend()
         self._server.leave_request(self._environ, self._respond)
         self._environ = self._respond = self._write = self._headers = None
-        self._error = self._handled = None
+        self._error = self._handled = self._cut_by = None
         if self.held:
             discard_held(self, "the response never started")
         outcome = new_outcome((code, error, delivered, duration))
         self.outcome = outcome
         return self, outcome, ready
-
-
-# No line break that would forge a line of the log, and nothing too long for the ledger.
-_REQUEST_ID = re.compile(r"[\w.:+/=@-]{1,63}", re.ASCII).fullmatch
-_request_numbers = itertools.count(1)

@@ -17,6 +17,7 @@ from ..observers._observer import Observer
 from ..observers._observers import Observers
 from ..pools._kinds import Pools, checked_pools
 from .exchange import Exchange
+from .response_finished import KEY as FINISHED_KEY
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -30,6 +31,8 @@ class DeferMiddleware:
     Make it the outermost middleware: what is outside of it ends before the calls start.
     If an app is wrapped twice, the outer one does the work. With nothing deferred, the
     response passes through as it is. The scope is ``environ["wsgi_defer.scope"]``.
+    If the server has no ``environ["wsgi.response_finished"]``, this provides it; see
+    ``docs/response_finished.md``.
 
     ::
 
@@ -122,6 +125,8 @@ class DeferMiddleware:
                 return self.app(environ, start_response)
         exchange = Exchange(self.options, environ, start_response)
         environ[SCOPE_KEY] = exchange
+        if FINISHED_KEY not in environ:  # else the server calls what is in its own
+            exchange.finishing = environ[FINISHED_KEY] = []
         if "_bjoern" in sys.modules:  # a call would cost all other servers
             prepare_request(environ)
         token = enter(exchange)
@@ -132,7 +137,7 @@ class DeferMiddleware:
             if not exchange.registered:
                 if isinstance(body, (list, tuple)) and exchange.end_unused():
                     return body
-                if type(body) is GeneratorType:
+                if type(body) is GeneratorType and not exchange.finishing:
                     return exchange.stream(body)
             return exchange.answer(body)
         except BaseException as error:

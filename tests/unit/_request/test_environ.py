@@ -82,6 +82,7 @@ def test_nothing_is_done_if_nothing_is_deferred():
     before = dict(environ)
     get(DeferMiddleware(app), environ=environ)
     del environ["wsgi_defer.scope"]
+    assert environ.pop("wsgi.response_finished") == []
     assert environ == before
 
 

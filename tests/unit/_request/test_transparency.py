@@ -222,7 +222,7 @@ def test_file_delivered(ran):
 
 
 def test_environ_is_the_same_object():
-    """The app gets the server's environ, and one key more."""
+    """The app gets the server's environ, and two keys more."""
     seen = []
 
     def app(environ, start_response):
@@ -234,7 +234,8 @@ def test_environ_is_the_same_object():
     before = dict(environ)
     get(DeferMiddleware(app), environ=environ)
     assert seen[0] is environ
-    assert set(environ) - set(before) == {"wsgi_defer.scope"}
+    more = {"wsgi_defer.scope", "wsgi.response_finished"}
+    assert set(environ) - set(before) == more
 
 
 def test_start_response_goes_through_at_once():
