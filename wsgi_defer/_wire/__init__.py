@@ -1,0 +1,1 @@
+"""A client that sees more of HTTP than others: the last byte apart from the end."""
