@@ -14,20 +14,21 @@ PACKAGE = Path(__file__).parents[2] / "wsgi_defer"
 # import those on the floors below it, and not those beside it. ``process`` is apart:
 # nothing imports it.
 FLOORS = [
-    {"errors", "_runtime", "process"},
+    {"errors", "_runtime", "_wire", "process"},
     {"observers"},
     {"_calls"},
     {"background", "ledger", "jobs"},
     {"_servers", "pools"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste"},
+    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste", "lint"},
     {"pytest_plugin"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
     "pytest_plugin": {"pytest"},
+    "_wire.http2": {"h2"},
     "gunicorn": {"gunicorn", "gevent"},
     "django": {"django", "asgiref"},
     "sqlalchemy": {"sqlalchemy"},
@@ -135,7 +136,7 @@ def test_nothing_imports_the_rooms_of_third_parties(place):
 
 def test_the_root_has_only_what_users_import():
     """And private folders, whose ``__init__`` says what they are for, and no more."""
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     assert not [name for name in modules if name.startswith("_")]
     for name, path in PATHS.items():
         if path.name == "__init__.py" and path.parent.name.startswith("_"):
