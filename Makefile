@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE =
 PYTHON ?= python3
 BIN = .venv/bin
 GUNICORNS = 20.1.0 21.2.0 22.0.0 23.0.0 25.3.0
-DEBS = nginx apache2-bin libapache2-mod-wsgi-py3 libev-dev curl \
+DEBS = nginx haproxy apache2-bin libapache2-mod-wsgi-py3 libev-dev curl \
   redis-server rabbitmq-server postgresql
 # Those that are here, the oldest first, as 3.10=/usr/bin/python3.10.
 PYTHONS = $(shell for python in python3.10 python3.11 python3.12 python3.13 python3.14 \

@@ -21,8 +21,8 @@ FLOORS = [
     {"_servers", "pools"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste", "lint"},
-    {"pytest_plugin"},
+    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste", "lint", "doctor"},
+    {"pytest_plugin", "__main__"},
 ]
 # Where a third party may be imported; a folder's name is for all that is in it.
 THIRD_PARTIES = {

@@ -40,10 +40,11 @@ class Connection:
         elif buffer is None:
             self.socket = socket.create_connection(address, timeout)
         else:
-            self.socket = socket.socket()
+            found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+            self.socket = socket.socket(found[0][0])
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             self.socket.settimeout(timeout)
-            self.socket.connect(address)
+            self.socket.connect(found[0][4])
         if tls is not None:
             try:
                 self.socket = tls.wrap_socket(self.socket, server_hostname=host)
