@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[2] / "wsgi_defer"
 # import those on the floors below it, and not those beside it. ``process`` is apart:
 # nothing imports it.
 FLOORS = [
-    {"errors", "_runtime", "_wire", "process"},
-    {"observers"},
+    {"errors", "_runtime", "process"},
+    {"observers", "_wire"},
     {"_calls"},
     {"background", "ledger", "jobs"},
     {"_servers", "pools"},

@@ -33,7 +33,7 @@ from .bodies import (
 from .inline_or_background import run_calls
 from .length import lacks_length
 from .request_id import checked_or_new
-from .response_finished import defer_callables, expect, not_delivered
+from .response_finished import defer_callables, expect
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -64,7 +64,7 @@ class Exchange(Scope):
     _handled: BaseException | None = None  # what was being handled at the last item
     _error: BaseException | None = None  # what the app, or a held call, raised
     _taken_over = False  # the app has served the connection itself, and says so
-    _cut_by: BaseException | None = None  # what the server raised while it sent
+    cut_by: BaseException | None = None  # what the server raised while it sent
     _raised = False  # the app did, so the server has yet to send its error page
     _waiting: tuple[Any, ...] | None = None  # a start_response call that is held
     _write: Callable[[bytes], object] | None = None  # the server's
@@ -209,7 +209,7 @@ class Exchange(Scope):
         self._error = error
         self.status = "503 Service Unavailable"
         text = b"Service Unavailable\n"
-        headers = [
+        self._headers = headers = [
             ("Content-Type", "text/plain; charset=utf-8"),
             ("Content-Length", str(len(text))),
         ]
@@ -378,7 +378,7 @@ class Exchange(Scope):
             self._sent_at = monotonic()
         sent = sending is None or sending is self._handled
         if self.finishing and not sent:
-            self._cut_by = sending
+            self.cut_by = sending
         try:
             if close is not None:
                 self._close_body(close)
@@ -418,8 +418,9 @@ class Exchange(Scope):
 
     def _is_websocket(self) -> bool:
         """The app may have served the connection itself, without a response."""
-        used = self.registered or self.finishing
-        upgrade = used and self._environ.get("HTTP_UPGRADE")
+        if not (self.registered or self.finishing):
+            return False
+        upgrade = self._environ.get("HTTP_UPGRADE")
         return isinstance(upgrade, str) and upgrade.lower() == "websocket"
 
     def _run_calls(self, delivered: bool) -> None:
@@ -443,8 +444,7 @@ class Exchange(Scope):
         ):
             error = DeferError("the app never called start_response() with a status")
         if self.finishing:
-            why = error or (None if delivered else self._cut_by or not_delivered())
-            defer_callables(self, (self._environ, self.status, self._headers, why))
+            defer_callables(self, self._environ, self._headers, error, delivered)
         duration = (self._sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.
         self._given_id = self._environ.get("HTTP_X_REQUEST_ID")
@@ -452,7 +452,7 @@ class Exchange(Scope):
             self._guard.spend()
         self._server.leave_request(self._environ, self._respond)
         self._environ = self._respond = self._write = self._headers = None
-        self._error = self._handled = self._cut_by = None
+        self._error = self._handled = self.cut_by = None
         if self.held:
             discard_held(self, "the response never started")
         outcome = new_outcome((code, error, delivered, duration))

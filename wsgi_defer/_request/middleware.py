@@ -18,6 +18,7 @@ from ..observers._observers import Observers
 from ..pools._kinds import Pools, checked_pools
 from .exchange import Exchange
 from .response_finished import KEY as FINISHED_KEY
+from .response_finished import forget_list
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -123,6 +124,7 @@ class DeferMiddleware:
                 # Wrapped twice, or part of a larger request: the outer one runs them.
                 outer.complete_options(self.options)
                 return self.app(environ, start_response)
+            forget_list(environ, environ[SCOPE_KEY])
         exchange = Exchange(self.options, environ, start_response)
         environ[SCOPE_KEY] = exchange
         if FINISHED_KEY not in environ:  # else the server calls what is in its own

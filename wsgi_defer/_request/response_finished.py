@@ -8,11 +8,14 @@ fails, and is named when a worker is killed.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._calls.call import DeferredCall
 from .._calls.scope import Scope
 from .._runtime import forks
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 KEY = "wsgi.response_finished"
 
@@ -24,17 +27,31 @@ def expect(scope: Scope) -> bool:
     return True
 
 
-def not_delivered() -> ConnectionError:
-    """The error where the server gave up without raising one."""
-    return ConnectionAbortedError("the server stopped before the end of the response")
+def forget_list(environ: WSGIEnvironment, scope: object) -> None:
+    """Take the list of another request of ours out of an environ that is used again."""
+    if environ.get(KEY) is getattr(scope, "finishing", environ):
+        del environ[KEY]
 
 
-def defer_callables(exchange: Any, args: tuple[Any, ...]) -> None:
+def defer_callables(
+    exchange: Any,
+    environ: WSGIEnvironment,
+    headers: Any,
+    error: BaseException | None,
+    delivered: bool,
+) -> None:
     """Defer the callables of that exchange, the last one first, and empty its list.
 
-    ``args`` are the environ, the status line, the headers, and the error or None.
-    No limit on the number of calls refuses one: here, nobody could be told.
+    ``headers`` are the app's, whether or not the server has accepted them. No limit on
+    the number of calls refuses one: here, nobody could be told.
     """
+    if error is None and not delivered:
+        error = exchange.cut_by or ConnectionAbortedError(
+            "the server stopped before the end of the response"
+        )
+    if exchange.status is None:
+        headers = None
+    args = environ, exchange.status, headers, error
     observers = exchange.options.observers
     frame = sys._getframe()
     while exchange.finishing:
@@ -44,4 +61,4 @@ def defer_callables(exchange: Any, args: tuple[Any, ...]) -> None:
         if observers.queued:
             observers.tell(observers.queued, call, exchange)
         exchange.deferred[call] = None
-    del args, frame  # frame cycle
+    del args, error, frame  # frame cycle

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import time
 from typing import TYPE_CHECKING, Any
+
+from .._runtime.clock import monotonic
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,7 +94,7 @@ class Connection:
         ``deadline`` is of ``time.monotonic()``.
         """
         while not message.eof and (to_eof or not message.complete):
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 return
             self.socket.settimeout(left)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ssl
-import time
 from typing import Any
 
 from h2 import events
 from h2.connection import H2Connection
+from h2.exceptions import ProtocolError
 
+from .._runtime.clock import monotonic
 from .connection import PATIENCE, Address, Connection
 
 
@@ -81,7 +82,7 @@ class Connection2(Connection):
         while not message.complete and not message.eof:
             if head_only and message.head:
                 return
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 return
             self.socket.settimeout(left)
@@ -94,8 +95,11 @@ class Connection2(Connection):
             if not data:
                 message.eof = True
                 return
-            for event in self.h2.receive_data(data):
-                self._take(event)
+            try:
+                for event in self.h2.receive_data(data):
+                    self._take(event)
+            except ProtocolError as error:
+                raise ConnectionError(f"this is not HTTP/2: {error}") from None
             self.socket.sendall(self.h2.data_to_send())
 
     def _take(self, event: Any) -> None:

@@ -18,6 +18,7 @@ from .._calls.defer import defer
 from .._calls.outcome import Outcome
 from .._calls.scope import get_current
 from .._runtime import host
+from .._runtime.clock import monotonic
 from .._servers.handover import handed_over
 from . import _notes
 
@@ -181,7 +182,7 @@ def take(key: str, seconds: float, stop: bool) -> None:
     _notes.write(key, "begun", main=main, pid=os.getpid())
     if stop:
         os.kill(os.getpid(), signal.SIGTERM)
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    end = monotonic() + seconds
+    while (left := end - monotonic()) > 0:
         time.sleep(min(left, STEP))
     _notes.write(key, "ended")

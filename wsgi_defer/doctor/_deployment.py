@@ -11,6 +11,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from .._runtime.clock import monotonic
 from .._wire.connection import Connection
 from .._wire.message import Message
 from ._app import FACTS_HEADER, TOKEN_HEADER
@@ -95,10 +96,10 @@ class Deployment:
         """A request on a connection of its own, and all of its answer."""
         with self.connect() as connection:
             message = self.ask(connection, "1.1", "GET", target)
-            connection.read(message, time.monotonic() + self.patience)
+            connection.read(message, monotonic() + self.patience)
         assert isinstance(message, Message)
         if not message.complete:
-            raise NoDoctorError(f"no answer within {self.patience:g} s")
+            raise NoDoctorError(f"no whole answer within {self.patience:g} s")
         return message
 
     def notes(self, key: str) -> list[dict[str, Any]]:
@@ -111,9 +112,9 @@ class Deployment:
 
     def wait_for(self, key: str, event: str, patience: float) -> list[dict[str, Any]]:
         """The notes, when that event is among them, or time is up."""
-        deadline = time.monotonic() + patience
+        deadline = monotonic() + patience
         while True:
-            late = time.monotonic() > deadline
+            late = monotonic() > deadline
             notes = self.notes(key)
             if late or any(note["event"] == event for note in notes):
                 return notes

@@ -7,12 +7,12 @@ call that takes longer.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from .._runtime.clock import monotonic
 from ._advice import Fault, change
 from ._deployment import PROTOCOLS, Deployment, new_key
 
@@ -114,11 +114,11 @@ class _Exam:
         path = "length" if shape == "head" else shape
         patience = seconds + to.patience
         with to.connect(protocol) as connection:
-            began = time.monotonic()
+            began = monotonic()
             target = f"{path}?key={key}&seconds={seconds}"
             message = to.ask(connection, protocol, method, target)
             connection.read(message, began + patience)
-            free = time.monotonic() - began
+            free = monotonic() - began
             fault = None
             if not message.complete or message.status not in (200, 204):
                 return Fault.BROKEN, free
@@ -126,7 +126,7 @@ class _Exam:
                 fault = Fault.LATE
             elif protocol == "1.0" or message.announces_close:
                 connection.read(message, began + patience, to_eof=True)
-                if time.monotonic() - began >= seconds:
+                if monotonic() - began >= seconds:
                     fault = Fault.END_LATE
             elif not message.eof:
                 try:
@@ -134,9 +134,9 @@ class _Exam:
                     connection.read(second, began + patience)
                 except OSError:  # closed between two requests, as any proxy may do
                     second = message
-                if time.monotonic() - began >= seconds and second.complete:
+                if monotonic() - began >= seconds and second.complete:
                     fault = Fault.NEXT_WAITS
-            took = time.monotonic() - began
+            took = monotonic() - began
         self.notes.append(to.wait_for(key, "ended", patience))
         return fault, took
 
@@ -149,11 +149,11 @@ class _Exam:
 
     def one_of_another(self, seconds: float) -> tuple[Fault | None, float]:
         to, key = self.to, new_key()
-        began = time.monotonic()
+        began = monotonic()
         to.get(f"length?key={key}&seconds={seconds}")
-        asked = time.monotonic()
+        asked = monotonic()
         to.get("hello")
-        answered = time.monotonic()
+        answered = monotonic()
         fault = None
         if asked - began >= seconds and Fault.LATE not in self.sure:
             fault = Fault.LATE  # too late to ask

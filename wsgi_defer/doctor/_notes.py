@@ -7,11 +7,11 @@ import os
 import re
 import stat
 import tempfile
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-KEPT = 600.0  # seconds that notes are kept
+KEPT = 200  # requests of which there are notes, the last ones
 is_key = re.compile("[0-9a-f]{16}").fullmatch
 
 
@@ -31,13 +31,13 @@ def read(key: str) -> list[dict[str, Any]]:
 
 
 def drop_old() -> None:
-    """Remove what is older than ``KEPT``."""
+    """Remove all but the last ones."""
+    ages = {}
     for path in _directory().iterdir():
-        try:
-            if time.time() - path.stat().st_mtime > KEPT:
-                path.unlink()
-        except FileNotFoundError:  # another worker was quicker
-            pass
+        with suppress(FileNotFoundError):  # another worker was quicker
+            ages[path] = path.stat().st_mtime
+    for path in sorted(ages, key=ages.__getitem__)[:-KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def _directory() -> Path:

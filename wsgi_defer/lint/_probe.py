@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._runtime.clock import monotonic
 from .._wire.connection import Connection
 from .._wire.message import Message
 from ._app import BIG, FILE
@@ -102,9 +103,9 @@ def measure(server: Server, shape: str, protocol: str, patience: float) -> Cell:
 
 def until(condition: Callable[[], Any], patience: float) -> Any:
     """Wait until that is true, at most so many seconds; return what it was."""
-    deadline = time.monotonic() + patience
+    deadline = monotonic() + patience
     while True:
-        late = time.monotonic() > deadline
+        late = monotonic() > deadline
         if (found := condition()) or late:
             return found
         time.sleep(0.005)
@@ -182,7 +183,7 @@ class Probe:
 
     def deadline(self) -> float:
         """The time at which patience ends."""
-        return time.monotonic() + self.patience
+        return monotonic() + self.patience
 
     def exchange(self, connection: Connection) -> None:
         """The request, what the client has while the callable waits, and the rest."""
@@ -222,7 +223,7 @@ class Probe:
             )
             deadline = self.deadline()
             while not (second.complete or second.eof or is_no_response(second)):
-                if (now := time.monotonic()) > deadline:
+                if (now := monotonic()) > deadline:
                     break
                 connection.read(second, min(deadline, now + 0.1))
         except OSError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .._runtime.clock import monotonic
 from .._wire.connection import Connection
 from .._wire.message import Message
 from ._probe import PROTOCOLS, RAISING, Cell, Log, measure, until
@@ -44,7 +44,7 @@ def get(server: Server, log: Log, how: str, patience: float) -> Message:
     with Connection(server.address, timeout=patience) as connection:
         connection.send("GET", log.target("list_length", how), "HTTP/1.1")
         message = Message("GET")
-        connection.read(message, time.monotonic() + patience)
+        connection.read(message, monotonic() + patience)
     return message
 
 
@@ -108,13 +108,13 @@ def what_follows(server: Server, log: Log, patience: float) -> str:
     message, second = Message("GET"), Message("GET")
     with Connection(server.address, timeout=patience) as connection:
         connection.send("GET", log.target("list_length", "raising"), "HTTP/1.1")
-        connection.read(message, time.monotonic() + patience)
+        connection.read(message, monotonic() + patience)
         called_by(log, patience)
         try:
             if not message.announces_close:
                 target = log.target("list_length", "nothing")
                 connection.send("GET", target, "HTTP/1.1", "Connection: close")
-            connection.read(second, time.monotonic() + patience, to_eof=True)
+            connection.read(second, monotonic() + patience, to_eof=True)
         except OSError:
             return ""  # a server that closes without a word; see the table
     extra = message.data[message.end :] + second.data

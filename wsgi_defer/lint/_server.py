@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from .._runtime.clock import monotonic
 from ._app import FILE, ROOT
 
 START = 60.0  # seconds that a server may take
@@ -94,8 +95,8 @@ class Server:
                 )  # fmt: skip
             except OSError as error:
                 raise StartError(f"{command[0]} cannot be run: {error}") from None
-        deadline = time.monotonic() + START
-        while self.process.poll() is None and time.monotonic() < deadline:
+        deadline = monotonic() + START
+        while self.process.poll() is None and monotonic() < deadline:
             try:
                 socket.create_connection(self.address, 1).close()
             except OSError:

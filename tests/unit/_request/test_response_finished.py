@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from wsgi_defer import DeferMiddleware, background, defer
+from wsgi_defer import DeferMiddleware, background, before_response, defer
 from wsgi_defer.observers._observer import Observer
 from wsgi_defer.testing import captured
 
@@ -336,6 +336,34 @@ def test_two_middlewares(heard):
     """The outer one provides the list, and calls what is in it, once."""
     get(DeferMiddleware(DeferMiddleware(register(heard.add))))
     assert len(heard.calls) == 1
+
+
+def test_an_environ_that_is_used_again(heard):
+    """The list of the first request is not taken for one of the server's."""
+    app, environ = DeferMiddleware(register(heard.add)), make_environ()
+    for _ in range(2):
+        get(app, environ=environ)
+    get(app, environ=dict(environ))
+    assert len(heard.calls) == 3
+    theirs = environ[KEY] = []
+    get(app, environ=environ)
+    assert (len(theirs), len(heard.calls)) == (1, 3)
+
+
+def test_a_held_call_fails(heard):
+    """Status and headers are those of the 503, the error is the call's."""
+
+    def refuse():
+        raise ConnectionError
+
+    def add(environ):
+        heard.add(environ)
+        before_response(refuse)
+
+    assert get(DeferMiddleware(register(add))).status == "503 Service Unavailable"
+    [(_, status, headers, error)] = heard.calls
+    assert (status, type(error)) == ("503 Service Unavailable", ConnectionError)
+    assert ("Content-Length", "20") in headers
 
 
 @pytest.mark.promise("R11")

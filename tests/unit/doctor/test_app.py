@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -97,11 +98,15 @@ def test_a_directory_that_others_can_read(directory):
         _notes.read(KEY)
 
 
-def test_old_notes_are_removed(monkeypatch):
-    """After ten minutes."""
-    _notes.write(KEY, "begun")
-    ask("length", query="key=aaaaaaaaaaaaaaaa&seconds=0")
-    assert _notes.read(KEY) == [{"event": "begun"}]
-    monkeypatch.setattr(_notes, "KEPT", -1.0)
-    ask("length", query="key=bbbbbbbbbbbbbbbb&seconds=0")
-    assert _notes.read(KEY) == []
+def test_old_notes_are_removed(monkeypatch, directory):
+    """The last ones are kept."""
+    monkeypatch.setattr(_notes, "KEPT", 2)
+    keys = [f"{number:016x}" for number in range(4)]
+    for age, key in enumerate(reversed(keys)):
+        _notes.write(key, "begun")
+        [made] = directory.iterdir()
+        os.utime(made / key, (100 - age, 100 - age))
+    ask("length")
+    left = [key for key in keys if _notes.read(key)]
+    assert left == keys[2:]
+    assert len(_notes.read(KEY)) == 3

@@ -43,7 +43,7 @@ def answering(answer):
         (b"HTTP/1.1 301 No\r\nLocation: https://x/\r\nContent-Length: 0\r\n\r\n",
          "redirects to https://x/"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "no doctor_app at this URL"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "no answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "no whole answer"),
     ],
 )  # fmt: skip
 def test_there_is_no_doctor(answer, message):
