@@ -20,7 +20,7 @@ from ._calls.drain import drain, report_lost
 from ._calls.options import MAX_WAITING
 from ._calls.outcome import Outcome
 from ._calls.scope import Scope
-from ._runtime import host, report
+from ._runtime import events, host, report
 from ._runtime.clock import monotonic
 from ._runtime.per_process import PerProcess
 from ._runtime.threads import start
@@ -120,7 +120,10 @@ class _Background:
             _wait_for(ready)
             drain(scope, outcome)
         except BaseException as error:
-            report.failure(error, "a background thread failed; it keeps running")
+            report.failure(
+                events.BACKGROUND_FAILED, error,
+                "a background thread failed; it keeps running", facts={},
+            )  # fmt: skip
         finally:
             with self._changed:
                 self._running.remove(scope)
@@ -187,7 +190,10 @@ def _wait_for(ready: Callable[[], object]) -> None:
     try:
         ready()
     except Exception as error:  # a reason not to wait, but not to lose the calls
-        report.failure(error, "waiting for the end of the response failed")
+        report.failure(
+            events.WAIT_FAILED, error, "waiting for the end of the response failed",
+            facts={},
+        )  # fmt: skip
 
 
 def _time_to_finish() -> float:

@@ -38,6 +38,7 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
         # worker a second later.
         report_lost(scope, reason(outcome.error))
         return True
+    scope.options.observers.look_at_log()
     if switch.mode is not None and switch.mode.take(scope, outcome):
         return True
     try:
@@ -118,6 +119,7 @@ def run_held(scope: Scope) -> Exception | None:
     """
     scope.note_started()
     heard = scope.options.observers
+    heard.look_at_log()
     while (call := scope.take_held()) is not None:
         invocation = call.start()
         if invocation is None:  # another thread was quicker

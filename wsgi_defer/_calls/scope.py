@@ -8,7 +8,7 @@ from contextvars import Context, ContextVar
 from heapq import heappop, heappush
 from typing import Protocol, TypeVar
 
-from .._runtime import forks, report
+from .._runtime import events, forks, report
 from .._runtime.stop_orders import is_order_to_stop
 from ..errors import ResponseStartedError, ScopeClosedError, TooManyCallsError
 from . import switch
@@ -243,8 +243,10 @@ class Scope:
                 if is_order_to_stop(raised):
                     raise
                 report.failure(
-                    raised, "a callback of the deferred call %s failed", call.label
-                )
+                    events.CALLBACK_FAILED, raised,
+                    "a callback of the deferred call %s failed", call.label,
+                    facts={"call": call.label},
+                )  # fmt: skip
             finally:
                 call.context = None
         if self.running is call:

@@ -5,14 +5,13 @@ It imports no Flask: an app of Flask's has done so.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
 
 from .._calls.call import Call
-from .._runtime import report
+from .._runtime import events, report
 
 _told: WeakSet[Any] = WeakSet()  # apps
 
@@ -30,9 +29,9 @@ def warn_of_bare_flask(calls: Iterable[Call]) -> None:
         if app is not None and app not in _told:
             _told.add(app)
             report.log(
-                logging.WARNING,
+                events.BARE_FLASK,
                 "calls of the Flask app %r run without a context of their own: no "
                 "teardown function runs after them, so each may leave a database "
                 "connection open. Instead of DeferMiddleware(app), write Defer(app)"
-                ", from wsgi_defer.flask", app.name,
+                ", from wsgi_defer.flask", app.name, facts={"app": app.name},
             )  # fmt: skip

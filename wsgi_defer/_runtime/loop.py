@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import threading
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
+from . import events, report
 from .per_process import PerProcess
 from .threads import start
 
-logger = logging.getLogger("wsgi_defer")
 END_WAIT = 1.0  # seconds at exit for what tasks do when they are cancelled
 
 
@@ -67,8 +66,11 @@ class Loop:
         while True:
             try:
                 loop.run_forever()
-            except BaseException:  # SystemExit in a coroutine stops a loop
-                logger.debug("the loop was stopped; it keeps running", exc_info=True)
+            except BaseException as error:  # SystemExit in a coroutine stops a loop
+                report.failure(
+                    events.LOOP_STOPPED, error,
+                    "the loop was stopped; it keeps running", facts={},
+                )  # fmt: skip
 
     def finish(self) -> None:
         """The process exits: end what is left in the loop, if that does not take long.

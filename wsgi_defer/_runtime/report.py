@@ -1,9 +1,14 @@
 """Writing to the log ``wsgi_defer``: no line is lost, and none can be forged.
 
+Each line is an event of the catalogue, ``events``, with its facts as fields.
+
 A filter or a handler of the app's may raise: one that reads ``flask.request`` does so
 outside a request. The line then goes to ``sys.stderr``, each time. And a text of the
 app's, such as the message of an exception, may have line breaks and other control
 characters in it. Those are escaped, so that it cannot pass for a line of its own.
+
+If the app has not set up logging, lines go to the log of the server, where the server
+has told us of one. That is looked up for each line, as an app may set up logging late.
 
 ``dictConfig()`` and ``fileConfig()`` of ``logging.config`` disable, by default, every
 logger that exists and that they do not name. They do not disable this one, whose lines
@@ -16,12 +21,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 import sys
 import traceback
 from contextlib import suppress
 from types import CodeType
 from typing import Any
+
+from .events import Event, Facts
 
 logger = logging.getLogger("wsgi_defer")
 
@@ -118,35 +126,112 @@ def _messages(error: BaseException) -> list[tuple[str, str]]:
     return sorted(messages, key=lambda each: -len(each[1]))
 
 
-def log(level: int, message: str, *args: object) -> None:
+def heard(event: Event) -> bool:
+    """Whether somebody would see its line. Quick, for what happens often."""
+    level = event.level
+    if _of_server is None:
+        return logger.isEnabledFor(level)
+    if not (_shows(level) or logger.isEnabledFor(level)):
+        return False  # wherever it would go
+    log = _destination()
+    if log is logger:
+        return logger.isEnabledFor(level)
+    # What somebody has chosen for our logger holds there, too.
+    return level >= logger.level and not logger.disabled and _shows(level)
+
+
+def _shows(level: int) -> bool:
+    """Whether the log of the server shows that level."""
+    if _error_log is None:
+        return level >= int(getattr(_of_server, "loglevel", logging.INFO))
+    return _error_log.isEnabledFor(level)
+
+
+def log(event: Event, message: str, *args: object, facts: Facts) -> None:
     """Log it, or write it to ``sys.stderr`` if the log cannot take it."""
-    _write(level, message, args, None)
+    _write(event, message, args, facts, None)
 
 
-def failure(error: BaseException, message: str, *args: object) -> None:
-    """As ``log()``, at ERROR and with the traceback."""
-    _write(logging.ERROR, message, args, error)
+def failure(
+    event: Event, error: BaseException, message: str, *args: object, facts: Facts
+) -> None:
+    """As ``log()``, with the traceback, and with the error's class among the facts."""
+    _write(event, message, args, facts, error)
+
+
+# gunicorn's, in its master and its workers: what its ``logger_class`` has made, and the
+# logger in it, as its own class has one.
+_of_server: Any = None
+_error_log: logging.Logger | None = None
+
+
+def use_log_of_server(log: Any) -> None:
+    """Write to that log of gunicorn's as long as the app has not set up logging."""
+    global _of_server, _error_log
+    found = getattr(log, "error_log", None)
+    # A class of its own may write elsewhere.
+    good = isinstance(found, logging.Logger) and found.hasHandlers()
+    _of_server, _error_log = log, found if good else None
+
+
+def _destination() -> logging.Logger | None:
+    """Where a line goes; None for a log of the server that is no logger."""
+    if _of_server is None or logger.hasHandlers():
+        return logger
+    # dictConfig() may have disabled it, and given handlers to other loggers only.
+    if _error_log is not None and _error_log.disabled:
+        return logger
+    return _error_log
+
+
+def _fields(event: Event, facts: Facts, error: BaseException | None) -> dict[str, Any]:
+    fields = {"event": event.name, "worker": os.getpid(), **facts}
+    if error is not None:
+        fields["error"] = type(error).__qualname__
+    return {
+        f"wsgi_defer_{name}": _plain(value)
+        for name, value in fields.items()
+        if value is not None
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 6)  # microseconds
+    return printable(value) if isinstance(value, str) else value
 
 
 def _write(
-    level: int, message: str, args: tuple[object, ...], error: BaseException | None
+    event: Event,
+    message: str,
+    args: tuple[object, ...],
+    facts: Facts,
+    error: BaseException | None,
 ) -> None:
     caller: Any = None
     trace: Any = None
     record: Any = None
     try:
-        if not logger.isEnabledFor(level):
+        if not heard(event):
             return
+        log = _destination()
         caller = sys._getframe(2)
         trace = None if error is None else (type(error), error, error.__traceback__)
         record = logger.makeRecord(
-            logger.name, level, caller.f_code.co_filename, caller.f_lineno, message,
-            args, trace, caller.f_code.co_name,
+            logger.name, event.level, caller.f_code.co_filename, caller.f_lineno,
+            # The server's format does not show the name of the logger.
+            message if log is logger else f"wsgi_defer: {message}",
+            args, trace, caller.f_code.co_name, _fields(event, facts, error),
         )  # fmt: skip
         if error is not None:
             # Formatters write this text and do not format the traceback themselves.
             record.exc_text = traceback_of(error)
-        logger.handle(record)
+        if log is logger:
+            logger.handle(record)
+        elif kept := logger.filter(record):
+            # From Python 3.12 on, a filter may return a record of its own.
+            record = kept if isinstance(kept, logging.LogRecord) else record
+            _hand_over(record, log)
     except Exception as raised:
         with suppress(Exception):
             text = message % args if args else message
@@ -159,3 +244,18 @@ def _write(
             sys.stderr.flush()
     finally:
         caller = trace = record = error = None  # frame cycle
+
+
+def _hand_over(record: logging.LogRecord, log: logging.Logger | None) -> None:
+    """Give it to the log of the server."""
+    if log is not None:
+        log.handle(record)
+        return
+    lines = [record.getMessage(), record.exc_text]
+    fields = {
+        name: value
+        for name, value in vars(record).items()
+        if name.startswith("wsgi_defer_")
+    }
+    write = getattr(_of_server, record.levelname.lower())
+    write("%s", "\n".join(filter(None, lines)), extra=fields)

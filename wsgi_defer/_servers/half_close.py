@@ -10,20 +10,18 @@ still send some of it.
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .._runtime import events, report
 from .._runtime.clock import monotonic
 from .server import Server, is_http1
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-logger = logging.getLogger("wsgi_defer")
 
 CLOSE_WAIT = 3.0  # seconds; gunicorn 26+ lingers for up to 2 before it closes
 
@@ -57,7 +55,10 @@ class ClosingServer(Server):
             # does a moment later. Data in the kernel's buffer is still delivered.
             connection.shutdown(socket.SHUT_WR)
         except Exception as error:  # the client has left, most likely
-            logger.debug("the connection could not be half-closed: %r", error)
+            report.log(
+                events.HALF_CLOSE_FAILED, "the connection could not be half-closed: %r",
+                error, facts={"error": type(error).__qualname__},
+            )  # fmt: skip
         return True
 
     def after_error_page(self, environ: WSGIEnvironment) -> Callable[[], object]:

@@ -15,12 +15,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import background
-from .._runtime import host
+from .._calls.call import DeferredCall
+from .._runtime import events, host, report
+from .._runtime.events import Facts
 from .._servers.handover import report_lost_drains
 from ..background import Drain
 from ..ledger import Ledger, Left, Recorder
+from ..observers._log import log_lost
 from ..observers._observers import observe_process, stop_observing
-from ._host import GunicornHost, host_for, log_of, time_for_calls
+from ._host import GunicornHost, host_for, time_for_calls
 
 KILLED_WAIT = 2.0  # seconds for the kernel to end a worker that was sent SIGKILL
 
@@ -36,37 +39,44 @@ class _Master:
     def assign(self, server: Any, worker: Any) -> None:
         alive = {each.age for each in list(server.WORKERS.values())}
         for age in set(self.pages) - alive:  # gunicorn did not tell us, or did not fork
-            self.read(server, age, "a worker")
+            self.read(age, None)
         page = self.ledger.take_page()
         if page is None:
-            server.log.warning(
-                "wsgi_defer: too many workers; calls that worker %s loses if it is "
-                "killed will not be named", worker.age,
+            report.log(
+                events.TOO_MANY_WORKERS, "too many workers; calls that worker %s loses "
+                "if it is killed will not be named", worker.age, facts={},
             )  # fmt: skip
         else:
             self.pages[worker.age] = page
 
-    def read(self, server: Any, age: int, who: str, end: str = "ended") -> None:
+    def read(self, age: int, pid: int | None, end: str = "ended") -> None:
         """Name the calls that a dead worker left, once, and how it ended."""
+        why = f"{'a worker' if pid is None else f'worker {pid}'} {end}"
         page = self.pages.pop(age, None)
         if page is None:
             return
         self.lost += self.ledger.take_lost(page)  # the worker has named these
         calls, unnamed = self.ledger.close_page(page)
         for call in calls:
-            log_of(server).error("wsgi_defer: %s", _sentence(call, f"{who} {end}"))
+            log_lost({**_facts(call), "worker": pid, "why": why})
         if unnamed:
-            log_of(server).error(
-                "wsgi_defer: %d more deferred calls lost: %s %s; the ledger had no "
-                "room for their names", unnamed, who, end,
+            report.log(
+                events.LOST_UNNAMED, "%d more deferred calls lost: %s; the ledger had "
+                "no room for their names", unnamed, why,
+                facts={"worker": pid, "calls": unnamed, "why": why},
             )  # fmt: skip
         self.lost += len(calls) + unnamed
 
 
-def _sentence(call: Left, why: str) -> str:
-    did = "while it ran, for" if call.running else "while it waited, for"
-    request = f"; request {call.request_id}" if call.request_id else ""
-    return f"deferred call {call.name} lost {did} {call.since:.1f} s: {why}{request}"
+def _facts(call: Left) -> Facts:
+    """What the ledger knows. How long a call that ran had waited, it does not."""
+    return {
+        "call": call.name,
+        "kind": DeferredCall.kind,
+        "request_id": call.request_id or None,
+        "waited": None if call.running else call.since,
+        "ran": call.since if call.running else None,
+    }
 
 
 _masters: dict[int, _Master] = {}  # one at most, by process
@@ -90,10 +100,10 @@ def _warn_of_threads(server: Any) -> None:
     named = server.cfg.settings["worker_class"].get()
     threads = server.cfg.threads
     if named == f"{__package__}.SyncWorker" and threads > 1:
-        server.log.warning(
-            "wsgi_defer: the worker class is %s, but threads is %d, so gunicorn uses "
-            "its own gthread worker instead; choose %s.ThreadWorker, or set threads "
-            "to 1", named, threads, __package__,
+        report.log(
+            events.THREADS_IGNORED, "the worker class is %s, but threads is %d, so "
+            "gunicorn uses its own gthread worker instead; choose %s.ThreadWorker, or "
+            "set threads to 1", named, threads, __package__, facts={},
         )  # fmt: skip
 
 
@@ -124,7 +134,7 @@ def child_exit(server: Any, worker: Any) -> None:
         if master is not None:
             late = getattr(worker, "aborted", False)
             end = "ended after gunicorn's timeout" if late else "ended"
-            master.read(server, worker.age, f"worker {worker.pid}", end)
+            master.read(worker.age, worker.pid, end)
 
 
 def on_exit(server: Any) -> None:
@@ -137,13 +147,13 @@ def on_exit(server: Any) -> None:
         for pid, worker in list(server.WORKERS.items()):
             _wait_for_death(pid)
             end = "was killed when graceful_timeout ran out"
-            master.read(server, worker.age, f"worker {pid}", end)
+            master.read(worker.age, pid, end)
         for age in list(master.pages):
-            master.read(server, age, "a worker")
+            master.read(age, None)
         if master.lost:
-            log_of(server).error(
-                "wsgi_defer: deferred calls that were lost in all workers: %d",
-                master.lost,
+            report.log(
+                events.LOST_IN_ALL, "deferred calls that were lost in all workers: %d",
+                master.lost, facts={"calls": master.lost},
             )  # fmt: skip
 
 
@@ -152,6 +162,7 @@ def attach(worker: Any) -> None:
     current = host.current
     if isinstance(current, GunicornHost) and current.worker is worker:
         return
+    report.use_log_of_server(worker.log)
     current = host_for(worker)
     master = _masters.get(os.getppid())
     if master is not None and worker.age in master.pages:
@@ -188,7 +199,7 @@ def finishing_calls(
 
 
 def _detach() -> None:
-    """In a child of a worker: give up its heart and its page of the ledger."""
+    """In a child of a worker: give up its heart, its and its page of the ledger."""
     current = host.current
     if isinstance(current, GunicornHost):
         current.close()
@@ -261,7 +272,8 @@ def _wait_for_death(pid: int) -> None:
 
 @contextmanager
 def _harmless(log: Any) -> Iterator[None]:
+    report.use_log_of_server(log)
     try:
         yield
-    except Exception:
-        log.exception("wsgi_defer: a hook failed")
+    except Exception as error:
+        report.failure(events.HOOK_FAILED, error, "a hook failed", facts={})

@@ -13,7 +13,8 @@ from contextlib import suppress
 from time import monotonic, time
 from typing import Any
 
-from .._runtime import host, report
+from .._runtime import events, host, report
+from .._runtime.events import Facts
 from .._runtime.stop_orders import TimeUp
 from ..ledger import Recorder
 
@@ -66,35 +67,38 @@ class GunicornHost(host.Host):
         try:
             _thread.start_new_thread(self.tell_what_is_left, ())
         except RuntimeError:  # too many threads
-            if line := self._what_is_left():
+            if left := self._what_is_left():
+                line = f"wsgi_defer: {left[0]}\n"
                 with suppress(OSError):  # nobody reads it
-                    os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+                    os.write(2, line.encode(errors="backslashreplace"))
 
     def tell_what_is_left(self) -> None:
         """Log how many calls have not ended, and which run; nothing if all have.
 
         Written at once: whoever sent TERM may not wait, and send KILL.
         """
-        if line := self._what_is_left():
-            log_of(self.worker).warning("%s", line)
+        if left := self._what_is_left():
+            line, facts = left
+            report.log(events.STOPPING, "%s", line, facts=facts)
 
-    def _what_is_left(self) -> str:
+    def _what_is_left(self) -> tuple[str, Facts] | None:
         if self.recorder is None:
-            return ""
+            return None
         calls, unnamed = self.recorder.left()
         number = len(calls) + unnamed
         if not number:
-            return ""
+            return None
         running = [f"{each.name} (for {each.since:.1f} s)"
                    for each in calls if each.running]  # fmt: skip
         if len(running) > NAMED:
             running[NAMED:] = [f"{len(running) - NAMED} more"]
-        seconds = self.time_left() or 0
-        return (
-            f"wsgi_defer: worker {self.worker.pid} was told to stop and has "
+        seconds = max(self.time_left() or 0, 0)
+        line = (
+            f"worker {self.worker.pid} was told to stop and has "
             f"{number} deferred call{'' if number == 1 else 's'} to finish in "
-            f"{max(seconds, 0):.1f} s; running: {', '.join(running) or 'none'}"
+            f"{seconds:.1f} s; running: {', '.join(running) or 'none'}"
         )
+        return line, {"calls": number, "running": ", ".join(running), "left": seconds}
 
     @property
     def recorded(self) -> bool:
@@ -192,14 +196,3 @@ def host_for(worker: Any) -> GunicornHost:
 def time_for_calls() -> float:
     """Seconds that a stopping worker may still wait for its calls."""
     return host.current.time_left() or 0
-
-
-def log_of(process: Any) -> Any:
-    """The log of gunicorn's worker or master.
-
-    If the app's logging configuration has disabled it, as ``dictConfig()`` does by
-    default, our own: what it says of lost calls is said nowhere else.
-    """
-    log = process.log
-    silenced = getattr(getattr(log, "error_log", None), "disabled", False)
-    return report.logger if silenced else log

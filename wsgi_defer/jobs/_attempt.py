@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .._runtime import events, report
+from .._runtime.events import Facts
 from ._job import Order, describe
 from ._notices import OncePerName
 from ._time_limit import ending
@@ -15,7 +16,6 @@ from ._worklog import Outcome
 from .engines._engine import Served
 from .errors import UnknownHandlerError
 
-logger = logging.getLogger("wsgi_defer")
 # A job whose handler the worker lacks is put back: after 1 second, then 2, and so on,
 # up to half an hour. That is about a day in all. Then its attempts fail.
 LONGEST_ABSENCE = 1800.0  # seconds
@@ -57,6 +57,11 @@ class Attempt:
         """Seconds from its failure to the next attempt; None if it is the last."""
         return None if self.last else self.waits[self.number - 1]
 
+    @property
+    def facts(self) -> Facts:
+        """For the log."""
+        return {"job": self.name, "job_id": self.job_id, "attempt": self.number}
+
     def next(self, error: str | None = None) -> Attempt:
         """The attempt after it has failed with that error."""
         due = time.time() + (self.wait or 0)
@@ -81,8 +86,11 @@ class Attempt:
         if self.name not in jobs.names and self.absences < MOST_ABSENCES:
             raise self._put_back(self._unknown(jobs.names))
         if self.absences < MOST_OF_STALE and jobs.is_stale(self.name, self.job_id):
-            logger.info("job %s %s is put back: by the schedule of this worker, it is "
-                        "not due", self.name, self.job_id)  # fmt: skip
+            report.log(
+                events.JOB_NOT_DUE, "job %s %s is put back: by the schedule of this "
+                "worker, it is not due", self.name, self.job_id,
+                facts={"job": self.name, "job_id": self.job_id},
+            )  # fmt: skip
             raise self._put_back("its worker has another schedule")
         tell = self._start(jobs)
 
@@ -120,8 +128,10 @@ class Attempt:
     def _unknown(self, names: tuple[str, ...]) -> str:
         error = UnknownHandlerError(str(self.name)[:100], names)
         if _absent.is_new(self.name):
-            logger.warning("%s The jobs of that name are put back, and fail after about"
-                           " a day", error)  # fmt: skip
+            report.log(
+                events.HANDLER_MISSING, "%s The jobs of that name are put back, and "
+                "fail after about a day", error, facts={"job": str(self.name)[:100]},
+            )  # fmt: skip
         return describe(error)
 
     def _put_back(self, error: str) -> AttemptFailed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +16,7 @@ from .._calls.block import calls_run_after
 from .._calls.invoke import complete
 from .._calls.options import DEFAULTS, Options
 from .._calls.scope import current_scope
+from .._runtime import events, report
 from .._runtime.forks import no_fork_leaves
 from ._asking import check_number
 from ._enqueuing import LONGEST_DELAY, Enqueuing
@@ -31,7 +31,6 @@ from .engines._engine import Engine, engine_for
 from .engines.memory import InProcess
 from .errors import JobsUnavailable, UnknownHandlerError
 
-logger = logging.getLogger("wsgi_defer")
 F = TypeVar("F", bound=Callable[..., Any])
 CONFIG = "WSGI_DEFER_JOBS_"  # what names in an app's configuration start with
 MOST_ATTEMPTS = 1000  # the waits between them are stored with each job
@@ -330,8 +329,11 @@ class Jobs(Enqueuing):
         ``payload`` is JSON, as text. A failure is logged and raised.
         """
         if self.is_stale(name, job_id):
-            logger.warning("job %s %s is left out, and counts as done: its schedule "
-                           "has changed", name, job_id)  # fmt: skip
+            report.log(
+                events.JOB_LEFT_OUT, "job %s %s is left out, and counts as done: its "
+                "schedule has changed", name, job_id,
+                facts={"job": name, "job_id": job_id},
+            )  # fmt: skip
             return None
         try:
             handler = self.find(name)
@@ -344,10 +346,13 @@ class Jobs(Enqueuing):
                     handler.time_limit, name, lambda: complete(handler.fn(*args))
                 )
         except BaseException as error:
-            level = logging.ERROR if last else logging.WARNING
             then = "and has failed" if last else "and is tried again"
-            logger.log(level, "job %s %s raised %s in attempt %d, %s", name, job_id,
-                       type(error).__name__, attempt, then, exc_info=True)  # fmt: skip
+            report.failure(
+                events.JOB_FAILED if last else events.JOB_RETRIED, error,
+                "job %s %s raised %s in attempt %d, %s", name, job_id,
+                type(error).__name__, attempt, then,
+                facts={"job": name, "job_id": job_id, "attempt": attempt},
+            )  # fmt: skip
             raise
         return self._checked(result, name, job_id)
 
@@ -377,7 +382,10 @@ class Jobs(Enqueuing):
         try:
             to_json(name, result, self.max_payload)
         except ValueError as error:
-            logger.warning("the result of job %s %s is not kept: %s", name, job_id,
-                           str(error).replace("payload", "result"))  # fmt: skip
+            report.log(
+                events.RESULT_DROPPED, "the result of job %s %s is not kept: %s", name,
+                job_id, str(error).replace("payload", "result"),
+                facts={"job": name, "job_id": job_id, "error": type(error).__name__},
+            )  # fmt: skip
             return None
         return result

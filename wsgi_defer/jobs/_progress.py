@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._runtime import events, report
 from ._notices import EachMinute
 
-logger = logging.getLogger("wsgi_defer")
 INTERVAL = 1.0  # seconds between two that are stored
 LONGEST_NOTE = 200  # characters
 _notices = EachMinute()
@@ -93,4 +92,7 @@ class Teller:
 def complain(error: Exception) -> None:
     """Log that progress was not stored, once a minute."""
     if _notices.due("progress"):
-        logger.warning("the progress of jobs is not stored: %s", error)
+        report.log(
+            events.PROGRESS_DROPPED, "the progress of jobs is not stored: %s", error,
+            facts={"error": type(error).__name__},
+        )  # fmt: skip

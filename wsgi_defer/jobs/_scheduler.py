@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from threading import Event, Thread
 from typing import Protocol
 
+from .._runtime import events, report
 from ._job import Job, utc
 from ._notices import EachMinute
 from ._schedule import Schedule
+from ._worklog import tell_unavailable
 from .errors import JobsUnavailable
 
-logger = logging.getLogger("wsgi_defer")
 LONGEST_WAIT = 5.0  # seconds; the clock may be set meanwhile
 AGAIN = 1.0  # seconds after which it tries again if the engine does not answer
 FARTHEST = timedelta(days=300)  # what is due later is not enqueued yet
@@ -70,11 +70,14 @@ class Scheduler:
                 except JobsUnavailable as error:
                     wait = AGAIN
                     if self._notices.due(schedule.name):
-                        logger.warning("%s (%s); tried again", error, error.__cause__)
-                except Exception:
+                        tell_unavailable(error)
+                except Exception as error:
                     wait = AGAIN
                     if self._notices.due(schedule.name):
-                        logger.exception("the schedule of %s failed", schedule.name)
+                        report.failure(
+                            events.SCHEDULE_FAILED, error, "the schedule of %s failed",
+                            schedule.name, facts={"schedule": schedule.name},
+                        )  # fmt: skip
             wait = max(wait, 0.0)
 
     def look(self, schedule: Schedule, at: datetime) -> datetime:

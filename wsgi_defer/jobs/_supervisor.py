@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -12,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from .._runtime import events, report
 from ._watch import HUNG
-
-logger = logging.getLogger("wsgi_defer")
 
 # Seconds. A process that lives shorter is started again after a pause, longer each
 # time. One whose server does not answer ends after 2 to 4.
@@ -121,9 +119,11 @@ class Supervisor:
                 self._status = 1
                 self._stop(time.monotonic())
             else:
-                logger.warning(
-                    "the worker process of slot %d has ended %s; it is started again "
-                    "in %.1f s", slot.number, in_words(status), slot.pause,
+                report.log(
+                    events.JOBS_PROCESS_ENDED, "the worker process of slot %d has "
+                    "ended %s; it is started again in %.1f s", slot.number,
+                    in_words(status), slot.pause,
+                    facts={"slot": str(slot.number), "again_in": slot.pause},
                 )  # fmt: skip
 
 

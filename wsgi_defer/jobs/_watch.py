@@ -15,11 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .._calls.interruptible import blocker, prepare, wake
-from .._runtime import threads
+from .._runtime import events, report, threads
 from .._runtime.stop_orders import TimeUp
 from .errors import JobTimeLimitError
-
-logger = logging.getLogger("wsgi_defer")
 
 # Seconds that a handler has to end after the exception was raised in it. Then it hangs,
 # or is inside C code, or goes on in spite of it.
@@ -98,11 +96,17 @@ class Watch:
             self._end_process(self._give_up)
 
     def _end_process(self, give_up: Callable[[JobTimeLimitError], None]) -> None:
-        logger.error("%s Its handler does not end, so this process ends", self.error)
+        report.log(
+            events.JOB_HANGS, "%s Its handler does not end, so this process ends",
+            self.error, facts={"error": type(self.error).__name__},
+        )  # fmt: skip
         try:
             give_up(self.error)
-        except Exception:
-            logger.exception("the job is started again, as its failure was not stored")
+        except Exception as error:
+            report.failure(
+                events.JOB_NOT_STORED, error,
+                "the job is started again, as its failure was not stored", facts={},
+            )  # fmt: skip
         finally:
             logging.shutdown()
             os._exit(HUNG)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections import Counter
 from typing import Literal
 
-logger = logging.getLogger("wsgi_defer")
+from .._runtime import events, report
+from .errors import JobsUnavailable
+
 Outcome = Literal["done", "failed", "again"]
 MARKS = {"started": b"s", "done": b"d", "failed": b"f", "again": b"a"}
 
@@ -49,17 +50,16 @@ class WorkLog:
     ) -> None:
         """An attempt has ended. Times are in seconds; None for what is not known."""
         self._mark(outcome)
-        if not logger.isEnabledFor(logging.INFO):
+        if not report.heard(events.JOB_ATTEMPT):
             return
         told = outcome if again_in is None else f"again in {again_in:g} s"
         wait = "" if waited is None else f"waited {waited:.3f} s, "
-        logger.info(
-            "%s %s attempt %d: %s (%sran %.3f s)", name, job_id, attempt, told, wait,
-            ran,
-            extra={
-                "job_name": name, "job_id": job_id, "job_attempt": attempt,
-                "job_outcome": outcome, "job_waited": waited, "job_ran": ran,
-                "job_again_in": again_in,
+        report.log(
+            events.JOB_ATTEMPT, "%s %s attempt %d: %s (%sran %.3f s)", name, job_id,
+            attempt, told, wait, ran,
+            facts={
+                "job": name, "job_id": job_id, "attempt": attempt, "outcome": outcome,
+                "waited": waited, "ran": ran, "again_in": again_in,
             },
         )  # fmt: skip
 
@@ -72,6 +72,15 @@ class WorkLog:
                 os.write(self._file, MARKS[event])
         except OSError:
             pass  # the disk is full; the jobs matter more
+
+
+def tell_unavailable(error: JobsUnavailable) -> None:
+    """Log that the engine cannot be reached by a worker, which tries it again."""
+    cause = error.__cause__
+    report.log(
+        events.JOBS_UNAVAILABLE, "%s (%s); tried again", error, cause,
+        facts={"engine": error.engine, "error": type(cause).__qualname__},
+    )  # fmt: skip
 
 
 def identity(file: int) -> tuple[int, int]:

@@ -5,13 +5,12 @@ It imports no third party: without SQLAlchemy, there are no objects of a session
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from .._runtime import report
+from .._runtime import events, report
 from ._observer import Call, Observer, Scope
 
 
@@ -34,8 +33,12 @@ class ArgumentObserver(Observer):
             if what is not None and (call.origin, what) not in self._told:
                 self._told.add((call.origin, what))
                 report.log(
-                    logging.WARNING, "%s call %s has an argument of type %s; from %s",
+                    events.ARGUMENT, "%s call %s has an argument of type %s; from %s",
                     call.kind, call.label, what, call.origin,
+                    facts={
+                        "call": call.label, "kind": call.kind, "origin": call.origin,
+                        "why": what,
+                    },
                 )  # fmt: skip
 
     def _trouble(self, argument: Any) -> str | None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-
-from .._runtime import report
+from .._runtime import events, report
+from .._runtime.events import Facts
 from ._observer import Call, Observer, Scope
 
 
 class LoggingObserver(Observer):
     """Writes to the log ``wsgi_defer``, and never the arguments of a call.
 
-    Skipped calls are logged at DEBUG, slow ones at WARNING, failed and lost ones at
-    ERROR. An exception is logged with its message and traceback, as it is for a view.
+    Calls that have finished and skipped ones are logged at DEBUG, slow ones at WARNING,
+    failed and lost ones at ERROR. An exception is logged with its message and
+    traceback, as it is for a view. Each record has the facts as fields.
     """
+
+    def finished(self, call: Call, scope: Scope) -> None:
+        facts = _facts(call, scope)
+        report.log(
+            events.FINISHED, "%s call %s finished in %.3f s; %s",
+            call.kind, call.label, call.ran, _where(facts), facts=facts,
+        )  # fmt: skip
 
     def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
         if not call.handled:
@@ -23,9 +30,10 @@ class LoggingObserver(Observer):
         # Once for each failure, however many calls pass it on.
         first = call.first_to_fail()
         if not first.logged:
+            facts = _facts(first, scope)
             report.failure(
-                error, "%s call %s failed; %s",
-                call.kind, call.chain, _where(first, scope),
+                events.FAILED, error, "%s call %s failed; %s",
+                call.kind, call.chain, _where(facts), facts=facts,
             )  # fmt: skip
             first.logged = True
 
@@ -37,36 +45,65 @@ class LoggingObserver(Observer):
 
     def skipped(self, call: Call, scope: Scope, why: str) -> None:
         self._log_what_it_would_have_handled(call, scope)
-        if report.logger.isEnabledFor(logging.DEBUG):
+        if report.heard(events.SKIPPED):
+            facts = _facts(call, scope)
+            facts["why"] = why
             report.log(
-                logging.DEBUG, "%s call %s skipped: %s; %s",
-                call.kind, call.label, why, _where(call, scope),
+                events.SKIPPED, "%s call %s skipped: %s; %s",
+                call.kind, call.label, why, _where(facts), facts=facts,
             )  # fmt: skip
 
     def lost(self, call: Call, scope: Scope, why: str) -> None:
         self._log_what_it_would_have_handled(call, scope)
-        ran = "" if call.ran is None else f" while it ran ({call.ran:.1f} s)"
-        report.log(
-            logging.ERROR, "%s call %s lost%s: %s; %s",
-            call.kind, call.label, ran, why, _where(call, scope),
-        )  # fmt: skip
+        facts = _facts(call, scope)
+        facts["why"] = why
+        log_lost(facts)
 
     def slow(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
+        facts = _facts(call, scope)
+        facts["ran"] = seconds
         report.log(
-            logging.WARNING, "%s call %s is slow, it has run for %.1f s; %s\n%s",
-            call.kind, call.label, seconds, _where(call, scope), stack,
+            events.SLOW, "%s call %s is slow, it has run for %.1f s; %s\n%s",
+            call.kind, call.label, seconds, _where(facts), stack, facts=facts,
         )  # fmt: skip
 
     def overran(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
+        facts = _facts(call, scope)
+        facts["ran"] = seconds
         report.log(
-            logging.WARNING,
+            events.OVERRAN,
             "%s call %s is still running past its time limit, after %.1f s; %s\n%s",
-            call.kind, call.label, seconds, _where(call, scope), stack,
+            call.kind, call.label, seconds, _where(facts), stack, facts=facts,
         )  # fmt: skip
 
 
-def _where(call: Call, scope: Scope) -> str:
-    request = scope.request_id
-    return (
-        f"request {request}; from {call.origin}" if request else f"from {call.origin}"
-    )
+def log_lost(facts: Facts) -> None:
+    """Say that a call is lost, and why: in its own process, or in gunicorn's master,
+    which does not know where it was deferred."""
+    ran = facts.get("ran")
+    while_it_ran = "" if ran is None else f" while it ran ({ran:.1f} s)"
+    where = [facts["why"], _where(facts)]
+    report.log(
+        events.LOST, "%s call %s lost%s: %s",
+        facts["kind"], facts["call"], while_it_ran, "; ".join(filter(None, where)),
+        facts=facts,
+    )  # fmt: skip
+
+
+def _facts(call: Call, scope: Scope) -> Facts:
+    outcome = scope.outcome
+    return {
+        "call": call.label,
+        "kind": call.kind,
+        "origin": call.origin,
+        "request_id": scope.request_id or None,
+        "status": None if outcome is None else outcome.status,
+        "waited": call.waited,
+        "ran": call.ran,
+    }
+
+
+def _where(facts: Facts) -> str:
+    request, origin = facts.get("request_id"), facts.get("origin")
+    parts = [request and f"request {request}", origin and f"from {origin}"]
+    return "; ".join(filter(None, parts))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
-from .._runtime import report
+from .._runtime import events, report
 from .._runtime.stop_orders import is_order_to_stop
 from ._datadog import TraceKeeper, tracer
 from ._log import LoggingObserver
@@ -34,6 +34,7 @@ class Observers:
         if tracer() is not None:
             self._own.append(TraceKeeper())
         self._have_raised: set[object] = set()
+        self._shows_finished = report.heard(events.FINISHED)
         for observer in self._own:
             _check(observer)
             if not any(_hears(observer, event) for event in EVENTS):
@@ -54,8 +55,20 @@ class Observers:
             everyone = (
                 [*_of_process, *self._own] if begins else [*self._own, *_of_process]
             )
+            if event == "finished" and not self._shows_finished:
+                everyone = [each for each in everyone if each not in _OF_ALL]
             heard_by = [each for each in everyone if _hears(each, event)]
             setattr(self, event, tuple(getattr(each, event) for each in heard_by))
+
+    def look_at_log(self) -> None:
+        """Before calls run: see whether the log is to show those that finish.
+
+        Asked once for all calls of a request, as most logs show none of them.
+        """
+        shows = report.heard(events.FINISHED)
+        if shows is not self._shows_finished:
+            self._shows_finished = shows
+            self._sort()
 
     def tell(self, listeners: tuple[Callable[..., object], ...], *what: object) -> None:
         """Tell all of them, even if one raises.
@@ -86,9 +99,12 @@ class Observers:
         if key in self._have_raised:
             return
         self._have_raised.add(key)
+        kind = type(owner).__qualname__
         report.failure(
-            error, "the observer %s raised in %s(); the calls are not affected, and "
-            "this is logged once", type(owner).__qualname__, key[1],
+            events.OBSERVER_FAILED, error,
+            "the observer %s raised in %s(); the calls are not affected, and "
+            "this is logged once", kind, key[1],
+            facts={"observer": kind, "method": key[1]},
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from typing import Protocol
 
-from .._runtime import report
+from .._runtime import events, report
 from .._runtime.clock import monotonic
 from .._runtime.per_process import PerProcess
 from .._runtime.threads import start
@@ -95,7 +95,9 @@ def _expire(queue: Queue) -> float:
         try:
             first.expire()
         except BaseException as error:
-            report.failure(error, "ending a late task failed")
+            report.failure(
+                events.DEADLINE_FAILED, error, "ending a late task failed", facts={}
+            )
 
 
 deadlines = PerProcess(Deadlines)

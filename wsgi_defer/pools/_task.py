@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .._calls.invoke import Around
 from .._calls.scope import Scope
-from .._runtime import host, report
+from .._runtime import events, host, report
 from .._runtime.clock import monotonic
 from .._runtime.report import qualified_name
 from .._runtime.stop_orders import is_order_to_stop
@@ -183,7 +183,10 @@ class Task(Future[Any]):
         except BaseException as error:  # for one, its thread could not be replaced
             if is_order_to_stop(error):
                 raise
-            report.failure(error, "the task %s could not be ended", self.label)
+            report.failure(
+                events.TASK_NOT_ENDED, error, "the task %s could not be ended",
+                self.label, facts={"task": self.label},
+            )  # fmt: skip
 
     def _invoke_callbacks(self) -> None:
         # Future calls it, at its end.
@@ -209,7 +212,10 @@ class Task(Future[Any]):
         except BaseException as error:  # Future itself logs each Exception
             if is_order_to_stop(error):
                 raise
-            report.failure(error, "a callback of the task %s failed", self.label)
+            report.failure(
+                events.CALLBACK_FAILED, error, "a callback of the task %s failed",
+                self.label, facts={"task": self.label},
+            )  # fmt: skip
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result, for at most ``timeout`` seconds; return it or raise.

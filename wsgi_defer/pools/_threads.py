@@ -6,7 +6,6 @@ abandoned task of 8 s delays gunicorn's TERM by 8 s.
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import OrderedDict
@@ -16,7 +15,7 @@ from typing import Any
 
 from .._calls.invoke import Around
 from .._calls.scope import Scope
-from .._runtime import report
+from .._runtime import events, report
 from .._runtime.forks import no_fork_leaves
 from .._runtime.threads import start
 from ..errors import PoolClosedError
@@ -134,7 +133,11 @@ class Threads:
             try:
                 run(task)
             except BaseException as error:  # our own fault: the thread is still good
-                report.failure(error, "the pool failed to run a task; it keeps running")
+                report.failure(
+                    events.POOL_FAILED, error,
+                    "the pool %r failed to run a task; it keeps running", task.pool,
+                    facts={"pool": task.pool},
+                )  # fmt: skip
                 task.fail(error)  # nobody waits for ever
             if task.replaced:
                 return
@@ -194,9 +197,10 @@ class Threads:
                 more = self._needs_thread()
         if not replaced:
             report.log(
-                logging.WARNING,
+                events.THREADS_ABANDONED,
                 "the pool %r has abandoned %d tasks that still run, and does not "
                 "replace the thread of one more", task.pool, self.size,
+                facts={"pool": task.pool},
             )  # fmt: skip
         if more:
             self._start_thread()

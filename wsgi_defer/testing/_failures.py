@@ -68,5 +68,6 @@ class Failures(LoggingObserver):
         self.add(call, f"was lost: {why}")
 
     # Not of interest here, and the log has them.
+    finished = Observer.finished
     slow = Observer.slow
     overran = Observer.overran

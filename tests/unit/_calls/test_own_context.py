@@ -107,7 +107,7 @@ def test_each_event_is_told_in_the_context_of_its_call(hearing, logged):
     for name, heard in ("ann", hearing.heard[:7]), ("bob", hearing.heard[7:]):
         assert {each[2] for each in heard} == {name}
         assert [each[1] for each in heard if each[0] != "started"] == names
-    assert logged == ["ann"] * 4 + ["bob"] * 4
+    assert logged == ["ann"] * 5 + ["bob"] * 5
     user.set("nobody")
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from wsgi_defer import defer, deferring
-from wsgi_defer._runtime import report
+from wsgi_defer._runtime import events, report
 
 FORGED = "x\nERROR forged \x1b[2J\r\u2028\x85\udc80"
 
@@ -48,14 +48,14 @@ def test_a_log_that_cannot_be_written(refusing, capsys):
 
 def test_a_message_without_a_traceback(refusing, capsys):
     """The same."""
-    report.log(logging.WARNING, "100 %")
+    report.log(events.STOPPING, "100 %", facts={})
     assert capsys.readouterr().err.startswith("wsgi_defer: 100 %\n")
 
 
 def test_nothing_can_be_written(refusing, monkeypatch):
     """Then nothing is raised."""
     monkeypatch.setattr(sys, "stderr", None)
-    report.log(logging.ERROR, "x")
+    report.log(events.LOST, "x", facts={})
 
 
 def test_what_would_not_be_shown_is_escaped():
@@ -68,7 +68,7 @@ def test_what_would_not_be_shown_is_escaped():
 def test_a_level_that_is_off(caplog):
     """It costs no record."""
     caplog.set_level(logging.ERROR, "wsgi_defer")
-    report.log(logging.INFO, "x")
+    report.log(events.JOB_ATTEMPT, "x", facts={})
     assert caplog.records == []
 
 

@@ -254,7 +254,7 @@ def test_term_tells_what_is_left(recorded, caplog, monkeypatch):
         defer(int)
     start, _, rest = lines[0].partition(" s; running: ")
     begins, _, seconds = start.partition(" was told to stop and has 3 deferred calls ")
-    assert begins == f"wsgi_defer: worker {os.getpid()}"
+    assert begins == f"worker {os.getpid()}"
     assert seconds == "to finish in 29.5"
     assert rest.startswith("two\\nlines \\x1b (for ")
     os.kill(os.getpid(), signal.SIGTERM)
@@ -369,7 +369,7 @@ def test_a_hook_that_fails_is_logged(server, caplog):
         _hooks._masters.clear()
         hook(server, *([SimpleNamespace(age=1)] if hook is gunicorn.pre_fork else []))
     gunicorn.post_worker_init(SimpleNamespace(log=server.log))
-    assert caplog.text.count("wsgi_defer: a hook failed") == 2
+    assert caplog.text.count("a hook failed") == 2
 
 
 def fork_worker(server, worker):
@@ -395,7 +395,8 @@ def test_what_a_dead_worker_left(server, worker, caplog):
     del server.WORKERS[worker.pid]
     gunicorn.child_exit(server, worker)
     gunicorn.child_exit(server, worker)
-    assert caplog.text.count("deferred call of worker 7 lost while it waited") == 1
+    line = f"deferred call of worker 7 lost: worker {worker.pid} ended"
+    assert caplog.text.count(line) == 1
     assert f"worker {worker.pid} ended after gunicorn's timeout" in caplog.text
     gunicorn.on_exit(server)
     assert "lost in all workers: 1" in caplog.text
@@ -592,14 +593,3 @@ def test_threads_without_the_worker_class_for_them(
     if warned:  # else the warning is wrong
         assert server.cfg.worker_class is gthread.ThreadWorker
         assert "threads is 2, so gunicorn uses its own gthread" in caplog.text
-
-
-@pytest.mark.parametrize("silenced", [False, True])
-def test_the_log_is_ours_where_gunicorns_is_silenced(silenced, caplog):
-    """By the app's logging configuration; gunicorn's own otherwise, of any class."""
-    theirs = logging.Logger("theirs")
-    theirs.disabled = silenced
-    gunicorns = SimpleNamespace(error_log=theirs)
-    expected = logging.getLogger("wsgi_defer") if silenced else gunicorns
-    assert _host.log_of(SimpleNamespace(log=gunicorns)) is expected
-    assert _host.log_of(SimpleNamespace(log=theirs)) is theirs

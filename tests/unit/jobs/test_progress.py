@@ -132,17 +132,20 @@ def test_a_line_for_each_attempt_and_its_fields(jobs, caplog):
     run(jobs, "fails")
     with pytest.raises(SystemExit):
         Attempt("abc", "ends", "{}", []).run(jobs, but=(SystemExit,))
-    lines = [r for r in caplog.records if hasattr(r, "job_outcome")]
-    fields = [(r.job_name, r.job_id, r.job_attempt, r.job_outcome, r.job_again_in)
-              for r in lines]  # fmt: skip
+    lines = [r for r in caplog.records if hasattr(r, "wsgi_defer_outcome")]
+    names = ["job", "job_id", "attempt", "outcome", "again_in"]
+    fields = [
+        tuple(getattr(line, f"wsgi_defer_{name}", None) for name in names)
+        for line in lines
+    ]
     assert fields == [
         ("works", "abc", 1, "done", None),
         ("fails", "abc", 1, "again", 60),
         ("fails", "abc", 1, "failed", None),
     ]
-    assert lines[0].job_waited > 1e9
-    assert lines[1].job_waited is None
-    assert all(0 <= r.job_ran < 60 for r in lines)
+    assert lines[0].wsgi_defer_waited > 1e9
+    assert not hasattr(lines[1], "wsgi_defer_waited")
+    assert all(0 <= r.wsgi_defer_ran < 60 for r in lines)
     assert lines[1].getMessage().startswith("fails abc attempt 1: again in 60 s (ra")
     assert summary(count) == (
         "1 done, 1 failed, 1 to be tried again, 1 given back unfinished"
@@ -199,7 +202,7 @@ def test_colours_only_in_a_terminal(monkeypatch):
     """And not if NO_COLOR asks for none."""
     record = logging.LogRecord("wsgi_defer", logging.INFO, "", 0, "told", (), None)
     assert speech.Coloured("%(message)s").format(record) == "told"
-    record.job_outcome = "failed"
+    record.wsgi_defer_outcome = "failed"
     assert speech.Coloured("%(message)s").format(record) == "\x1b[31mtold\x1b[0m"
     made = []
     monkeypatch.setattr(logging, "basicConfig", lambda handlers: made.extend(handlers))

@@ -9,6 +9,7 @@ import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from ..._runtime import events, report
 from ..._runtime.report import printable
 from .._jobs import Jobs
 
@@ -30,7 +31,7 @@ class Coloured(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        colour = COLOURS.get(getattr(record, "job_outcome", record.levelno))
+        colour = COLOURS.get(getattr(record, "wsgi_defer_outcome", record.levelno))
         return text if colour is None else f"\x1b[{colour}m{text}\x1b[0m"
 
 
@@ -49,17 +50,20 @@ def set_up(quiet: bool) -> None:
 def introduce(jobs: Jobs, options: argparse.Namespace) -> None:
     """Say what runs here, and where the jobs are."""
     where = jobs.engine.where() or f"the jobs are at {location(jobs.given_url)}"
-    logger.info("wsgi_defer %s, %s: %s", release(), jobs.engine.title,
-                printable(where))  # fmt: skip
-    logger.info(
-        "queue %s; handlers %s; %s, %s each",
+    report.log(
+        events.JOBS_STARTED, "wsgi_defer %s, %s: %s", release(), jobs.engine.title,
+        printable(where), facts={"engine": jobs.engine.title},
+    )  # fmt: skip
+    report.log(
+        events.JOBS_SERVED, "queue %s; handlers %s; %s, %s each",
         jobs.queue, ", ".join(sorted(jobs.names)),
         counted(options.processes, "process", "processes"),
-        counted(options.threads, "thread", "threads"),
+        counted(options.threads, "thread", "threads"), facts={"queue": jobs.queue},
     )  # fmt: skip
     if jobs.schedules:
         told = "; ".join(f"{each.name} {each}" for each in jobs.schedules)
-        logger.info("schedule %s", "left to others" if options.no_schedule else told)
+        told = "left to others" if options.no_schedule else told
+        report.log(events.JOBS_SCHEDULE, "schedule %s", told, facts={})
 
 
 def release() -> str:

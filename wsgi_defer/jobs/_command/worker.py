@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 
+from ..._runtime import events, report
 from ..._runtime.parent import end_with
 from .._jobs import Jobs
 from .._scheduler import Scheduler
@@ -13,8 +13,6 @@ from .._supervisor import Supervisor
 from .._target import Refusal
 from .._worklog import new_count, summary
 from . import speech
-
-logger = logging.getLogger("wsgi_defer")
 
 
 def work(jobs: Jobs, options: argparse.Namespace) -> int:
@@ -68,4 +66,4 @@ def supervise(jobs: Jobs, options: argparse.Namespace) -> int:
         scheduler.stop()
         jobs.engine.close()
         told = "not counted" if counts is None else summary(counts)
-        logger.info("stopped: %s", told)
+        report.log(events.JOBS_STOPPED, "stopped: %s", told, facts={})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections import Counter, OrderedDict
@@ -12,6 +11,7 @@ from typing import ClassVar
 
 from ..._calls.call import DeferredCall
 from ..._calls.scope import current_scope
+from ..._runtime import events, report
 from ..._runtime.stop_orders import is_order_to_stop
 from .._job import Job, Order, State, describe, utc
 from .._progress import Progress
@@ -19,7 +19,6 @@ from .._scope import HandlerScope
 from ..errors import JobNotFailedError, UnknownJobError
 from ._engine import Engine, Served, check_waits
 
-logger = logging.getLogger("wsgi_defer")
 REMEMBERED = 1000  # jobs
 GIVE_A_URL = "Give Jobs() a URL."
 
@@ -63,9 +62,11 @@ class InProcess(Engine):
         """Run it after the response, by the call that is returned, or now."""
         if not self._warned:
             self._warned = True
-            logger.warning(
+            report.log(
+                events.JOBS_IN_MEMORY,
                 "Jobs(None) has no engine: jobs run in this process, after the response"
-                ", and are lost if it ends. Give it a URL, such as sqlite:///jobs.db."
+                ", and are lost if it ends. Give it a URL, such as sqlite:///jobs.db.",
+                facts={},
             )
         job = Job(order.id, order.name, "queued", enqueued_at=utc(time.time()),
                   payload=order.payload)  # fmt: skip

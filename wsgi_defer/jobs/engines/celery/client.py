@@ -7,7 +7,6 @@ no status unless ``Jobs(url, results=...)`` names a result backend of Celery.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from kombu.transport.native_delayed_delivery import (
 )
 from kombu.utils.url import parse_url
 
+from ...._runtime import events, report
 from ..._attempt import Attempt
 from ..._job import Job, Order, describe, utc
 from ..._progress import NOTHING, Progress, from_text
@@ -35,7 +35,6 @@ from .._engine import Engine, Served
 from .app import DUE, TASK, apart, make_app, unknown
 from .worker import work
 
-logger = logging.getLogger("wsgi_defer")
 TIMEOUT = 1.5  # seconds
 TIMES = ("enqueued_at", "due_at", "started_at", "finished_at")
 STATE = "WSGI_DEFER"  # of all that we keep in a result backend
@@ -211,8 +210,12 @@ class Celery(Engine):
         try:
             self._app.backend.forget(self._key(job_id))
         except Exception as error:
-            logger.warning("the status of job %s stays, though it was not stored: %s",
-                           job_id, describe(error))  # fmt: skip
+            report.log(
+                events.STATUS_LEFT,
+                "the status of job %s stays, though it was not stored: %s", job_id,
+                describe(error),
+                facts={"job_id": job_id, "error": type(error).__qualname__},
+            )  # fmt: skip
 
     def status(self, job_id: str) -> Job | None:
         if self._jobs.results is None:

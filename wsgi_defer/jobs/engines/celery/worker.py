@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import mmap
 import os
 import signal
@@ -20,6 +19,7 @@ from celery.exceptions import Ignore, Reject
 from kombu.common import maybe_declare
 from kombu.connection import Connection
 
+from ...._runtime import events, report
 from ...._runtime.parent import end_with
 from ..._attempt import Attempt, AttemptFailed
 from ..._job import MOST_CRASHES
@@ -28,7 +28,6 @@ from .. import _words
 from .._engine import Served
 from .app import DUE, TASK
 
-logger = logging.getLogger("wsgi_defer")
 STOP_CHECK = 1.0  # seconds after which a process that waits checks whether to stop
 
 
@@ -178,8 +177,10 @@ class Runner:
             return True
         error = too_often(message.crashes)
         if error:
-            logger.error("job %s %s has failed: %s", attempt.name, attempt.job_id,
-                         error)  # fmt: skip
+            report.log(
+                events.JOB_GIVEN_UP, "job %s %s has failed: %s", attempt.name,
+                attempt.job_id, error, facts={**attempt.facts, "why": error},
+            )  # fmt: skip
             self._keep(attempt, state="failed", finished_at=time.time(), error=error)
             return True
         self._keep(attempt, name=attempt.name, state="running", started_at=time.time())
@@ -207,8 +208,12 @@ class Runner:
         try:
             self._client.publish(failed.following, wait, first)
         except JobsUnavailable as unavailable:
-            logger.warning("job %s %s stays in its attempt %d: %s", attempt.name,
-                           attempt.job_id, attempt.number, unavailable)  # fmt: skip
+            kind = type(unavailable).__name__
+            report.log(
+                events.JOB_STAYS, "job %s %s stays in its attempt %d: %s", attempt.name,
+                attempt.job_id, attempt.number, unavailable,
+                facts={**attempt.facts, "error": kind},
+            )  # fmt: skip
             return False
         return True
 
@@ -230,9 +235,12 @@ class Runner:
             channel.basic_publish(probe, exchange.name, confirm_timeout=STOP_CHECK)
             return
         except TimeoutError:
-            logger.warning("RabbitMQ takes no messages; job %s %s waits with its "
-                           "attempt %d until it does", attempt.name, attempt.job_id,
-                           attempt.number + 1)  # fmt: skip
+            report.log(
+                events.JOB_WAITS, "RabbitMQ takes no messages; job %s %s waits with "
+                "its attempt %d until it does", attempt.name, attempt.job_id,
+                attempt.number + 1,
+                facts={**attempt.facts, "attempt": attempt.number + 1},
+            )  # fmt: skip
         while not self._stop.is_told():
             try:
                 channel.wait([spec.Basic.Ack, spec.Basic.Nack], timeout=STOP_CHECK)
@@ -257,5 +265,8 @@ class Runner:
         try:
             self._client.keep(attempt.job_id, **{"attempts": attempt.number, **fields})
         except JobsUnavailable as error:
-            logger.warning("the status of job %s is out of date: %s", attempt.job_id,
-                           error)  # fmt: skip
+            report.log(
+                events.STATUS_OLD, "the status of job %s is out of date: %s",
+                attempt.job_id, error,
+                facts={"job_id": attempt.job_id, "error": type(error).__name__},
+            )  # fmt: skip

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, EnqueueOptions
 
+from ...._runtime import events, report
 from ...._runtime.clock import monotonic
 from ..._attempt import Attempt
 from ..._job import Job, Order, State
@@ -48,7 +49,6 @@ from .sqlite_file import (
 from .tables import FIRST, NEXT, Serial, arguments
 from .worker import Worker
 
-logger = logging.getLogger("wsgi_defer")
 T = TypeVar("T")
 
 CLEARING_SLOT = MOST  # a slot that no worker takes
@@ -180,10 +180,12 @@ class Dbos(Engine):
                 # Of two, one could delete a new job, whose id the other has set free.
                 if not slots.take(CLEARING_SLOT):
                     if self._notices.due(CLEARING_SLOT):
-                        logger.warning(
+                        name = slots.name(CLEARING_SLOT)
+                        report.log(
+                            events.JOBS_NOT_CLEARED,
                             "nothing was cleared: another process has locked %s. If "
-                            "that is not another clear(), end it",
-                            slots.name(CLEARING_SLOT),
+                            "that is not another clear(), end it", name,
+                            facts={"slot": name},
                         )  # fmt: skip
                     return 0
                 cleared = 0
@@ -287,10 +289,11 @@ class Dbos(Engine):
             return
         if now != self._path:
             self._given = None
-            logger.warning(
+            report.log(
+                events.JOBS_MOVED,
                 "jobs are stored in %s, where the URL of Jobs() led when it was made. "
                 "It leads to %s now, and a worker that starts here uses that. Give "
-                "Jobs() an absolute path without links", self._path, now,
+                "Jobs() an absolute path without links", self._path, now, facts={},
             )  # fmt: skip
 
     def file(self) -> tuple[int, int] | None:

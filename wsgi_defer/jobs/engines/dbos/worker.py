@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import dbos._sys_db
 from dbos import DBOS
 
+from ...._runtime import events, report
 from ..._attempt import Attempt, AttemptFailed
 from ..._job import MOST_CRASHES
 from ..._notices import EachMinute
+from ..._worklog import tell_unavailable
 from ...errors import JobsUnavailable
 from .. import _words
 from .._engine import Served
@@ -26,8 +28,6 @@ from .serializer import Json, refuse_pickles
 from .slots import Slots, take_one
 from .tables import FIRST, NEXT, Serial, from_arguments, is_attempt
 from .threads import Sweeps, Threads
-
-logger = logging.getLogger("wsgi_defer")
 
 POLLING = 0.1  # seconds after which a worker that nobody wakes looks for a job
 RESCUE = 5.0  # seconds between two looks for jobs of dead workers
@@ -152,7 +152,7 @@ class Worker:
                 with self._client.reaching("keeping a worker's slot"):
                     self._slots.check()
             except JobsUnavailable as error:
-                logger.warning("%s (%s)", error, error.__cause__)
+                tell_unavailable(error)
 
     def _wait(self) -> None:
         while self._keep():
@@ -164,7 +164,7 @@ class Worker:
                 self._rescue()
                 self._count_foreign()
             except JobsUnavailable as error:
-                logger.warning("%s (%s)", error, error.__cause__)
+                tell_unavailable(error)
             if stranded & self._stranded:
                 # The next process of this slot runs them again. Not this one: DBOS may
                 # be about to start them. The job that runs is finished first.
@@ -196,7 +196,7 @@ class Worker:
             except JobsUnavailable as error:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
-                logger.warning("%s (%s); tried again", error, error.__cause__)
+                tell_unavailable(error)
             try:
                 self._stops.get(timeout=1)
             except Empty:
@@ -225,20 +225,26 @@ class Worker:
                 if not self._slots.take(number):
                     self._free.pop(number, None)
                     if self._slots.is_silent(number) and self._notices.due(number):
-                        logger.warning(
+                        report.log(
+                            events.SLOT_SILENT,
                             "%s is locked, but its holder has shown no sign of life for"
                             " a minute: a worker that finishes a long job, or another "
                             "program. Jobs that ran under it wait until it is free",
-                            self._slots.name(number),
-                        )
+                            self._slots.name(number), facts={"slot": name},
+                        )  # fmt: skip
                     continue
                 try:
                     since = self._free.setdefault(number, time.monotonic())
                     if time.monotonic() - since < self._slots.grace:
                         continue
                     for handle in DBOS._recover_pending_workflows([name]):
-                        logger.warning("%s is run again: the worker of %s has died",
-                                       handle.workflow_id, name)  # fmt: skip
+                        job = self._client.serial.split(handle.workflow_id)
+                        report.log(
+                            events.JOB_RESCUED,
+                            "%s is run again: the worker of %s has died",
+                            handle.workflow_id, name,
+                            facts={"job_id": job and job[0], "slot": name},
+                        )  # fmt: skip
                     self._bell.ring()
                 finally:
                     self._slots.give_back(number)
@@ -250,10 +256,11 @@ class Worker:
         if not (number := self._client.foreign()):
             return
         self._knows_foreign = True
-        logger.warning(
+        report.log(
+            events.ROWS_FOREIGN,
             "%d rows in DBOS's tables are not jobs that this worker knows, and are "
             "left alone. Another release, or one of DBOS's tools, has written them",
-            number,
+            number, facts={},
         )  # fmt: skip
 
     def _run_as(self, name: str) -> Any:
@@ -274,7 +281,7 @@ class Worker:
             self._client.follows, job_id, place
         ):
             return None  # a worker was killed after this attempt had failed
-        if logger.isEnabledFor(logging.INFO):  # or nobody is told
+        if report.heard(events.JOB_ATTEMPT):  # or nobody is told
             with suppress(JobsUnavailable):
                 attempt = replace(attempt, due=self._client.due(job_id, place))
         give_up = partial(self._give_up, DBOS.workflow_id or "", place)
@@ -312,7 +319,7 @@ class Worker:
             except JobsUnavailable as error:
                 if self._stopping and time.monotonic() - started > STORING:
                     raise Unstored from error
-                logger.warning("%s (%s); tried again", error, error.__cause__)
+                tell_unavailable(error)
                 time.sleep(1)
 
 

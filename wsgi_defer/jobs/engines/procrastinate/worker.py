@@ -17,6 +17,7 @@ import procrastinate
 from procrastinate import jobs as rows
 from procrastinate import worker
 
+from ...._runtime import events, report
 from ..._attempt import Attempt, AttemptFailed
 from ..._job import MOST_CRASHES, describe
 from ...errors import JobsUnavailable
@@ -25,7 +26,6 @@ from .._engine import Served
 from .._postgres import Impatient
 
 R = TypeVar("R")
-logger = logging.getLogger("wsgi_defer")
 
 TASK = "wsgi_defer.job"
 POLL = 1.0  # seconds; PostgreSQL tells of new jobs, but not of those that become due
@@ -184,8 +184,11 @@ async def run(client: Client, url: str, jobs: Served, threads: int) -> None:
         except procrastinate.exceptions.ConnectorException as error:
             if not stopped.is_set():
                 raise
-            logger.warning("the worker could not tell the server that it ends: %s",
-                           describe(error))  # fmt: skip
+            report.log(
+                events.LEAVING_FAILED,
+                "the worker could not tell the server that it ends: %s",
+                describe(error), facts={"error": type(error).__qualname__},
+            )  # fmt: skip
         finally:
             rescuing.cancel()
             leaving.cancel()
@@ -254,7 +257,10 @@ async def rescue(client: Client, app: procrastinate.App, queue: str) -> None:
             ):
                 await asyncio.to_thread(recover, client, job)
         except Exception as error:
-            logger.warning("looking for jobs of dead workers: %s", describe(error))
+            report.log(
+                events.RESCUE_FAILED, "looking for jobs of dead workers: %s",
+                describe(error), facts={"error": type(error).__qualname__},
+            )  # fmt: skip
         await asyncio.sleep(RESCUE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import signal
 import sys
@@ -23,12 +22,11 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import UnixSignalDeathPenalty
 from rq.utils import now
 
+from ...._runtime import events, report
 from ...._runtime.parent import end_with
 from ..._attempt import Attempt, AttemptFailed
 from .. import _words
 from .._engine import Served
-
-logger = logging.getLogger("wsgi_defer")
 
 FUNCTION = "wsgi_defer.job"  # marks our jobs; nothing of that name is imported
 
@@ -87,7 +85,11 @@ class RqJob(rq.job.Job):
         order = self.order()
         if order is None:
             self.retries_left = 0
-            logger.error("a job of RQ was refused: it is not one of wsgi_defer's")
+            report.log(
+                events.JOB_REFUSED,
+                "a job of RQ was refused: it is not one of wsgi_defer's",
+                facts={},
+            )
             raise ValueError("this is not a job of wsgi_defer")
         # RQ moves a delayed job to its queue even if it was taken off the list since.
         if self.connection.hexists(self.key, CANCELLED):
