@@ -24,6 +24,7 @@ from ..ledger import Ledger, Left, Recorder
 from ..observers._log import log_lost
 from ..observers._observers import observe_process, stop_observing
 from ._host import GunicornHost, host_for, time_for_calls
+from ._title import show_calls, show_no_calls
 
 KILLED_WAIT = 2.0  # seconds for the kernel to end a worker that was sent SIGKILL
 
@@ -170,6 +171,7 @@ def attach(worker: Any) -> None:
         _recorders.append(recorder)
         observe_process(recorder)
         current.recorder = recorder
+    show_calls()
     host.install(current)
 
 
@@ -199,7 +201,7 @@ def finishing_calls(
 
 
 def _detach() -> None:
-    """In a child of a worker: give up its heart, its and its page of the ledger."""
+    """In a child of a worker: give up its heart, its page of the ledger, its title."""
     current = host.current
     if isinstance(current, GunicornHost):
         current.close()
@@ -208,6 +210,7 @@ def _detach() -> None:
         recorder = _recorders.pop()
         recorder.forget()
         stop_observing(recorder)
+    show_no_calls()
 
 
 os.register_at_fork(after_in_child=_detach)
