@@ -11,6 +11,7 @@ import pytest
 
 from wsgi_defer import background, current_scope, deferring
 from wsgi_defer._calls import watch
+from wsgi_defer._runtime import events, report
 
 pytest.register_assert_rewrite("tests.helpers.every_pool", "tests.helpers.pools")
 
@@ -94,6 +95,26 @@ def scope(request):
     """A scope with the POOLS of the test's module, or with those that tests share."""
     with deferring(pools=getattr(request.module, "POOLS", POOLS)) as scope:
         yield scope
+
+
+@pytest.fixture(autouse=True)
+def lines_have_the_fields_of_their_event():
+    """Whatever a test logs, the catalogue has it."""
+    wrong = []
+
+    def look(record):
+        prefix = "wsgi_defer_"
+        fields = {name for name in vars(record) if name.startswith(prefix)}
+        event = events.CATALOGUE.get(getattr(record, f"{prefix}event", None))
+        known = {"event", "worker", *(event.fields if event else ())}
+        if event is None or fields - {prefix + name for name in known}:
+            wrong.append((record.getMessage(), fields))
+        return True
+
+    report.logger.addFilter(look)
+    yield
+    report.logger.removeFilter(look)
+    assert not wrong
 
 
 @pytest.fixture(autouse=True)

@@ -20,15 +20,18 @@ LONGEST = 100  # characters of a call's name
 class Title(Observer):
     """Adds the call that was the last to start, of those that run after a response.
 
-    When none runs any more, the title is as it was. Safe from any thread.
+    When none runs any more, the title is ``own`` again. Safe from any thread.
+
+    :param own: the title of the process. It is not read anew for each call, as that
+        takes as long as setting it: about 0.5 microseconds.
     """
 
-    def __init__(self, read: Callable[[], str], write: Callable[[str], object]) -> None:
-        self._read = read
+    def __init__(self, own: str, write: Callable[[str], object]) -> None:
+        self._own = own
+        self._with_call = f"{own} after response: "
         self._write = write
         self._lock = threading.RLock()
-        self._running: dict[int, str] = {}  # names, in the order of their starts
-        self._before = ""
+        self._shown: dict[int, str] = {}  # titles, in the order of the calls' starts
 
     def started(self, call: Call, scope: Scope) -> None:
         outermost = scope
@@ -36,32 +39,27 @@ class Title(Observer):
             outermost = outermost.outer
         if outermost.outcome is None:
             return  # the response has not ended
-        name = printable(call.label)
+        name = call.label
+        if not name.isprintable():
+            name = printable(name)
         if len(name) > LONGEST:
             name = f"{name[: LONGEST - 3]}..."
+        title = self._with_call + name
         with self._lock:
-            if not self._running:
-                self._before = self._read()
-            self._running[id(call)] = name
-            self._show(name)
+            self._shown[id(call)] = title
+            self._write(title)
 
     def finished(self, call: Call, scope: Scope) -> None:
         with self._lock:
-            if self._running.pop(id(call), None) is None:
-                return
-            if self._running:
-                self._show(next(reversed(self._running.values())))
-            else:
-                self._write(self._before)
+            shown = self._shown
+            if shown.pop(id(call), None) is not None:
+                self._write(next(reversed(shown.values())) if shown else self._own)
 
     def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
         self.finished(call, scope)
 
     def lost(self, call: Call, scope: Scope, why: str) -> None:
         self.finished(call, scope)
-
-    def _show(self, name: str) -> None:
-        self._write(f"{self._before} after response: {name}")
 
 
 _titles: list[Title] = []  # one at most, in a worker
@@ -73,7 +71,7 @@ def show_calls() -> None:
     # On macOS, gunicorn leaves it alone, as it may crash a process that was forked.
     if module is None or sys.platform == "darwin" or _titles:
         return
-    _titles.append(Title(module.getproctitle, module.setproctitle))
+    _titles.append(Title(module.getproctitle(), module.setproctitle))
     observe_process(_titles[0])
 
 
