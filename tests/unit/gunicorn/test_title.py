@@ -113,12 +113,12 @@ def test_several_threads(process):
     seen = []
     for what, call in [
         (title.started, first), (title.started, second), (title.finished, first),
-        (title.started, third), (title.finished, third), (title.finished, second),
-        (title.finished, second),
+        (title.started, third), (title.started, first), (title.finished, first),
+        (title.finished, third), (title.finished, second), (title.finished, second),
     ]:  # fmt: skip
         what(call, scope)
         seen.append(process.seen().removeprefix(" after response: "))
-    assert seen == ["1", "2", "2", "3", "2", "", ""]
+    assert seen == ["1", "2", "2", "3", "1", "3", "2", "", ""]
 
 
 def test_a_call_that_is_lost(process):
@@ -136,12 +136,19 @@ def test_a_call_that_is_lost(process):
 
 def test_names_that_would_harm(process, ran):
     """They are escaped, and cut."""
+
+    def look():
+        ran.append(process.seen())
+
+    look.__qualname__ = "look\0"
     with deferring():
-        defer(lambda: ran.append(process.seen())).named("a\0b\n\x1b" + 200 * "x")
-    (shown,) = ran
-    assert shown.startswith(r" after response: a\x00b\n\x1bx")
-    assert len(shown) == len(" after response: ") + _title.LONGEST
-    assert shown.endswith("x...")
+        defer(look).named("a\0b\n\x1b" + 200 * "x")
+        defer(look)
+    named, of_function = ran
+    assert of_function.endswith(r"test_title.look\x00")
+    assert named.startswith(r" after response: a\x00b\n\x1bx")
+    assert len(named) == len(" after response: ") + _title.LONGEST
+    assert named.endswith("x...")
 
 
 @pytest.mark.parametrize(("module", "platform"), [(None, "linux"), ("x", "darwin")])
