@@ -202,7 +202,7 @@ RUN = {
     "gunicorn": ["worker_class"],
     "incident": ["max_waiting"],
 }
-ELSEWHERE = {"django", "frameworks", "testing"}
+ELSEWHERE = {"django", "frameworks", "observe", "testing"}
 
 
 def test_no_block_is_forgotten():

@@ -23,6 +23,7 @@ from ...helpers.client import get, make_environ
 PAGE = Path(__file__).parents[3] / "docs" / "observe.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 (STRUCTLOG,) = [block for block in BLOCKS if "import structlog" in block]
+(FINISHED,) = [block for block in BLOCKS if "setLevel" in block]
 OF_CALLS = {"event", "worker", "call", "kind", "origin", "request_id", "status",
             "waited", "ran"}  # fmt: skip
 
@@ -130,7 +131,9 @@ def test_the_log_shows_what_finishes_from_now_on(caplog):
         return caplog.messages
 
     assert run() == []
-    caplog.set_level(logging.DEBUG, log.name)
+    caplog.set_level(logging.DEBUG, log.name)  # which is undone, and so what follows
+    log.setLevel(logging.INFO)
+    exec(FINISHED)
     (line,) = run()
     assert re.match(r"deferred call mail finished in 0\.\d\d\d s; from ", line)
     caplog.set_level(events.FINISHED.level + 1, log.name)
