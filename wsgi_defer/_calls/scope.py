@@ -156,6 +156,7 @@ class Scope:
         del call  # frame cycle
         while (before := chain[-1].before) is not None and not before.done():
             chain.append(before)
+        self.options.observers.look_at_log()
         while chain:
             self._run_early(chain.pop())
 

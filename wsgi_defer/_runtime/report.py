@@ -129,15 +129,13 @@ def _messages(error: BaseException) -> list[tuple[str, str]]:
 def heard(event: Event) -> bool:
     """Whether somebody would see its line. Quick, for what happens often."""
     level = event.level
-    if _of_server is None:
+    if _of_server is None or logger.level:  # which somebody has chosen
         return logger.isEnabledFor(level)
     if not (_shows(level) or logger.isEnabledFor(level)):
         return False  # wherever it would go
-    log = _destination()
-    if log is logger:
+    if _destination() is logger:
         return logger.isEnabledFor(level)
-    # What somebody has chosen for our logger holds there, too.
-    return level >= logger.level and not logger.disabled and _shows(level)
+    return _shows(level) and not logger.disabled
 
 
 def _shows(level: int) -> bool:

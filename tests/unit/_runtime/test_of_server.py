@@ -106,11 +106,13 @@ def test_its_level_decides(error_log, level, shown):
 
 
 def test_what_is_chosen_for_our_logger_holds(error_log, monkeypatch):
-    """Its level, its filters, and that it is disabled."""
+    """Its level, whatever gunicorn's is; its filters; and that it is disabled."""
     report.use_log_of_server(SimpleNamespace(error_log=error_log))
-    error_log.setLevel(logging.DEBUG)
     ours = logging.getLogger("wsgi_defer")
-    monkeypatch.setattr(ours, "level", logging.ERROR)
+    ours.setLevel(logging.DEBUG)
+    run(int, "above the level")
+    ours.setLevel(logging.ERROR)
+    error_log.setLevel(logging.DEBUG)
     run(int, "below the level")
     ours.setLevel(logging.NOTSET)
     monkeypatch.setattr(ours, "filters", [lambda record: False])
@@ -120,7 +122,8 @@ def test_what_is_chosen_for_our_logger_holds(error_log, monkeypatch):
     run(fail, "disabled")
     ours.disabled = False
     run(fail, "shown")
-    assert [each.wsgi_defer_call for each in error_log.kept.records] == ["shown"]
+    calls = [each.wsgi_defer_call for each in error_log.kept.records]
+    assert calls == ["above the level", "shown"]
 
 
 def test_a_filter_that_returns_another_record(error_log, monkeypatch):

@@ -138,3 +138,13 @@ def test_the_log_shows_what_finishes_from_now_on(caplog):
     assert re.match(r"deferred call mail finished in 0\.\d\d\d s; from ", line)
     caplog.set_level(events.FINISHED.level + 1, log.name)
     assert run() == []
+
+
+def test_a_call_that_is_awaited_is_shown_at_once(caplog):
+    """Though the log did not show what finishes when the request began."""
+    with deferring():
+        call = defer(int).named("early")
+        caplog.set_level(logging.DEBUG, "wsgi_defer")
+        assert call.result() == 0
+        (line,) = caplog.messages
+    assert line.startswith("deferred call early finished")
