@@ -58,7 +58,7 @@ QUICK_DJANGO = $(filter-out %/test_connections.py,$(wildcard tests/django/test_*
 # Every branch of the heart has a unit test, but for one of pools that needs a process;
 # what only a fork or an exit reaches, not all.
 HEART = $(filter-out %/coroutine.py,$(wildcard $(addprefix wsgi_defer/,\
-  _calls/*.py _request/*.py _servers/*.py observers/*.py ledger.py \
+  _calls/*.py _request/*.py _servers/*.py observers/*.py ledger/*.py \
   _runtime/host.py _runtime/stop_orders.py _runtime/per_process.py \
   $(addprefix pools/_,coroutines.py deadlines.py gather.py kinds.py task.py threads.py))))
 

@@ -14,10 +14,10 @@ import threading
 import time
 from typing import NamedTuple
 
-from ._calls.call import Call
-from ._calls.options import MAX_CALLS, MAX_WAITING
-from ._calls.scope import Scope
-from .observers._observer import Observer
+from .._calls.call import Call
+from .._calls.options import MAX_CALLS, MAX_WAITING
+from .._calls.scope import Scope
+from ..observers._observer import Observer
 
 PAGES = 256  # workers at a time
 # Calls at a time, of one worker: those that wait for the background thread, the scope
