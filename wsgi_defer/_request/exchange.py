@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -17,6 +14,7 @@ from .._calls.drain import discard_held, run_held
 from .._calls.options import Options
 from .._calls.outcome import new_outcome
 from .._calls.scope import Scope, enter, leave
+from .._runtime import recording
 from .._runtime.forks import end_fork
 from .._servers.detect import server_of
 from .._servers.server import Server, is_sendfile_body
@@ -35,6 +33,7 @@ from .bodies import (
 )
 from .inline_or_background import run_calls
 from .length import lacks_length
+from .request_id import checked_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -74,7 +73,7 @@ class Exchange(Scope):
     _guard: GuardedInput | None = None
     _given_id: str | None = None  # by a proxy, or anybody
     _request_id: str | None = None
-    _sent_at: float | None = None  # when the server was done with the body
+    lane: int | None = None  # of the ledger, until the response has ended
     _known_server: Server | None = None
     _inner: Any = ()  # the app's body
     steps: Iterator[bytes] = CLOSED  # through that
@@ -93,6 +92,8 @@ class Exchange(Scope):
         self._environ: Any = environ
         self._respond: Any = start_response
         self._began = monotonic()
+        if recording.requests is not None:
+            self.lane = recording.requests.begin(self._began)
 
     @property
     def request_id(self) -> str:
@@ -101,9 +102,7 @@ class Exchange(Scope):
             environ, given = self._environ, self._given_id
             if environ is not None:
                 given = environ.get("HTTP_X_REQUEST_ID")
-            if given is None or not _REQUEST_ID(given):
-                given = f"{os.getpid()}-{next(_request_numbers)}"
-            self._request_id = given
+            self._request_id = checked_id(given)
         return self._request_id
 
     @property
@@ -340,6 +339,7 @@ class Exchange(Scope):
             self.close()
         else:
             self.closed = True
+            recording.end(self, self._began)
 
     def app_failed(self, error: BaseException) -> None:
         """The app raised ``error``, and the server is about to deal with it."""
@@ -376,7 +376,7 @@ class Exchange(Scope):
         sending = None
         if self.registered:
             sending = sys.exc_info()[1]
-            self._sent_at = monotonic()
+            self.sent_at = monotonic()
         sent = sending is None or sending is self._handled
         try:
             if close is not None:
@@ -401,6 +401,8 @@ class Exchange(Scope):
             self.closed = False
             return False
         self._environ = self._respond = self._error = None  # as in _drain()
+        if self.lane is not None:
+            recording.end(self, self._began)
         if self.guests:
             self.abandon_guests()
         return True
@@ -433,6 +435,7 @@ class Exchange(Scope):
 
     def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
         """What is needed to run the calls, in whatever thread that will be."""
+        recording.end(self, self._began)
         code, error = self._code(), self._error
         if (
             code is None
@@ -440,7 +443,7 @@ class Exchange(Scope):
             and not (self._taken_over or self._is_websocket())
         ):
             error = DeferError("the app never called start_response() with a status")
-        duration = (self._sent_at or monotonic()) - self._began
+        duration = (self.sent_at or monotonic()) - self._began
         # Keep nothing of the request. The environ, for one, holds this scope.
         self._given_id = self._environ.get("HTTP_X_REQUEST_ID")
         if self._guard is not None:
@@ -453,8 +456,3 @@ class Exchange(Scope):
         outcome = new_outcome((code, error, delivered, duration))
         self.outcome = outcome
         return self, outcome, ready
-
-
-# No line break that would forge a line of the log, and nothing too long for the ledger.
-_REQUEST_ID = re.compile(r"[\w.:+/=@-]{1,63}", re.ASCII).fullmatch
-_request_numbers = itertools.count(1)

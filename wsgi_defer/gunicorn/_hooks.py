@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import background
-from .._runtime import host
+from .._runtime import host, recording
 from .._servers.handover import report_lost_drains
 from ..background import Drain
 from ..ledger import Ledger, Left, Recorder
+from ..ledger._snapshot import listen, share
 from ..observers._observers import observe_process, stop_observing
 from ._host import GunicornHost, host_for, log_of, time_for_calls
 
@@ -31,9 +32,10 @@ class _Master:
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.pages: dict[int, int] = {}  # by the worker's age, which is its number
-        self.lost = 0
+        share(self.ledger)
 
     def assign(self, server: Any, worker: Any) -> None:
+        self.ledger.name = server.cfg.proc_name  # a reload may change it
         alive = {each.age for each in list(server.WORKERS.values())}
         for age in set(self.pages) - alive:  # gunicorn did not tell us, or did not fork
             self.read(server, age, "a worker")
@@ -51,7 +53,6 @@ class _Master:
         page = self.pages.pop(age, None)
         if page is None:
             return
-        self.lost += self.ledger.take_lost(page)  # the worker has named these
         calls, unnamed = self.ledger.close_page(page)
         for call in calls:
             log_of(server).error("wsgi_defer: %s", _sentence(call, f"{who} {end}"))
@@ -60,7 +61,6 @@ class _Master:
                 "wsgi_defer: %d more deferred calls lost: %s %s; the ledger had no "
                 "room for their names", unnamed, who, end,
             )  # fmt: skip
-        self.lost += len(calls) + unnamed
 
 
 def _sentence(call: Left, why: str) -> str:
@@ -114,6 +114,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     """In the worker: let the background thread finish its calls."""
     if os.getpid() == worker.pid:  # gunicorn sometimes calls it in the master, too
         with _harmless(worker.log):
+            _note_stopping()
             background.finish()
 
 
@@ -140,11 +141,10 @@ def on_exit(server: Any) -> None:
             master.read(server, worker.age, f"worker {pid}", end)
         for age in list(master.pages):
             master.read(server, age, "a worker")
-        if master.lost:
+        if lost := master.ledger.lost_so_far():
             log_of(server).error(
-                "wsgi_defer: deferred calls that were lost in all workers: %d",
-                master.lost,
-            )  # fmt: skip
+                "wsgi_defer: deferred calls that were lost in all workers: %d", lost
+            )
 
 
 def attach(worker: Any) -> None:
@@ -158,8 +158,15 @@ def attach(worker: Any) -> None:
         recorder = master.ledger.recorder(master.pages[worker.age])
         _recorders.append(recorder)
         observe_process(recorder)
+        recording.install(recorder)
         current.recorder = recorder
+        listen(current.listeners)
     host.install(current)
+
+
+def _note_stopping() -> None:
+    for recorder in _recorders:
+        recorder.stopping()
 
 
 @contextmanager
@@ -174,6 +181,7 @@ def finishing_calls(
         try:
             yield
         finally:  # also on INT and QUIT, which raise SystemExit in here
+            _note_stopping()
             # The responses have ended, but calls may still run. Keep the worker's heart
             # beating; otherwise the master would consider it stuck.
             deadline = time.monotonic() + time_for_calls()
@@ -197,6 +205,7 @@ def _detach() -> None:
         recorder = _recorders.pop()
         recorder.forget()
         stop_observing(recorder)
+        recording.install(None)
 
 
 os.register_at_fork(after_in_child=_detach)

@@ -39,7 +39,7 @@ class GunicornHost(host.Host):
         # Our own file descriptor: gunicorn closes its own before worker_exit, and after
         # that, Worker.notify() raises.
         self._heart = os.dup(worker.tmp.fileno())
-        self._listeners = [listener.fileno() for listener in worker.sockets]
+        self.listeners = [listener.fileno() for listener in worker.sockets]
         self._note_the_order_to_stop()
 
     def _note_the_order_to_stop(self) -> None:
@@ -53,6 +53,8 @@ class GunicornHost(host.Host):
             first = self._stopped_at is None
             if first:
                 self._stopped_at = monotonic()
+                if self.recorder is not None:
+                    self.recorder.stopping()
             theirs(number, frame)
             if first:
                 self._tell_from_a_thread()
@@ -127,7 +129,7 @@ class GunicornHost(host.Host):
 
     def client_waiting(self) -> bool:
         poll = select.poll()  # its own: threads that share one would get an error
-        for listener in self._listeners:
+        for listener in self.listeners:
             poll.register(listener, select.POLLIN)
         return any(event & select.POLLIN for _, event in poll.poll(0))
 

@@ -4,13 +4,15 @@ The figures live in memory that the master shares with its workers, so they surv
 each worker, however it ends. Nothing is written to a file.
 """
 
-from ._ledger import ENTRIES, ENTRY, NAME, PAGES, REQUEST, Ledger, Left, Recorder
-from ._snapshot import snapshot
+from ._entries import Left
+from ._layout import ENTRIES, NAME, PAGES, REQUEST
+from ._ledger import Ledger
+from ._recorder import Recorder
+from ._snapshot import record, snapshot
 from ._types import CallFigures, Failure, Histogram, Snapshot, WorkerFigures
 
 __all__ = [
     "ENTRIES",
-    "ENTRY",
     "NAME",
     "PAGES",
     "REQUEST",
@@ -22,5 +24,6 @@ __all__ = [
     "Recorder",
     "Snapshot",
     "WorkerFigures",
+    "record",
     "snapshot",
 ]

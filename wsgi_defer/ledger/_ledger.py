@@ -1,217 +1,179 @@
-"""The flight recorder: which calls wait and run, in memory that survives the process.
+"""The flight recorder: what workers do and have done, in memory that survives them.
 
 The master makes it before it forks, with a page for each worker. A worker writes what
 becomes of its calls on its page. When it is dead, however it died, the master reads
-what is left there. A page has room for ``ENTRIES`` calls at a time; calls above that
-are counted, without their names.
+what is left there, and adds its figures to those on the last page, which is its own. A
+page has room for ``ENTRIES`` calls at a time; calls above that are counted, without
+their names.
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
-import threading
 import time
-from typing import NamedTuple
 
-from .._calls.call import Call
-from .._calls.options import MAX_CALLS, MAX_WAITING
-from .._calls.scope import Scope
-from ..observers._observer import Observer
-
-PAGES = 256  # workers at a time
-# Calls at a time, of one worker: those that wait for the background thread, the scope
-# that it was given last, the one that it runs, and a request that defers meanwhile.
-ENTRIES = MAX_WAITING + 3 * MAX_CALLS
-NAME = 168  # bytes; what is longer is cut
-REQUEST = 64
-# State, when it was registered, when it started, name, number of the request.
-_ENTRY = struct.Struct(f"Qdd{NAME}s{REQUEST}s")
-_NAME = struct.Struct(f"{NAME}s")
-_HEAD = _ENTRY.size - NAME - REQUEST
-ENTRY = _ENTRY.size  # 256 bytes
-# The first entry holds the number of calls without an entry; the place of the last
-# entry that was ever used, as to read memory that was never written would allocate it;
-# and the number of calls that the process itself has told to be lost.
-_PAGE = (ENTRIES + 1) * ENTRY
-
-_FREE, _WAITING, _RUNNING = 0, 1, 2
-
-
-class Left(NamedTuple):
-    """A call that was left when its process ended.
-
-    ``since`` is the number of seconds since it started, or since it was registered if
-    it had not started.
-    """
-
-    name: str
-    request_id: str
-    running: bool
-    since: float
+from . import _layout as at
+from ._entries import Left, by_urgency, read_entry, used_entries
+from ._recorder import Recorder, redo
+from ._types import OTHER
 
 
 class Ledger:
     """The shared memory, and which pages are free. For the process that forks.
 
-    262 MB of address space, which becomes memory only where something is written. A
-    page that was closed is used again, the first ones first.
+    Some 300 MB of address space, which becomes memory only where something is written.
+    A page that was closed is used again, the first ones first.
     """
 
-    def __init__(self, pages: int = PAGES) -> None:
-        self._memory = mmap.mmap(-1, pages * _PAGE)
+    def __init__(self, pages: int = at.PAGES) -> None:
+        self.name = ""  # of what these processes serve
+        self.started_at = time.time()
+        self.memory = mmap.mmap(-1, (pages + 1) * at.PAGE * at.WORD)
+        self.numbers = memoryview(self.memory).cast("Q")
+        self.last = pages * at.PAGE
         self._free = list(range(pages))[::-1]
+        self._records: dict[bytes, int] = {}  # of the last page, by name
 
     def take_page(self) -> int | None:
         """Reserve a page for a process that is to be forked; None if all are taken."""
-        return self._free.pop() if self._free else None
+        if not self._free:
+            return None
+        page = self._free.pop()
+        used = self.last + at.USED
+        self.numbers[used] = max(self.numbers[used], page + 1)
+        return page
 
     def recorder(self, page: int) -> Recorder:
         """What writes that page, for the forked process."""
-        return Recorder(self._memory, page)
+        return Recorder(self.memory, page)
 
-    def take_lost(self, page: int) -> int:
-        """How many calls a process that has ended has told to be lost; 0 from then on.
-
-        These are not among those that ``close_page()`` returns.
-        """
-        number = page * _PAGE // 8 + 2
-        numbers = memoryview(self._memory).cast("Q")
-        lost, numbers[number] = numbers[number], 0
-        return lost
+    def lost_so_far(self) -> int:
+        """The calls that were lost in processes whose page is closed."""
+        records = figures_by_name(self.memory, self.last).values()
+        return sum(figures >> at.LOST * 64 & (1 << 64) - 1 for figures in records)
 
     def close_page(self, page: int) -> tuple[list[Left], int]:
         """Read what a process that has ended has left, and free its page.
 
         Returns the calls, the running ones first, and the number of those that had no
-        entry.
+        entry. They are counted as lost, and those that were cancelled as skipped. The
+        figures of the process become those of the last page.
         """
-        left = []
-        numbers = memoryview(self._memory).cast("Q")
-        begin = page * _PAGE
-        unnamed, last = numbers[begin // 8], numbers[begin // 8 + 1]
-        now = time.monotonic()  # the same clock for all processes of a machine
-        for entry in range(begin + ENTRY, last + 1, ENTRY):
-            call = _read(self._memory, entry, now)
-            if call is None:
-                continue
-            left.append(call)
-            numbers[entry // 8] = _FREE
-        if unnamed:
-            numbers[begin // 8] = 0
+        start = page * at.PAGE
+        if self.numbers[start + at.SEQUENCE] & 1:  # it died in between
+            redo(self.numbers, start)
+        self.numbers[self.last + at.SEQUENCE] += 1  # until all is done, nobody reads
+        try:
+            left, unnamed = self._add_page(start)
+            self._clear(start)
+        finally:
+            self.numbers[self.last + at.SEQUENCE] += 1
         self._free.append(page)
         self._free.sort(reverse=True)
-        left.sort(key=_by_urgency)
         return left, unnamed
 
+    def _add_page(self, start: int) -> tuple[list[Left], int]:
+        left = []
+        now = time.monotonic()  # the same clock for all processes of a machine
+        for entry, state in used_entries(self.numbers, start):
+            call = read_entry(self.memory, entry, now)
+            if call is not None:
+                left.append(call)
+            begin = entry * at.WORD + at.ENTRY.size - at.NAME - at.REQUEST
+            result = at.SKIPPED if state == at.CANCELLED else at.LOST
+            self._add(self.memory[begin : begin + at.NAME], 1 << 64 * result)
+            self.numbers[entry] = at.FREE
+        unnamed = self.numbers[start + at.UNNAMED]
+        self._add(OTHER.encode().ljust(at.NAME, b"\0"), unnamed << 64 * at.LOST)
+        for name, figures in figures_by_name(self.memory, start).items():
+            self._add(name, figures)
+        for place in (at.REQUESTS, at.SLOW):
+            self.numbers[self.last + place] += self.numbers[start + place]
+        self._keep_failures(start)
+        left.sort(key=by_urgency)
+        return left, unnamed
 
-class Recorder(Observer):
-    """Writes one page, in the process that has it. Safe from any thread."""
-
-    def __init__(self, memory: mmap.mmap, page: int) -> None:
-        self._memory = memory
-        self._numbers = memoryview(memory).cast("Q")
-        self._times = memoryview(memory).cast("d")
-        self._count = page * _PAGE // 8
-        self._last = self._numbers[self._count + 1]
-        first = page * _PAGE + ENTRY
-        # What is done with these lists, dicts and sets is atomic.
-        self._free = list(range(first, first + ENTRIES * ENTRY, ENTRY))[::-1]
-        self._entries: dict[int, int] = {}
-        self._unnamed: set[int] = set()
-        self._lock = threading.RLock()  # of the number of lost calls
-
-    def queued(self, call: Call, scope: Scope) -> None:
-        self._write(call, scope, _WAITING)
-
-    def started(self, call: Call, scope: Scope) -> None:
-        entry = self._entries.get(id(call))
-        if entry is None:  # there was no room when it was registered
-            self._drop_unnamed(call)
-            self._write(call, scope, _RUNNING)
-        else:
-            self._times[entry // 8 + 2] = call.started_at or 0
-            self._numbers[entry // 8] = _RUNNING
-
-    def finished(self, call: Call, scope: Scope) -> None:
-        entry = self._entries.pop(id(call), None)
-        if entry is None:
-            self._drop_unnamed(call)
-        else:
-            self._numbers[entry // 8] = _FREE
-            self._free.append(entry)
-
-    def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
-        self.finished(call, scope)
-
-    def skipped(self, call: Call, scope: Scope, why: str) -> None:
-        self.finished(call, scope)
-
-    def lost(self, call: Call, scope: Scope, why: str) -> None:
-        # In this order: the master may count it twice, but never forget it.
-        with self._lock:
-            self._numbers[self._count + 2] += 1
-        self.finished(call, scope)
-
-    def _write(self, call: Call, scope: Scope, state: int) -> None:
-        try:
-            entry = self._free.pop()
-        except IndexError:
-            self._unnamed.add(id(call))
-            self._numbers[self._count] = len(self._unnamed)
+    def _add(self, name: bytes, figures: int) -> None:
+        """Add to the figures of that name: all of them, as one number."""
+        if not figures:
             return
-        if entry > self._last:
-            self._last = self._numbers[self._count + 1] = entry
-        self._entries[id(call)] = entry
-        _ENTRY.pack_into(
-            self._memory, entry, _FREE, call.queued_at, call.started_at or 0,
-            _bytes(str(call.label)), _bytes(scope.request_id),
-        )  # fmt: skip
-        self._numbers[entry // 8] = state  # last, so that no half entry is ever read
-        call.changed = self._change
+        record = self._records.get(name)
+        if record is None:
+            names = self.last + at.NAMES
+            number = self.numbers[names]
+            record = self.last + at.RECORDS + number * at.RECORD_WORDS
+            if number < at.MOST_NAMES:
+                self.memory[record * at.WORD : record * at.WORD + at.NAME] = name
+                self._records[name] = record
+                self.numbers[names] = number + 1
+        begin = (record + at.FIGURES_AT) * at.WORD
+        end = begin + at.FIGURES * at.WORD
+        figures += int.from_bytes(self.memory[begin:end], "little")
+        self.memory[begin:end] = figures.to_bytes(end - begin, "little")
 
-    def _change(self, call: Call) -> None:
-        entry = self._entries.get(id(call))
-        if entry is None:
+    def _keep_failures(self, start: int) -> None:
+        more = failures_of(self.memory, start)
+        if not more:
             return
-        if call.pending or call.started_at is not None:
-            _NAME.pack_into(self._memory, entry + _HEAD, _bytes(str(call.label)))
-        else:  # cancelled, and so not lost
-            self._numbers[entry // 8] = _FREE
+        latest = sorted([*failures_of(self.memory, self.last), *more])
+        latest = latest[-at.MOST_FAILURES :]
+        for number, failure in enumerate(latest):
+            place = self.last + at.FAILURES + number * at.FAILURE_WORDS
+            at.FAILURE.pack_into(self.memory, place * at.WORD, *failure)
+        self.numbers[self.last + at.FAILED] = len(latest)
 
-    def left(self) -> tuple[list[Left], int]:
-        """What has not ended so far, as ``Ledger.close_page()`` returns it."""
-        now = time.monotonic()
-        # A copy, as other threads add to it.
-        found = [_read(self._memory, entry, now) for entry in [*self._entries.values()]]
-        left = [call for call in found if call is not None]
-        return sorted(left, key=_by_urgency), len(self._unnamed)
-
-    def forget(self) -> None:
-        """In a child process: the page is not its own."""
-        self._entries.clear()
-
-    def _drop_unnamed(self, call: Call) -> None:
-        self._unnamed.discard(id(call))
-        self._numbers[self._count] = len(self._unnamed)
-
-
-def _read(memory: mmap.mmap, entry: int, now: float) -> Left | None:
-    state, queued, began, name, request = _ENTRY.unpack_from(memory, entry)
-    if state == _FREE:
-        return None
-    running = state == _RUNNING
-    since = now - (began if running else queued)
-    return Left(_text(name), _text(request), running, since)
+    def _clear(self, start: int) -> None:
+        """Empty a page, where it was written."""
+        names = min(self.numbers[start + at.NAMES] + 1, at.MOST_NAMES + 1)
+        records = start + at.RECORDS
+        last = self.numbers[start + at.LAST]  # it stays: what was written is no harm
+        for begin, end in (
+            (start, start + at.FAILURES),
+            (records, records + names * at.RECORD_WORDS),
+        ):
+            if self.numbers[start + at.PID]:
+                length = (end - begin) * at.WORD
+                self.memory[begin * at.WORD : end * at.WORD] = bytes(length)
+        self.numbers[start + at.LAST] = last
 
 
-def _by_urgency(call: Left) -> tuple[bool, float]:
-    return not call.running, -call.since
+def figures_by_name(memory: mmap.mmap, start: int) -> dict[bytes, int]:
+    """The figures of each name on a page, all of a name as one number.
+
+    These numbers can be added, as none of their words ever overflows. That takes a
+    hundredth of the time that their single figures would.
+    """
+    numbers = memoryview(memory).cast("Q")
+    names = numbers[start + at.NAMES]
+    records = names + (names == at.MOST_NAMES)  # and that of all others
+    found: dict[bytes, int] = {}
+    begin = (start + at.RECORDS) * at.WORD
+    length = at.RECORD_WORDS * at.WORD
+    chunk = memory[begin : begin + records * length]
+    for number in range(records):
+        at_name = number * length
+        figures = at_name + at.FIGURES_AT * at.WORD
+        name = chunk[at_name : at_name + at.NAME]
+        if number == at.MOST_NAMES:
+            name = OTHER.encode().ljust(at.NAME, b"\0")
+        value = int.from_bytes(
+            chunk[figures : figures + at.FIGURES * at.WORD], "little"
+        )
+        found[name] = found.get(name, 0) + value
+    return found
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode(errors="replace")
+Record = tuple[float, int, bytes, bytes, bytes, bytes]
 
 
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode(errors="replace")
+def failures_of(memory: mmap.mmap, start: int) -> list[Record]:
+    """The failures on a page, the oldest first."""
+    number = memoryview(memory).cast("Q")[start + at.FAILED]
+    return [
+        at.FAILURE.unpack_from(
+            memory,
+            (start + at.FAILURES + each % at.MOST_FAILURES * at.FAILURE_WORDS)
+            * at.WORD,
+        )
+        for each in range(max(0, number - at.MOST_FAILURES), number)
+    ]
