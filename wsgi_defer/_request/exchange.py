@@ -338,8 +338,7 @@ class Exchange(Scope):
         if self.registered or self.guests:
             self.close()
         else:
-            self.closed = True
-            recording.end(self, self._began)
+            self.end_unused()
 
     def app_failed(self, error: BaseException) -> None:
         """The app raised ``error``, and the server is about to deal with it."""
@@ -401,8 +400,8 @@ class Exchange(Scope):
             self.closed = False
             return False
         self._environ = self._respond = self._error = None  # as in _drain()
-        if self.lane is not None:
-            recording.end(self, self._began)
+        if recording.requests is not None:
+            recording.requests.end(self, self._began)
         if self.guests:
             self.abandon_guests()
         return True
@@ -435,7 +434,8 @@ class Exchange(Scope):
 
     def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
         """What is needed to run the calls, in whatever thread that will be."""
-        recording.end(self, self._began)
+        if recording.requests is not None:
+            recording.requests.end(self, self._began)
         code, error = self._code(), self._error
         if (
             code is None

@@ -26,7 +26,7 @@ AFTER = 18  # when the response ended whose calls run
 REQUESTS = 19
 NAMES = 20  # records that are used
 SLOW = 21
-FAILED = 22  # failures that were ever noted
+FAILURES_EVER = 22  # failures that were ever noted
 IDLE = 23  # when a call ended
 SCRATCH = 24  # where the journal puts what a call does not have
 HEAD = 32
@@ -61,7 +61,7 @@ RECORD_WORDS = 64
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
           10.0, 30.0, 60.0)  # fmt: skip
 BUCKETS = len(BOUNDS) + 1
-FINISHED, SKIPPED, LOST, FAILED_CALLS = range(4)
+FINISHED, FAILED, SKIPPED, LOST = range(4)
 WAITED = 4
 WAITED_SUM = WAITED + BUCKETS  # nanoseconds
 RAN = WAITED_SUM + 1

@@ -120,7 +120,7 @@ class Ledger:
         for number, failure in enumerate(latest):
             place = self.last + at.FAILURES + number * at.FAILURE_WORDS
             at.FAILURE.pack_into(self.memory, place * at.WORD, *failure)
-        self.numbers[self.last + at.FAILED] = len(latest)
+        self.numbers[self.last + at.FAILURES_EVER] = len(latest)
 
     def _clear(self, start: int) -> None:
         """Empty a page, where it was written."""
@@ -168,7 +168,7 @@ Record = tuple[float, int, bytes, bytes, bytes, bytes]
 
 def failures_of(memory: mmap.mmap, start: int) -> list[Record]:
     """The failures on a page, the oldest first."""
-    number = memoryview(memory).cast("Q")[start + at.FAILED]
+    number = memoryview(memory).cast("Q")[start + at.FAILURES_EVER]
     return [
         at.FAILURE.unpack_from(
             memory,

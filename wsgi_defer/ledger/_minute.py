@@ -20,17 +20,11 @@ class Minute:
         self._numbers = memoryview(memory).cast("Q")
         self._times = memoryview(memory).cast("d")
         self._start = start
-        self._now = (0.0, 0.0, start)  # a second, its end, and its place
+        # A second, its end, and its place: what is short only adds to that.
+        self.now = (0.0, 0.0, start)
 
-    def add(self, began: float, ended: float, what: int) -> None:
+    def spread(self, began: float, ended: float, what: int) -> None:
         """That much time was spent in a request, or after a response."""
-        second, turn, place = self._now
-        if second <= began and ended < turn:  # most are as short as that
-            self._times[place + what] += ended - began
-        else:
-            self._spread(began, ended, what)
-
-    def _spread(self, began: float, ended: float, what: int) -> None:
         place = self._start
         first = int(max(began, ended - SECONDS))
         for second in range(first, int(ended) + 1):
@@ -41,7 +35,7 @@ class Minute:
                 self._numbers[place] = second
             spent = min(ended, second + 1) - max(began, second)
             self._times[place + what] += spent
-        self._now = float(int(ended)), int(ended) + 1.0, place
+        self.now = float(int(ended)), int(ended) + 1.0, place
 
 
 def read_minute(

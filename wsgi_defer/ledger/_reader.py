@@ -178,7 +178,7 @@ def _figures(
     return CallFigures(
         name=at.text_of(name),
         finished=words[at.FINISHED],
-        failed=words[at.FAILED_CALLS],
+        failed=words[at.FAILED],
         skipped=words[at.SKIPPED] + skipped,
         lost=words[at.LOST],
         waiting=waiting,

@@ -25,13 +25,33 @@ from time import monotonic, time
 
 from .._calls.call import Call
 from .._calls.scope import Scope
+from .._runtime.recording import Request
 from .._runtime.report import printable
 from ..observers._observer import Observer
 from . import _layout as at
 from ._entries import Left, by_urgency, read_entry
+from ._layout import (
+    AFTER_RESPONSE,
+    BOUNDS,
+    FAILED,
+    FINISHED,
+    FREE,
+    IN_REQUEST,
+    LOST,
+    RAN,
+    RAN_SUM,
+    RUNNING,
+    RUNNING_AFTER,
+    SKIPPED,
+    WAITED,
+    WAITED_SUM,
+    WAITING,
+    WORD,
+)
 from ._minute import Minute
 
-_PAIRS = struct.Struct("12Q")
+_pack_entry = at.ENTRY.pack_into
+_pack_pairs = struct.Struct("12Q").pack_into
 
 
 class Recorder(Observer):
@@ -46,6 +66,8 @@ class Recorder(Observer):
         self._sequence = start + at.SEQUENCE
         self._journal = (start + at.JOURNAL) * at.WORD  # the byte
         self._requests = start + at.REQUESTS
+        self._idle = start + at.IDLE
+        self._after = start + at.AFTER
         self._scratch = start + at.SCRATCH
         first = start + at.FIRST_ENTRY
         # What is done with these lists, dicts and sets is atomic.
@@ -69,17 +91,17 @@ class Recorder(Observer):
     def queued(self, call: Call, scope: Scope) -> None:
         label = str(call.label)
         entry = self._fill(call, scope, label)
-        if entry is None:
-            self._alone(partial(self._note_unnamed, call, label))
+        if entry:
+            self._numbers[entry] = WAITING  # so that no half entry is ever read
         else:
-            self._numbers[entry] = at.WAITING  # so that no half entry is ever read
+            self._alone(partial(self._note_unnamed, call, label))
 
     def started(self, call: Call, scope: Scope) -> None:
         found = self._entries.get(id(call))
-        running = at.RUNNING
+        running = RUNNING
         if scope.outcome is not None:
-            running = at.RUNNING_AFTER
-            self._times[self._page + at.AFTER] = scope.sent_at or call.started_at or 0
+            running = RUNNING_AFTER
+            self._times[self._after] = scope.sent_at or call.started_at or 0
         if found is not None:
             entry = found[0]
             self._times[entry + 2] = call.started_at or 0
@@ -87,34 +109,79 @@ class Recorder(Observer):
         elif id(call) in self._unnamed:  # there was no room when it was registered
             self._alone(partial(self._name_it, call, scope, running))
 
-    def finished(self, call: Call, scope: Scope) -> None:
-        self._end(call, scope, at.FINISHED)
-
-    def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
-        self._alone(partial(self._note_failure, call, scope, error))
-        self._end(call, scope, at.FAILED_CALLS)
-
-    def skipped(self, call: Call, scope: Scope, why: str) -> None:
-        self._end(call, scope, at.SKIPPED)
-
-    def lost(self, call: Call, scope: Scope, why: str) -> None:
-        self._end(call, scope, at.LOST)
-
-    def slow(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
-        self._alone(self._note_slow)
-
-    def _end(self, call: Call, scope: Scope, result: int) -> None:
-        with self._lock:  # as _alone(), without two frames more for each call
+    def finished(self, call: Call, scope: Scope, result: int = FINISHED) -> None:
+        # All in one: each function more would cost every call a tenth.
+        with self._lock:
             if self._busy:
-                self._later.append(partial(self._end, call, scope, result))
+                self._later.append(partial(self.finished, call, scope, result))
                 return
             try:
                 self._busy = True
-                self._note_end(call, scope, result)
+                numbers = self._numbers
+                sequence = numbers[self._sequence]
+                if sequence & 1:  # an order to stop came in between
+                    sequence = redo(numbers, self._page)
+                found = self._entries.get(id(call))
+                if found is None:
+                    self._end_unnamed(call, result)
+                    return
+                entry, label = found
+                record = self._records.get(label) or self._new_record(label)
+                counter = record + result
+                started, ended = call.started_at, call.ended_at
+                if started is None or ended is None or result > FAILED:
+                    self._end_at_once(counter, entry, FREE)
+                else:
+                    count = numbers[counter] + 1
+                    seconds = started - call.queued_at
+                    waited = record + bisect_left(BOUNDS, seconds) + WAITED
+                    waited_now = numbers[waited] + 1
+                    waited_sum = record + WAITED_SUM
+                    waited_sum_now = numbers[waited_sum] + int(seconds * 1e9)
+                    seconds = ended - started
+                    ran = record + bisect_left(BOUNDS, seconds) + RAN
+                    ran_now = numbers[ran] + 1
+                    ran_sum = record + RAN_SUM
+                    ran_sum_now = numbers[ran_sum] + int(seconds * 1e9)
+                    _pack_pairs(
+                        self._memory, self._journal, counter, count,
+                        waited, waited_now, waited_sum, waited_sum_now,
+                        ran, ran_now, ran_sum, ran_sum_now, entry, FREE,
+                    )  # fmt: skip
+                    numbers[self._sequence] = sequence + 1
+                    numbers[counter] = count
+                    numbers[waited] = waited_now
+                    numbers[waited_sum] = waited_sum_now
+                    numbers[ran] = ran_now
+                    numbers[ran_sum] = ran_sum_now
+                    numbers[entry] = FREE
+                    numbers[self._sequence] = sequence + 2
+                    if scope.outcome is not None:
+                        self._times[self._idle] = ended
+                        second, turn, place = self._minute.now
+                        if second <= started and ended < turn:  # as most do
+                            self._times[place + AFTER_RESPONSE] += ended - started
+                        else:
+                            self._minute.spread(started, ended, AFTER_RESPONSE)
+                del self._entries[id(call)]
+                self._free.append(entry)
             finally:
                 self._busy = False
         if self._later:
             self._catch_up()
+
+    def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
+        self._alone(partial(self._note_failure, call, scope, error))
+        self.finished(call, scope, FAILED)
+
+    def skipped(self, call: Call, scope: Scope, why: str) -> None:
+        self.finished(call, scope, SKIPPED)
+
+    def lost(self, call: Call, scope: Scope, why: str) -> None:
+        self.finished(call, scope, LOST)
+
+    def slow(self, call: Call, scope: Scope, seconds: float, stack: str) -> None:
+        self._alone(self._note_slow)
 
     def _alone(self, note: Callable[[], None]) -> None:
         with self._lock:
@@ -134,60 +201,29 @@ class Recorder(Observer):
             while self._later:
                 self._later.pop(0)()
 
-    def _note_end(self, call: Call, scope: Scope, result: int) -> None:
-        numbers = self._numbers
-        if numbers[self._sequence] & 1:  # an order to stop came in between
-            redo(numbers, self._page)
-        key = id(call)
-        found = self._entries.get(key)
-        if found is not None:
-            entry, label = found
-            entry_now = at.FREE
-        elif key in self._unnamed:
-            entry, label = self._page + at.UNNAMED, self._unnamed[key]
-            entry_now = len(self._unnamed) - 1
-        else:  # it was registered before anybody recorded, or by the parent process
+    def _end_unnamed(self, call: Call, result: int) -> None:
+        label = self._unnamed.get(id(call))
+        if label is None:  # from before anybody recorded, or of the parent process
             return
         record = self._records.get(label) or self._new_record(label)
-        counter = record + result
-        count = numbers[counter] + 1
-        started = call.started_at
-        if started is None or result == at.SKIPPED or result == at.LOST:
-            waited = ran = waited_sum = ran_sum = self._scratch
-            waited_now = ran_now = waited_sum_now = ran_sum_now = 0
-        else:
-            seconds = started - call.queued_at
-            waited = record + at.WAITED + bisect_left(at.BOUNDS, seconds)
-            waited_sum = record + at.WAITED_SUM
-            waited_now = numbers[waited] + 1
-            waited_sum_now = numbers[waited_sum] + _nanoseconds(seconds)
-            ended = call.ended_at or started
-            seconds = ended - started
-            ran = record + at.RAN + bisect_left(at.BOUNDS, seconds)
-            ran_sum = record + at.RAN_SUM
-            ran_now = numbers[ran] + 1
-            ran_sum_now = numbers[ran_sum] + _nanoseconds(seconds)
-            if scope.outcome is not None:
-                self._minute.add(started, ended, at.AFTER_RESPONSE)
-                self._times[self._page + at.IDLE] = ended
-        _PAIRS.pack_into(
-            self._memory, self._journal, counter, count, waited, waited_now,
-            waited_sum, waited_sum_now, ran, ran_now, ran_sum, ran_sum_now,
-            entry, entry_now,
+        unnamed = self._page + at.UNNAMED
+        self._end_at_once(record + result, unnamed, len(self._unnamed) - 1)
+        del self._unnamed[id(call)]
+
+    def _end_at_once(self, counter: int, place: int, value: int) -> None:
+        """Count one more, and set another place, both or none."""
+        self._set_both(counter, self._numbers[counter] + 1, place, value)
+
+    def _set_both(self, place: int, value: int, other: int, its_value: int) -> None:
+        numbers = self._numbers
+        _pack_pairs(
+            self._memory, self._journal, place, value, other, its_value,
+            *(self._scratch, 0) * 4,
         )  # fmt: skip
         numbers[self._sequence] += 1
-        numbers[counter] = count
-        numbers[waited] = waited_now
-        numbers[waited_sum] = waited_sum_now
-        numbers[ran] = ran_now
-        numbers[ran_sum] = ran_sum_now
-        numbers[entry] = entry_now
+        numbers[place] = value
+        numbers[other] = its_value
         numbers[self._sequence] += 1
-        if found is not None:
-            del self._entries[key]
-            self._free.append(entry)
-        else:
-            del self._unnamed[key]
 
     def _new_record(self, label: str) -> int:
         names = self._page + at.NAMES
@@ -199,18 +235,18 @@ class Recorder(Observer):
             self._records[label] = record + at.FIGURES_AT
         return record + at.FIGURES_AT
 
-    def _fill(self, call: Call, scope: Scope, label: str) -> int | None:
-        """Write an entry that is still free; None if there is no room."""
+    def _fill(self, call: Call, scope: Scope, label: str) -> int:
+        """Write an entry that is still free; 0 if there is no room."""
         try:
             entry = self._free.pop()
         except IndexError:
-            return None
+            return 0
         if entry > self._last:
             self._last = self._numbers[self._page + at.LAST] = entry
         self._entries[id(call)] = entry, label
-        at.ENTRY.pack_into(
-            self._memory, entry * at.WORD, at.FREE, call.queued_at,
-            call.started_at or 0, at.packed(label), at.packed(scope.request_id),
+        _pack_entry(
+            self._memory, entry * WORD, FREE, call.queued_at, call.started_at or 0,
+            label.encode(errors="replace"), scope.request_id.encode(errors="replace"),
         )  # fmt: skip
         call.changed = self._change
         return entry
@@ -222,19 +258,10 @@ class Recorder(Observer):
     def _name_it(self, call: Call, scope: Scope, running: int) -> None:
         """It starts, and there may be room for its name now."""
         entry = self._fill(call, scope, str(call.label))
-        if entry is None:
+        if not entry:
             return
-        numbers, unnamed = self._numbers, self._page + at.UNNAMED
         del self._unnamed[id(call)]
-        left, nothing = len(self._unnamed), self._scratch
-        _PAIRS.pack_into(
-            self._memory, self._journal, entry, running, unnamed, left,
-            *(nothing, 0) * 4,
-        )  # fmt: skip
-        numbers[self._sequence] += 1
-        numbers[entry] = running
-        numbers[unnamed] = left
-        numbers[self._sequence] += 1
+        self._set_both(entry, running, self._page + at.UNNAMED, len(self._unnamed))
 
     def _change(self, call: Call) -> None:
         found = self._entries.get(id(call))
@@ -250,7 +277,7 @@ class Recorder(Observer):
             self._numbers[entry] = at.CANCELLED
 
     def _note_failure(self, call: Call, scope: Scope, error: BaseException) -> None:
-        failed = self._page + at.FAILED
+        failed = self._page + at.FAILURES_EVER
         number = self._numbers[failed]
         failure = at.FAILURES + number % at.MOST_FAILURES * at.FAILURE_WORDS
         at.FAILURE.pack_into(
@@ -275,13 +302,22 @@ class Recorder(Observer):
         self._times[lane] = began
         return lane
 
-    def end(self, lane: int, began: float) -> None:
+    def end(self, request: Request, began: float) -> None:
         """Its response has ended."""
+        lane = request.lane
+        if lane is None:
+            return
+        request.lane = None
         now = monotonic()
         self._numbers[self._requests] += 1
-        self._minute.add(began, now, at.IN_REQUEST)
+        times = self._times
+        second, turn, place = self._minute.now
+        if second <= began and now < turn:  # as most do
+            times[place + IN_REQUEST] += now - began
+        else:
+            self._minute.spread(began, now, IN_REQUEST)
         if lane:
-            self._times[lane] = -now
+            times[lane] = -now
             self._lanes.append(lane)
 
     def stopping(self) -> None:
@@ -309,13 +345,10 @@ class Recorder(Observer):
 _NAME = struct.Struct(f"{at.NAME}s")
 
 
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9) if seconds > 0 else 0
-
-
-def redo(numbers: memoryview, page: int) -> None:
+def redo(numbers: memoryview, page: int) -> int:
     """Do what the journal of a page says, once more. It may have been done in part."""
     journal = numbers[page + at.JOURNAL : page + at.JOURNAL + 12].tolist()
     for place, value in zip(journal[::2], journal[1::2], strict=True):
         numbers[place] = value
     numbers[page + at.SEQUENCE] += 1
+    return numbers[page + at.SEQUENCE]
