@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
+from struct import Struct
 
 from . import _layout as at
 
 SECONDS = 60
+NOTHING = (0.0, 0.0)
+_RING = Struct("Qdd" * at.RING)
 
 
 class Minute:
@@ -45,15 +48,16 @@ def read_minute(
 
     ``under_way`` has what has not ended: since when, and what it is.
     """
-    numbers = memoryview(memory).cast("Q")
-    ring = memoryview(memory)[start * 8 : (start + at.RING * 3) * 8].cast("d")
-    seconds = range(int(now) - SECONDS + 1, int(now) + 1)
-    minute = []
-    for second in seconds:
-        place = second % at.RING * 3
-        known = numbers[start + place] == second
-        spent = [0.0, *ring[place + 1 : place + 3]] if known else [0.0, 0.0, 0.0]
-        for began, what in under_way:
-            spent[what] += max(0.0, min(now, second + 1) - max(began, second))
-        minute.append((spent[at.IN_REQUEST], spent[at.AFTER_RESPONSE]))
-    return tuple(minute)
+    ring = _RING.unpack_from(memory, start * at.WORD)
+    last = int(now)
+    spent = dict(zip(ring[::3], zip(ring[1::3], ring[2::3], strict=True), strict=True))
+    seconds = range(last - SECONDS + 1, last + 1)
+    for began, what in under_way:
+        for second in range(max(int(began), seconds[0]), last + 1):
+            more = min(now, second + 1) - max(began, second)
+            in_request, after = spent.get(second, NOTHING)
+            if what == at.IN_REQUEST:
+                spent[second] = in_request + more, after
+            else:
+                spent[second] = in_request, after + more
+    return tuple([spent.get(second, NOTHING) for second in seconds])
