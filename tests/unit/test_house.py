@@ -18,12 +18,14 @@ FLOORS = [
     {"observers"},
     {"_calls"},
     {"background", "ledger", "jobs"},
-    {"_servers", "pools"},
+    {"_servers", "pools", "observers.prometheus"},
     {"_request"},
     {"gunicorn"},
     {"__init__", "flask", "django", "sqlalchemy", "testing", "paste"},
     {"pytest_plugin"},
 ]
+# Modules that stand elsewhere than their folder.
+APART = {"observers.prometheus"}
 # Where a third party may be imported; a folder's name is for all that is in it.
 THIRD_PARTIES = {
     "flask": {"flask", "click"},
@@ -31,6 +33,7 @@ THIRD_PARTIES = {
     "gunicorn": {"gunicorn", "gevent"},
     "django": {"django", "asgiref"},
     "sqlalchemy": {"sqlalchemy"},
+    "observers.prometheus": {"prometheus_client"},
     "jobs.flask": {"flask", "click"},
     "jobs._cron": {"cronsim"},
     "jobs.engines.dbos": {"dbos", "sqlalchemy"},
@@ -55,7 +58,7 @@ PATHS = {name_of(path): path for path in sorted(PACKAGE.glob("**/*.py"))}
 
 def room(name):
     """The folder, or the public module, that a module is in."""
-    return name.partition(".")[0]
+    return name if name in APART else name.partition(".")[0]
 
 
 def is_for_types(node):
