@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import math
 import os
 import resource
@@ -17,6 +18,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from wsgi_defer import DeferMiddleware, defer
+from wsgi_defer.ledger import openmetrics, snapshot
 
 from . import BODY, CALLS
 
@@ -121,14 +123,26 @@ def quick(query):
 VIEWS = {"/calls": calls, "/limited": limited, "/quick": quick}
 
 
+def figures():
+    """What the ledger has of all workers, as JSON."""
+    taken = snapshot()._asdict()
+    for key in ("workers", "calls", "failures"):
+        taken[key] = [each._asdict() for each in taken[key]]
+    return json.dumps(taken).encode() + BODY
+
+
+FIGURES = {"/figures": figures, "/metrics": lambda: openmetrics(snapshot()).encode()}
+
+
 def view(environ, start_response):
     """Defer what the path says. ``status`` is that of the response."""
     query = dict(parse_qsl(environ["QUERY_STRING"]))
     if defers := VIEWS.get(environ["PATH_INFO"]):
         defers(query)
     status = query.get("status", "200 OK")
-    start_response(status, [("Content-Length", str(len(BODY)))])
-    return [BODY]
+    body = FIGURES[environ["PATH_INFO"]]() if environ["PATH_INFO"] in FIGURES else BODY
+    start_response(status, [("Content-Length", str(len(body)))])
+    return [body]
 
 
 app = DeferMiddleware(view)

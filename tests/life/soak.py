@@ -1,7 +1,8 @@
 """Many requests while workers are killed: what became of every call?
 
 ``python -m tests.life.soak`` prints it; ``make soak`` does that. A call must have
-finished, or been skipped as its response was no success, or be named as lost. The
+finished, or been skipped as its response was no success, or be named as lost, and the
+figures of the ledger must say the same, exactly. The
 master must not grow.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import random
 import re
@@ -77,6 +79,7 @@ class Result:
     skipped: set[str]
     twice: set[str]
     silent: set[str]
+    figures: Counter[str]  # by the ledger: what became of how many calls
     before: Master
     after: Master
 
@@ -92,10 +95,24 @@ class Result:
         # A call may note that it has finished, and be killed before it has ended.
         if len(self.finished & self.named) > self.kills:
             yield f"{len(self.finished & self.named)} calls finished, but were named"
+        if self.figures != (known := self.known()):
+            yield f"the figures are {dict(self.figures)}, and not {dict(known)}"
         if self.after.descriptors > self.before.descriptors:
             yield "the master has more files open than before"
         if self.after.kilobytes > self.before.kilobytes + GROWTH:
             yield "the master has grown"
+
+    def known(self):
+        """The same as ``figures``, by clients and log.
+
+        A call that has finished, and was killed before it had ended, is lost.
+        """
+        return Counter(
+            finished=len(self.finished - self.named),
+            failed=0,
+            skipped=len(self.skipped),
+            lost=len(self.named),
+        )
 
     def report(self):
         """The numbers, for people."""
@@ -106,6 +123,7 @@ class Result:
             f"{len(self.skipped)} skipped, {len(self.named)} named as lost "
             f"({len(self.finished & self.named)} of them at their very end), "
             f"{len(self.silent)} unknown, {len(self.twice)} twice",
+            f"figures: {dict(self.figures)}",
             f"master: {self.before.kilobytes} kB and {self.before.descriptors} files "
             f"before, {self.after.kilobytes} kB and {self.after.descriptors} after",
             *(f"WRONG: {each}" for each in self.wrong()),
@@ -173,6 +191,10 @@ class Soak:
         """Send that request; whether the whole response came."""
         status = "404%20Not%20Found" if number % EVERY == 0 else "200%20OK"
         target = f"/quick?names={','.join(names_of(number))}&status={status}"
+        return self.get(target) is not None
+
+    def get(self, target):
+        """The whole response to a request, or None."""
         data = b""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(30)
@@ -180,9 +202,9 @@ class Soak:
             sock.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
             while not data.endswith(BODY):
                 if not (chunk := sock.recv(4096)):
-                    return False
+                    return None
                 data += chunk
-        return True
+        return data
 
     def kill(self, times):
         """Send a signal to a worker at random, that many times."""
@@ -217,6 +239,16 @@ class Soak:
             lines.update(whole_lines(path.read_text()))
         return lines
 
+    def figures(self):
+        """What the ledger says has become of the calls: of all names, and workers."""
+        if (response := self.get("/figures")) is None:
+            raise OSError("the response was cut")
+        taken = json.loads(response.partition(b"\r\n\r\n")[2].removesuffix(BODY))
+        return Counter({
+            result: sum(call[result] for call in taken["calls"])
+            for result in ("finished", "failed", "skipped", "lost")
+        })  # fmt: skip
+
     def result(self, seconds):
         """Count what became of the calls."""
         lines = self.notes()
@@ -244,6 +276,7 @@ class Soak:
             skipped=skipped,
             twice={line for line, times in lines.items() if times > 1},
             silent=deferred - finished - skipped - named,
+            figures=self.figures(),
             before=self.before,
             after=self.measure(),
         )

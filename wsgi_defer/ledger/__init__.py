@@ -7,6 +7,7 @@ each worker, however it ends. Nothing is written to a file.
 from ._entries import Left
 from ._layout import ENTRIES, NAME, PAGES, REQUEST
 from ._ledger import Ledger
+from ._openmetrics import openmetrics
 from ._recorder import Recorder
 from ._snapshot import record, snapshot
 from ._types import CallFigures, Failure, Histogram, Snapshot, WorkerFigures
@@ -24,6 +25,7 @@ __all__ = [
     "Recorder",
     "Snapshot",
     "WorkerFigures",
+    "openmetrics",
     "record",
     "snapshot",
 ]

@@ -65,7 +65,8 @@ class Ledger:
         self.numbers[self.last + at.SEQUENCE] += 1  # until all is done, nobody reads
         try:
             left, unnamed = self._add_page(start)
-            self._clear(start)
+            if self.numbers[start + at.PID]:
+                self._clear(start)
         finally:
             self.numbers[self.last + at.SEQUENCE] += 1
         self._free.append(page)
@@ -125,16 +126,14 @@ class Ledger:
     def _clear(self, start: int) -> None:
         """Empty a page, where it was written."""
         names = min(self.numbers[start + at.NAMES] + 1, at.MOST_NAMES + 1)
-        records = start + at.RECORDS
         last = self.numbers[start + at.LAST]  # it stays: what was written is no harm
-        for begin, end in (
-            (start, start + at.FAILURES),
-            (records, records + names * at.RECORD_WORDS),
-        ):
-            if self.numbers[start + at.PID]:
-                length = (end - begin) * at.WORD
-                self.memory[begin * at.WORD : end * at.WORD] = bytes(length)
+        records = start + at.RECORDS
+        self._zero(records, records + names * at.RECORD_WORDS)
+        self._zero(start, start + at.FAILURES)
         self.numbers[start + at.LAST] = last
+
+    def _zero(self, begin: int, end: int) -> None:
+        self.memory[begin * at.WORD : end * at.WORD] = bytes((end - begin) * at.WORD)
 
 
 def figures_by_name(memory: mmap.mmap, start: int) -> dict[bytes, int]:

@@ -203,12 +203,16 @@ class Recorder(Observer):
 
     def _end_unnamed(self, call: Call, result: int) -> None:
         label = self._unnamed.get(id(call))
-        if label is None:  # from before anybody recorded, or of the parent process
-            return
-        record = self._records.get(label) or self._new_record(label)
-        unnamed = self._page + at.UNNAMED
-        self._end_at_once(record + result, unnamed, len(self._unnamed) - 1)
-        del self._unnamed[id(call)]
+        if label is not None:
+            record = self._records.get(label) or self._new_record(label)
+            unnamed = self._page + at.UNNAMED
+            self._end_at_once(record + result, unnamed, len(self._unnamed) - 1)
+            del self._unnamed[id(call)]
+        elif result == LOST:  # an order to stop came while it was registered
+            label = str(call.label)
+            record = self._records.get(label) or self._new_record(label)
+            self._numbers[record + LOST] += 1
+        # Any other is from before somebody recorded, or of the parent process.
 
     def _end_at_once(self, counter: int, place: int, value: int) -> None:
         """Count one more, and set another place, both or none."""
