@@ -116,7 +116,12 @@ def quick(query):
     """
     file = own_file(os.getpid())
     for name in query["names"].split(","):
-        defer(os.write, file, f"finished {name}\n".encode()).named(name)
+
+        def finish(name=name):
+            os.write(file, f"finished {name}\n".encode())
+
+        finish.__qualname__ = name  # the process may end before the call is named
+        defer(finish).named(name)
         os.write(file, f"deferred {name}\n".encode())
 
 

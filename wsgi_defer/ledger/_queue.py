@@ -31,7 +31,8 @@ def _queue_of(number: int) -> tuple[int, int] | None:
         return None
     try:
         with socket.socket(fileno=os.dup(number)) as listener:
-            if listener.family not in (socket.AF_INET, socket.AF_INET6):
+            listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if not listens or listener.family not in (socket.AF_INET, socket.AF_INET6):
                 return None
             info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
         waiting, most = _WAITING.unpack(info)

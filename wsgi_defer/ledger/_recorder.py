@@ -68,6 +68,7 @@ class Recorder(Observer):
         self._requests = start + at.REQUESTS
         self._idle = start + at.IDLE
         self._after = start + at.AFTER
+        self._none_named = start + at.UNNAMED
         self._scratch = start + at.SCRATCH
         first = start + at.FIRST_ENTRY
         # What is done with these lists, dicts and sets is atomic.
@@ -110,35 +111,37 @@ class Recorder(Observer):
             self._alone(partial(self._name_it, call, scope, running))
 
     def finished(self, call: Call, scope: Scope, result: int = FINISHED) -> None:
-        # All in one: each function more would cost every call a tenth.
+        # As _alone(), and all in one: each function more would cost every call a tenth.
         with self._lock:
             if self._busy:
                 self._later.append(partial(self.finished, call, scope, result))
                 return
             try:
                 self._busy = True
-                numbers = self._numbers
-                sequence = numbers[self._sequence]
+                sequence = self._numbers[self._sequence]
                 if sequence & 1:  # an order to stop came in between
-                    sequence = redo(numbers, self._page)
+                    sequence = redo(self._numbers, self._page)
                 found = self._entries.get(id(call))
+                started, ended = call.started_at, call.ended_at
                 if found is None:
                     self._end_unnamed(call, result)
-                    return
-                entry, label = found
-                record = self._records.get(label) or self._new_record(label)
-                counter = record + result
-                started, ended = call.started_at, call.ended_at
-                if started is None or ended is None or result > FAILED:
-                    self._end_at_once(counter, entry, FREE)
+                elif started is None or ended is None or result > FAILED:
+                    entry, label = found
+                    self._count(label, result, entry, FREE)
+                    del self._entries[id(call)]
+                    self._free.append(entry)
                 else:
+                    entry, label = found
+                    numbers = self._numbers
+                    record = self._records.get(label) or self._new_record(label)
+                    counter = record + result
                     count = numbers[counter] + 1
-                    seconds = started - call.queued_at
+                    seconds = max(0.0, started - call.queued_at)
                     waited = record + bisect_left(BOUNDS, seconds) + WAITED
                     waited_now = numbers[waited] + 1
                     waited_sum = record + WAITED_SUM
                     waited_sum_now = numbers[waited_sum] + int(seconds * 1e9)
-                    seconds = ended - started
+                    seconds = max(0.0, ended - started)
                     ran = record + bisect_left(BOUNDS, seconds) + RAN
                     ran_now = numbers[ran] + 1
                     ran_sum = record + RAN_SUM
@@ -156,6 +159,8 @@ class Recorder(Observer):
                     numbers[ran_sum] = ran_sum_now
                     numbers[entry] = FREE
                     numbers[self._sequence] = sequence + 2
+                    del self._entries[id(call)]
+                    self._free.append(entry)
                     if scope.outcome is not None:
                         self._times[self._idle] = ended
                         second, turn, place = self._minute.now
@@ -163,8 +168,6 @@ class Recorder(Observer):
                             self._times[place + AFTER_RESPONSE] += ended - started
                         else:
                             self._minute.spread(started, ended, AFTER_RESPONSE)
-                del self._entries[id(call)]
-                self._free.append(entry)
             finally:
                 self._busy = False
         if self._later:
@@ -190,6 +193,8 @@ class Recorder(Observer):
                 return
             try:
                 self._busy = True
+                if self._numbers[self._sequence] & 1:
+                    redo(self._numbers, self._page)
                 note()
             finally:
                 self._busy = False
@@ -204,18 +209,15 @@ class Recorder(Observer):
     def _end_unnamed(self, call: Call, result: int) -> None:
         label = self._unnamed.get(id(call))
         if label is not None:
-            record = self._records.get(label) or self._new_record(label)
-            unnamed = self._page + at.UNNAMED
-            self._end_at_once(record + result, unnamed, len(self._unnamed) - 1)
+            self._count(label, result, self._none_named, len(self._unnamed) - 1)
             del self._unnamed[id(call)]
         elif result == LOST:  # an order to stop came while it was registered
-            label = str(call.label)
-            record = self._records.get(label) or self._new_record(label)
-            self._numbers[record + LOST] += 1
+            self._count(str(call.label), result, self._scratch, 0)
         # Any other is from before somebody recorded, or of the parent process.
 
-    def _end_at_once(self, counter: int, place: int, value: int) -> None:
-        """Count one more, and set another place, both or none."""
+    def _count(self, label: str, result: int, place: int, value: int) -> None:
+        """Count one call more, and set a place, both or none."""
+        counter = result + (self._records.get(label) or self._new_record(label))
         self._set_both(counter, self._numbers[counter] + 1, place, value)
 
     def _set_both(self, place: int, value: int, other: int, its_value: int) -> None:
@@ -257,15 +259,15 @@ class Recorder(Observer):
 
     def _note_unnamed(self, call: Call, label: str) -> None:
         self._unnamed[id(call)] = label
-        self._numbers[self._page + at.UNNAMED] = len(self._unnamed)
+        self._numbers[self._none_named] = len(self._unnamed)
 
     def _name_it(self, call: Call, scope: Scope, running: int) -> None:
         """It starts, and there may be room for its name now."""
         entry = self._fill(call, scope, str(call.label))
         if not entry:
             return
+        self._set_both(entry, running, self._none_named, len(self._unnamed) - 1)
         del self._unnamed[id(call)]
-        self._set_both(entry, running, self._page + at.UNNAMED, len(self._unnamed))
 
     def _change(self, call: Call) -> None:
         found = self._entries.get(id(call))
