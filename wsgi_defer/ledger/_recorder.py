@@ -123,7 +123,12 @@ class Recorder(Observer):
                     sequence = redo(self._numbers, self._page)
                 found = self._entries.get(id(call))
                 started, ended = call.started_at, call.ended_at
-                if found is None:
+                if found is None or (
+                    # It was about to get its entry, when an order to stop came.
+                    self._unnamed
+                    and id(call) in self._unnamed
+                    and self._numbers[found[0]] == FREE
+                ):
                     self._end_unnamed(call, result)
                 elif started is None or ended is None or result > FAILED:
                     entry, label = found
@@ -209,7 +214,8 @@ class Recorder(Observer):
     def _end_unnamed(self, call: Call, result: int) -> None:
         label = self._unnamed.get(id(call))
         if label is not None:
-            self._count(label, result, self._none_named, len(self._unnamed) - 1)
+            left = max(self._numbers[self._none_named], 1) - 1
+            self._count(label, result, self._none_named, left)
             del self._unnamed[id(call)]
         elif result == LOST:  # an order to stop came while it was registered
             self._count(str(call.label), result, self._scratch, 0)
@@ -259,14 +265,15 @@ class Recorder(Observer):
 
     def _note_unnamed(self, call: Call, label: str) -> None:
         self._unnamed[id(call)] = label
-        self._numbers[self._none_named] = len(self._unnamed)
+        self._numbers[self._none_named] += 1
 
     def _name_it(self, call: Call, scope: Scope, running: int) -> None:
         """It starts, and there may be room for its name now."""
         entry = self._fill(call, scope, str(call.label))
         if not entry:
             return
-        self._set_both(entry, running, self._none_named, len(self._unnamed) - 1)
+        left = max(self._numbers[self._none_named], 1) - 1
+        self._set_both(entry, running, self._none_named, left)
         del self._unnamed[id(call)]
 
     def _change(self, call: Call) -> None:
@@ -340,7 +347,7 @@ class Recorder(Observer):
         entries = [entry for entry, _ in [*self._entries.values()]]
         found = [read_entry(self._memory, entry, now) for entry in entries]
         left = [call for call in found if call is not None]
-        return sorted(left, key=by_urgency), len(self._unnamed)
+        return sorted(left, key=by_urgency), self._numbers[self._none_named]
 
     def forget(self) -> None:
         """In a child process: the page is not its own."""
