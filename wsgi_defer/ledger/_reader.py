@@ -68,7 +68,7 @@ def read(ledger: Ledger, *, whole: bool, listeners: list[int]) -> Snapshot:
         queue_longest=longest,
         queue_limit=limit,
         all_busy=busy,
-        oldest_waiting=now - min(sums.queued_at) if sums.queued_at else None,
+        oldest_waiting=_since(now, sums.queued_at),
     )
 
 
@@ -196,6 +196,10 @@ def _failure(record: Record) -> Failure:
     unix, pid, name, error, origin, request = record
     text = at.text_of
     return Failure(unix, text(name), text(error), text(origin), text(request), pid)
+
+
+def _since(now: float, times: list[float]) -> float | None:
+    return max(0.0, now - min(times)) if times else None
 
 
 def _note_queue(ledger: Ledger, queue: int | None) -> int | None:
