@@ -21,8 +21,8 @@ FLOORS = [
     {"_servers", "pools", "observers.prometheus"},
     {"_request"},
     {"gunicorn"},
-    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste"},
-    {"pytest_plugin"},
+    {"__init__", "flask", "django", "sqlalchemy", "testing", "paste", "status"},
+    {"pytest_plugin", "__main__"},
 ]
 # Modules that stand elsewhere than their folder.
 APART = {"observers.prometheus"}
@@ -138,7 +138,7 @@ def test_nothing_imports_the_rooms_of_third_parties(place):
 
 def test_the_root_has_only_what_users_import():
     """And private folders, whose ``__init__`` says what they are for, and no more."""
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     assert not [name for name in modules if name.startswith("_")]
     for name, path in PATHS.items():
         if path.name == "__init__.py" and path.parent.name.startswith("_"):

@@ -16,6 +16,9 @@ There are three ways to use the hooks::
 
 from typing import TYPE_CHECKING
 
+# In the master, so that all workers have the same one.
+from .._runtime import secret as _secret  # noqa: F401
+
 # gunicorn reads each name in this module that is one of its settings. So only names
 # that are meant as settings may match: a module named "workers" would set the number.
 from ._hooks import (
