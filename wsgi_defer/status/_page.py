@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from ..ledger import Snapshot, snapshot
+from ..ledger import Snapshot, record, snapshot
 from . import _html, _sections
 from ._actions import NOTES, RefusedError, act, token
 from ._allow import Allow, check_allow
@@ -75,6 +75,7 @@ class StatusPage:
         self._actions = actions
         self._board = None if jobs is None else Reader(jobs)
         self._most_active = 0  # that this process has seen
+        record()  # from now on, and not from the first look at the page on
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]

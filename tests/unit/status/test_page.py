@@ -29,12 +29,21 @@ from .fakes import (
 )
 
 pytestmark = pytest.mark.usefixtures("show")
-PAGE = StatusPage(allow=lambda environ: True)
 
 
-def html(page=PAGE, query=""):
+def open_page(**options):
+    """A page for everybody."""
+    return StatusPage(allow=lambda environ: True, **options)
+
+
+def html(page=None, query=""):
     """What the page says, in words with a space in between."""
-    body = ask(page, query).body.decode().partition("<main>")[2].partition("</main>")[0]
+    body = (
+        ask(page or open_page(), query)
+        .body.decode()
+        .partition("<main>")[2]
+        .partition("</main>")[0]
+    )
     return " ".join(re.sub(r"<[^>]*>", " ", body.replace("<wbr>", "")).split())
 
 
@@ -58,7 +67,7 @@ def test_nobody_gets_in_whom_allow_refuses():
 def test_headers():
     """Nothing is kept, nothing comes from elsewhere, and nobody frames it."""
     for query in ("", "format=json", "json"):
-        reply = ask(PAGE, query)
+        reply = ask(open_page(), query)
         assert reply.headers["Cache-Control"] == "no-store"
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
         assert reply.headers["Referrer-Policy"] == "no-referrer"
@@ -69,7 +78,7 @@ def test_headers():
     )
     assert policy["default-src"] == "'none'"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
-    body = ask(PAGE).body.decode()
+    body = ask(open_page()).body.decode()
     for tag, source in (("style", "style-src"), ("script", "script-src")):
         [text] = re.findall(f"<{tag}>(.*?)</{tag}>", body, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -92,7 +101,7 @@ def test_headers():
     ],
 )
 def test_methods_and_paths(method, path, query, status):
-    reply = ask(PAGE, query, path, method)
+    reply = ask(open_page(), query, path, method)
     assert reply.status == status
     assert ("Allow" in reply.headers) == status.startswith("405")
     length = int(reply.headers["Content-Length"])
@@ -148,7 +157,7 @@ def test_everything_of_the_apps_is_escaped(show):
     nasty = job(error=NASTY)
     object.__setattr__(nasty, "name", NASTY)
     jobs = FakeJobs([nasty], [nasty], {"counts": JobsUnavailable(NASTY, "x")})
-    page = StatusPage(allow=lambda environ: True, jobs=jobs, actions=True)
+    page = open_page(jobs=jobs, actions=True)
     jobs.raises = {}
     body = ask(page).body.decode()
     assert "onclick='" not in body
@@ -163,14 +172,14 @@ def test_everything_of_the_apps_is_escaped(show):
 
 def test_a_browser_without_scripts_gets_it_anew():
     """Until somebody asks for it to stop."""
-    assert b'http-equiv="refresh"' in ask(PAGE).body
-    assert b'http-equiv="refresh"' not in ask(PAGE, "refresh=no").body
+    assert b'http-equiv="refresh"' in ask(open_page()).body
+    assert b'http-equiv="refresh"' not in ask(open_page(), "refresh=no").body
 
 
 def test_jobs():
     """Counts, lists and errors; without actions, no form."""
     jobs = FakeJobs([job()], [job(), job("j-2", "scheduled", error=None)])
-    page = StatusPage(allow=lambda environ: True, jobs=jobs)
+    page = open_page(jobs=jobs)
     text = html(page)
     assert "j-1 mail.welcome 5 2027-01-15 08:00:00 OSError: down" in text
     assert "j-2" in text
@@ -185,10 +194,10 @@ def test_jobs():
 def test_an_engine_that_is_down_or_cannot_tell():
     """The rest of the page is there."""
     down = FakeJobs(raises={"failed": JobsUnavailable("RQ", "listing jobs")})
-    page = StatusPage(allow=lambda environ: True, jobs=down)
+    page = open_page(jobs=down)
     assert "RQ is not available" in html(page)
     cannot = FakeJobs([job()], raises={"recent": NotSupported("Celery", "list jobs")})
-    page = StatusPage(allow=lambda environ: True, jobs=cannot)
+    page = open_page(jobs=cannot)
     text = html(page)
     assert "Celery cannot list jobs" in text
     assert "j-1" in text
@@ -196,7 +205,7 @@ def test_an_engine_that_is_down_or_cannot_tell():
 
 def test_json():
     """In our names, which are documented."""
-    told = json.loads(ask(PAGE, "format=json").body)
+    told = json.loads(ask(open_page(), "format=json").body)
     assert told["wsgi_defer"] == 1
     assert (told["name"], told["whole"], told["requests"]) == ("shop", True, 345)
     assert told["totals"]["after_response"] == 1
@@ -210,7 +219,7 @@ def test_json():
 
 def test_json_in_the_names_of_fpm(show):
     """As FPM prints them, so that what reads FPM's page reads this one."""
-    page = StatusPage(allow=lambda environ: True)
+    page = open_page()
     told = json.loads(ask(page, "json&full").body)
     processes = told.pop("processes")
     assert told == {
@@ -233,5 +242,11 @@ def test_it_defers_nothing():
     """Its own requests do not change what it shows."""
     queued = []
     observer = SimpleNamespace(queued=lambda call, scope: queued.append(call))
-    get(DeferMiddleware(PAGE, observers=[observer]))
+    get(DeferMiddleware(open_page(), observers=[observer]))
     assert queued == []
+
+
+def test_recording_begins_when_the_page_is_made(recorded):
+    """Where there are no hooks of gunicorn, which record anyway."""
+    open_page()
+    assert recorded == [True]
