@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..jobs._schedule import Schedule
 
 LISTED = 20  # jobs, each of the latest and the failed ones
-KEPT = 2.0  # seconds that an answer is shown
+KEPT = 1.0  # seconds that an answer is shown
 KEPT_DOWN = 10.0  # the same for an engine that is down: to find out may take 2 s
 
 

@@ -71,8 +71,9 @@ def _watch(source: Source) -> None:
 
 
 def _draw(text: list[str]) -> None:
-    size = shutil.get_terminal_size()
-    shown = [line[: size.columns] for line in text[: size.lines]]
+    columns, rows = shutil.get_terminal_size()
+    # Some terminals have no size. A line may take all of the width, but none more.
+    shown = [line[: columns or 80] for line in text[: rows or 24]]
     # A line in capitals is a head.
     drawn = [f"{BOLD}{line}{PLAIN}" if line.isupper() else line for line in shown]
     body = f"{REST_OF_LINE}\n".join(drawn)

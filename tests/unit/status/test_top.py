@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -12,6 +13,8 @@ from wsgi_defer.status._json import to_json
 from wsgi_defer.status._source import Source, SourceError
 
 from .fakes import NASTY, FakeJobs, ask, calls, failure, figures, worker
+
+SIZE = os.terminal_size((60, 12))
 
 
 def told(**more):
@@ -96,7 +99,7 @@ def test_a_terminal_gets_nothing_to_obey(answers, capsys):
 def test_in_a_terminal_it_is_drawn_anew(answers, capsys, monkeypatch):
     """In its size, on another screen, which goes away; a failure does not end it."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr(_top.shutil, "get_terminal_size", lambda: _Size)
+    monkeypatch.setattr(_top.shutil, "get_terminal_size", lambda: SIZE)
     answers += [
         told(), told(), SourceError("no answer\x1b[2J"), told(), KeyboardInterrupt(),
     ]  # fmt: skip
@@ -110,15 +113,11 @@ def test_in_a_terminal_it_is_drawn_anew(answers, capsys, monkeypatch):
     assert "no answer" not in screens[3]
     for screen in screens:
         lines = screen.removesuffix(_top.REST_OF_SCREEN).split("\n")
-        assert len(lines) <= _Size.lines
+        assert len(lines) <= SIZE[1]
         for line in lines:
             for code in (_top.REST_OF_LINE, _top.BOLD, _top.PLAIN):
                 line = line.replace(code, "")
-            assert len(line) <= _Size.columns
-
-
-class _Size:
-    columns, lines = 60, 12
+            assert len(line) <= SIZE[0]
 
 
 def test_a_page_that_is_not_there(answers, capsys):
