@@ -21,7 +21,8 @@ OUTER_DEBS = pgbouncer faketime iproute2
 comma := ,
 space := $(subst ,, )
 .PHONY: help demo serve unit system servers others test test-all test-newest django \
-  django-new lint bench instructions services outer wire life soak kills oldest clean
+  django-new browser screenshots lint bench instructions services outer wire life soak \
+  kills oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,7 +51,8 @@ servers:
 	$(BIN)/python -m pytest tests/wire tests/life
 
 others: unit
-	$(BIN)/python -m pytest tests/engines tests/system tests/examples $(QUICK_DJANGO)
+	$(BIN)/python -m pytest tests/engines tests/system tests/examples tests/browser \
+	  $(QUICK_DJANGO)
 
 # All but those of its connections, which take as long as all of these.
 QUICK_DJANGO = $(filter-out %/test_connections.py,$(wildcard tests/django/test_*.py))
@@ -112,7 +114,7 @@ instructions: .venv/installed  ## the same in instructions, which no busy machin
 	@touch $@
 
 # gunicorn 20.1 imports pkg_resources, which setuptools had up to 80.
-services: .venv/installed .venv/wire  ## the servers that the tests use (Debian, root)
+services: .venv/installed .venv/wire .venv/browser  ## the servers that the tests use (Debian, root)
 	@for version in $(GUNICORNS); do \
 	  test -f .gunicorns/$$version/installed || { $(BIN)/python -m pip install --quiet \
 	    --disable-pip-version-check --upgrade --target .gunicorns/$$version \
@@ -140,6 +142,17 @@ endef
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --editable '.[wire-source]' || echo "uwsgi and bjoern could not be built"
 	@touch $@
+
+.venv/browser: .venv/installed
+	$(call debian,chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	@touch $@
+
+browser: .venv/browser .venv/wire  ## the status page in Chromium
+	$(BIN)/python -m pytest tests/browser
+
+screenshots: .venv/browser  ## those of docs/pictures, anew
+	$(BIN)/python -m tests.browser.screenshots
 
 .venv/outer: .venv/wire
 	$(call debian,$(OUTER_DEBS))

@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -26,6 +27,13 @@ OPTIONS = [
     "--disable-dev-shm-usage", "--no-proxy-server", "--hide-scrollbars",
     "--font-render-hinting=none", "--force-color-profile=srgb",
 ]  # fmt: skip
+# It reads from descriptor 3, and writes to 4. Not by a shell: dash knows 0 to 9 only.
+BEGIN = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 WIDE = (1200, 900)
 
 
@@ -36,10 +44,9 @@ class Chromium:
         self.home = tempfile.mkdtemp(prefix="chromium-")
         to_it, self.write = os.pipe()
         self.read, from_it = os.pipe()
-        # It reads from descriptor 3, and writes to 4.
-        redirect = f'exec "$0" "$@" 3<&{to_it} 4>&{from_it}'
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", redirect, PATH, *OPTIONS, f"--user-data-dir={self.home}"],
+            [sys.executable, "-c", BEGIN, str(to_it), str(from_it), PATH, *OPTIONS,
+             f"--user-data-dir={self.home}"],
             pass_fds=(to_it, from_it), stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env={**os.environ, "HOME": self.home},

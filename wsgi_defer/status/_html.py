@@ -111,7 +111,9 @@ def section(identity: str, title: str, *content: str) -> str:
     )
 
 
-def table(caption: str, heads: Iterable[str], rows: Iterable[str], none: str) -> str:
+def table(
+    identity: str, caption: str, heads: Iterable[str], rows: Iterable[str], none: str
+) -> str:
     """A table that scrolls sideways where it has no room, by keyboard, too.
 
     A head that ends in ``#`` is of a column of numbers. ``none``: what to say if there
@@ -127,7 +129,8 @@ def table(caption: str, heads: Iterable[str], rows: Iterable[str], none: str) ->
         for each in heads
     )
     return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{caption}">'
+        f'<div id="{identity}-table" class="scroll" tabindex="0" role="group" '
+        f'aria-label="{caption}">'
         f"<table><caption>{caption}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..jobs._job import STATES
@@ -39,55 +40,49 @@ class JobsSection:
             for name, states in self._board.counts.items()
         )
         heads = ["Name", *(f"{state.capitalize()}#" for state in STATES)]
-        return table("Jobs by name and state", heads, rows, "There are no jobs.")
+        return table("counts", "Jobs by name and state", heads, rows,
+                     "There are no jobs.")  # fmt: skip
 
     def _due(self) -> str:
-        if not self._board.due:
-            return ""
-        rows = (
+        rows = [
             f'<tr><th scope="row">{code(due.name)}</th>'
             f"<td>{escape(due.every)}</td><td>{time_of(due.at)}</td></tr>"
             for due in self._board.due
-        )
+        ]
         heads = ("Name", "Every", "Next time")
-        return "<h3>Periodic</h3>\n" + table("When periodic jobs are due", heads, rows,
-                                             "")  # fmt: skip
+        return _part("Periodic", "due", "When periodic jobs are due", heads, rows)
 
     def _failed(self) -> str:
-        if not self._board.failed:
-            return ""
-        retry_all = self._form("retry-all", "", "Retry all failed jobs")
-        heads = ["Id", "Name", "Attempts#", "Failed at", "Error"]
-        rows = (
+        rows = [
             f'<tr id="failed-{escape(job.id)}">{_begin(job)}'
             f"<td>{time_of(job.finished_at)}</td>"
             f'<td class="text bad">{escape(job.error or NOTHING)}</td>'
             f"{self._cell('retry', job, 'Retry')}</tr>"
             for job in self._board.failed
-        )
-        caption = f"The jobs that failed last, {LISTED} at most"
-        return f"<h3>Failed</h3>\n{retry_all}" + table(
-            caption, self._with_action(heads), rows, ""
-        )
+        ]
+        return _part(
+            "Failed", "failed", f"The jobs that failed last, {LISTED} at most",
+            self._with_action("Id", "Name", "Attempts#", "Failed at", "Error"), rows,
+            self._form("retry-all", "", "Retry all failed jobs"),
+        )  # fmt: skip
 
     def _recent(self) -> str:
-        if not self._board.recent:
-            return ""
-        heads = ["Id", "Name", "Attempts#", "State", "Enqueued", "Progress", "Error"]
-        rows = (
+        rows = [
             f'<tr id="recent-{escape(job.id)}">{_begin(job)}'
             f"<td>{_state(job)}</td><td>{time_of(job.enqueued_at)}</td>"
             f"<td>{escape(job.progress)}</td>"
             f'<td class="text">{escape(job.error or NOTHING)}</td>'
             f"{self._cell('cancel', job, 'Cancel')}</tr>"
             for job in self._board.recent
+        ]
+        heads = self._with_action(
+            "Id", "Name", "Attempts#", "State", "Enqueued", "Progress", "Error"
         )
-        return "<h3>Latest</h3>\n" + table(
-            f"The latest jobs, {LISTED} at most", self._with_action(heads), rows, ""
-        )
+        caption = f"The latest jobs, {LISTED} at most"
+        return _part("Latest", "recent", caption, heads, rows)
 
-    def _with_action(self, heads: list[str]) -> list[str]:
-        return heads if self._token is None else [*heads, "Action"]
+    def _with_action(self, *heads: str) -> tuple[str, ...]:
+        return heads if self._token is None else (*heads, "Action")
 
     def _cell(self, action: str, job: Job, word: str) -> str:
         if self._token is None:
@@ -107,6 +102,16 @@ class JobsSection:
             f'<input type="hidden" name="job" value="{job}">'
             f'<button name="action" value="{action}"{label}>{word}</button></form>'
         )
+
+
+def _part(
+    title: str, identity: str, caption: str, heads: Iterable[str], rows: list[str],
+    form: str = "",
+) -> str:  # fmt: skip
+    """A table under its own heading, or nothing if it has no rows."""
+    if not rows:
+        return ""
+    return f"<h3>{title}</h3>\n{form}{table(identity, caption, heads, rows, '')}"
 
 
 def _begin(job: Job) -> str:

@@ -53,7 +53,7 @@ class StatusPage:
 
     :param allow: a function of the WSGI environ that returns whether this client may
         see the page; without it, construction raises ``TypeError``. The others get 403.
-    :param jobs: the ``Jobs`` to show. Each worker asks their engine once a second at
+    :param jobs: the ``Jobs`` to show. A worker asks their engine once a second at
         most.
     :param actions: let those who see the page cancel and retry jobs. Each action is
         logged with who asked for it.

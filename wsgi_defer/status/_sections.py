@@ -69,6 +69,7 @@ def workers(snapshot: Snapshot, of: Totals) -> str:
         '<span class="key idle">idle</span> '
         f"The last minute of all workers: {in_words(minute)}.</figcaption></figure>\n",
         table(
+            "workers",
             "What each worker does, the oldest first",
             ("Process", "State", "Since#", "Call", "Waiting calls#", "Requests#",
              "Memory#", "Running for#", "Last minute"),
@@ -102,6 +103,7 @@ def calls(snapshot: Snapshot) -> str:
     return section(
         "calls", "Calls",
         table(
+            "calls",
             "Calls by name, since the start, of all workers",
             ("Name", "Finished#", "Failed#", "Skipped#", "Lost#", "Waiting#",
              "Running#", "Waited, median#", "99 %#", "Ran, median#", "99 %#"),
@@ -132,6 +134,7 @@ def failures(snapshot: Snapshot) -> str:
     return section(
         "failures", "Failures",
         table(
+            "failures",
             "The calls that failed last, the latest first",
             ("Time", "Call", "Error", "Deferred at", "Request", "Process"),
             map(_failure, snapshot.failures),
