@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from itertools import groupby
 
 from ._totals import Minute, bounded, shares
 from ._words import percent
 
-HEIGHT = 20  # steps of a bar
+STEPS = 20  # of a bar in a small picture
 UP = 0.95  # of a step: less than this part of one is not seen
 
 
-def chart(minute: Minute, label: str = "") -> str:
+def chart(minute: Minute, label: str = "", steps: int = STEPS) -> str:
     """SVG: the request's part at the bottom, what is after the response above it.
 
     It says the same in words, to screen readers. Attributes only, as the page's policy
@@ -20,17 +20,17 @@ def chart(minute: Minute, label: str = "") -> str:
     """
     request, after = [], []
     second = 0
-    for pair, equal in groupby(map(_heights, minute)):
+    for pair, equal in groupby([_heights(each, steps) for each in minute]):
         width = len(list(equal))
         low, high = pair
         if low:
-            request.append(_bar(second, width, 0, low))
+            request.append(_bar(second, width, steps, low))
         if high:
-            after.append(_bar(second, width, low, high))
+            after.append(_bar(second, width, steps - low, high))
         second += width
     return (
         f'<svg role="img" aria-label="{label}{in_words(minute)}" '
-        f'viewBox="0 0 {len(minute)} {HEIGHT}" preserveAspectRatio="none">'
+        f'viewBox="0 0 {len(minute)} {steps}" preserveAspectRatio="none">'
         f'<path class="request" d="{"".join(request)}"/>'
         f'<path class="after" d="{"".join(after)}"/></svg>'
     )
@@ -53,18 +53,18 @@ def in_words(minute: Minute) -> str:
     )
 
 
-def _heights(pair: tuple[float, float]) -> tuple[int, int]:
+def _heights(pair: tuple[float, float], steps: int) -> tuple[int, int]:
     """Steps of both bars, rounded up, as what took little time is to be seen, too."""
     request, after = pair
     if not request and not after:
         return 0, 0
     if request + after > 1:  # with threads
         request, after = bounded(pair)
-    low = int(request * HEIGHT + UP)
-    high = int(after * HEIGHT + UP)
-    return low, high if low + high <= HEIGHT else HEIGHT - low
+    low = int(request * steps + UP)
+    high = int(after * steps + UP)
+    return low, min(high, steps - low)
 
 
-@cache
+@lru_cache(4096)
 def _bar(x: int, width: int, bottom: int, height: int) -> str:
-    return f"M{x} {HEIGHT - bottom}h{width}v-{height}h-{width}z"
+    return f"M{x} {bottom}h{width}v-{height}h-{width}z"

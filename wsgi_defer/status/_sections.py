@@ -25,7 +25,7 @@ def now(snapshot: Snapshot, of: Totals) -> str:
         _figure("After the response", count(of.after_response), "after"),
         _figure("Waiting calls", count(of.waiting), "",
                 _if_any(snapshot.oldest_waiting, "the oldest for {}")),
-        _figure("Waiting connections", count(snapshot.queue), "", _queue(snapshot)),
+        _figure("Listen queue", count(snapshot.queue), "", _queue(snapshot)),
         _figure("All workers busy", _times(snapshot.all_busy)),
         _figure("Requests served", count(snapshot.requests)),
         _figure("Slow calls", count(snapshot.slow)),
@@ -54,7 +54,7 @@ def _queue(snapshot: Snapshot) -> str:
     if snapshot.queue_limit is None:
         return ""
     longest = count(snapshot.queue_longest)
-    return f"at most {longest} so far, {count(snapshot.queue_limit)} allowed"
+    return f"longest {longest}, of {count(snapshot.queue_limit)}"
 
 
 def workers(snapshot: Snapshot, of: Totals) -> str:
@@ -63,7 +63,7 @@ def workers(snapshot: Snapshot, of: Totals) -> str:
     return section(
         "workers", f"Workers <small>{of.workers}</small>",
         '<figure class="minute">',
-        chart(minute, "All workers in the last minute: "),
+        chart(minute, "All workers in the last minute: ", steps=100),
         '<figcaption><span class="key request">request</span> '
         '<span class="key after">after response</span> '
         '<span class="key idle">idle</span> '

@@ -118,7 +118,7 @@ def _summary(figures: dict[str, Any], totals: dict[str, int]) -> Iterator[str]:
         f"all busy {count(figures['all_busy'])} times"
     )
     yield (
-        f"requests {count(figures['requests'])}; connections waiting "
+        f"requests {count(figures['requests'])}; listen queue "
         f"{count(figures['queue'])}, longest {count(figures['queue_longest'])} of "
         f"{count(figures['queue_limit'])}"
     )

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from wsgi_defer.status._chart import HEIGHT, chart, coarse
+from wsgi_defer.status._chart import STEPS, chart, coarse
 
 from .fakes import QUIET
 
@@ -28,8 +28,8 @@ def test_nothing_is_drawn_for_an_idle_minute():
 def test_neighbours_are_one_bar():
     """What is after the response stands on what is in a request."""
     assert bars(QUIET[:50] + ((0.5, 0.25),) * 10) == {
-        "request": [(50, HEIGHT, 10, 10)],
-        "after": [(50, HEIGHT - 10, 10, 5)],
+        "request": [(50, STEPS, 10, 10)],
+        "after": [(50, STEPS - 10, 10, 5)],
     }
 
 
@@ -37,7 +37,7 @@ def test_neighbours_are_one_bar():
 def test_no_bar_is_higher_than_the_picture(pair):
     drawn = bars((pair,) * 60)
     for _, bottom, _, height in drawn["request"] + drawn["after"]:
-        assert 0 < height <= bottom <= HEIGHT
+        assert 0 < height <= bottom <= STEPS
 
 
 def test_what_took_little_time_is_seen():

@@ -117,7 +117,7 @@ def test_workers():
         "In a request 1",
         "After the response 1",
         "Waiting calls 3 the oldest for 1.2 s",
-        "Waiting connections 2 at most 11 so far, 2,048 allowed",
+        "Listen queue 2 longest 11, of 2,048",
         "All workers busy 6 times",
         "Requests served 345",
         "Slow calls 4",

@@ -47,7 +47,7 @@ def test_once(answers, capsys):
     for shown in (
         "shop, 2027-01-15 08:00:00 UTC, up 2 h 0 min",
         "workers 3: 1 idle, 1 in a request, 1 after the response; all busy 6 times",
-        "requests 345; connections waiting 2, longest 11 of 2,048",
+        "requests 345; listen queue 2, longest 11 of 2,048",
         "3 waiting, the oldest 1.2 s; 8 finished, 2 failed, 1 skipped, 1 lost, 4 slow",
         "101 after response 2.5 s shop.mail 3 12 82 MB",
         "shop.mail 8 2 1 0 3 32 ms 955 ms 662 ms 1.0 s",
