@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from ..ledger import Snapshot, record, snapshot
+from ..ledger._openmetrics import CONTENT_TYPE, openmetrics
 from . import _html, _sections
 from ._actions import NOTES, RefusedError, act, token
 from ._allow import Allow, check_allow
@@ -125,6 +126,8 @@ class StatusPage:
         if form == "json":
             board = None if self._board is None else self._board()
             raise Answer(OK, JSON, json.dumps(to_json(shown, board)))
+        if form == "openmetrics":
+            raise Answer(OK, CONTENT_TYPE, openmetrics(shown, self._jobs))
         if form == "html":
             raise Answer(OK, HTML, self._html(environ, shown, query))
         raise Answer(

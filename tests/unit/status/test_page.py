@@ -93,6 +93,7 @@ def test_headers():
         ("GET", "", "", "200 OK"),
         ("HEAD", "/", "", "200 OK"),
         ("HEAD", "/", "format=json", "200 OK"),
+        ("HEAD", "/metrics", "", "200 OK"),
         ("GET", "/other", "", "404 Not Found"),
         ("GET", "/", "format=xml", "400 Bad Request"),
         ("POST", "/", "", "405 Method Not Allowed"),
@@ -236,6 +237,20 @@ def test_json_in_the_names_of_fpm(show):
     told = json.loads(ask(page, "json").body)
     assert (told["active processes"], told["max active processes"]) == (0, 2)
     assert "processes" not in told
+
+
+@pytest.mark.parametrize(
+    ("path", "query"), [("/metrics", ""), ("", "format=openmetrics")]
+)
+def test_metrics(path, query):
+    """For Prometheus: those of the ledger, and the jobs."""
+    reply = ask(open_page(jobs=FakeJobs()), query, path)
+    assert reply.headers["Content-Type"].startswith("application/openmetrics-text")
+    text = reply.body.decode()
+    assert 'wsgi_defer_calls_total{call="shop.mail",result="finished"} 8\n' in text
+    assert "wsgi_defer_jobs{" in text
+    assert text.endswith("# EOF\n")
+    assert "wsgi_defer_jobs{" not in ask(open_page(), query, path).body.decode()
 
 
 def test_it_defers_nothing():
