@@ -3,6 +3,7 @@
 import time
 
 import django
+import status
 from django.core.mail import send_mail
 from django.http import HttpResponse
 from django.urls import path
@@ -29,4 +30,4 @@ def signup(request):
     return HttpResponse(f"Welcome, {address}!\n")
 
 
-urlpatterns = [path("signup", signup)]
+urlpatterns = [path("signup", signup), *status.urlpatterns]

@@ -16,6 +16,7 @@ from wsgi_defer.jobs import Jobs
 
 from ..helpers.client import get, make_environ
 from ..helpers.waiting import at_best
+from ..unit.status.fakes import figures
 
 HOME = Path(__file__).parent.parent.parent
 
@@ -66,6 +67,21 @@ def test_flask_app(caplog):
     caplog.clear()
     assert client.post("/signup").status_code == 400
     assert "never" not in caplog.text
+
+
+def test_status_flask(monkeypatch):
+    """The sign-up answers, and the page is there for this machine."""
+    monkeypatch.setattr("wsgi_defer.status._page.record", lambda: None)
+    from examples import status_flask
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    client = status_flask.app.test_client()
+    assert client.post("/signup", data={"email": "ada"}).status_code == 201
+    monkeypatch.setattr("wsgi_defer.status._page.snapshot", figures)
+    assert "After the response" in client.get("/status").text
+    proxied = {"X-Forwarded-For": "127.0.0.1"}
+    assert client.get("/status", headers=proxied).status_code == 403
 
 
 def signs_up_and_is_welcomed(app, caplog):
