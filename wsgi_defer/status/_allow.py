@@ -29,7 +29,7 @@ MISSING = (
 def loopback_only(environ: Mapping[str, Any]) -> bool:
     """Whether the request was made on this machine, and meant for it.
 
-    All of this must hold; a client can only break it, not forge it:
+    All of this must hold, and behind a proxy that names its clients it never does:
 
     - the peer has a loopback address, or is at the other end of a unix socket;
     - no proxy says that it has passed the request on: no ``Forwarded``, ``Via``,
@@ -38,10 +38,11 @@ def loopback_only(environ: Mapping[str, Any]) -> bool:
     - ``Host`` is ``localhost`` or a loopback address. Other names are those of a proxy
       that passes ``Host`` on, or of a page elsewhere that rebinds its name to this
       machine;
-    - the request is not HTTP/1.0, which nginx speaks by default.
+    - the request is not HTTP/1.0, which nginx spoke by default before 1.29.7.
 
-    A proxy that adds no header, sets ``Host`` to its upstream's, and speaks HTTP/1.1
-    looks like a client on this machine. Deny the path there.
+    A proxy that adds none of these headers and speaks HTTP/1.1 looks like a client on
+    this machine, and lets everybody in: nginx from 1.29.7 on is one if it has nothing
+    but a ``proxy_pass``. So deny the path there, too, or set ``X-Forwarded-For``.
     """
     if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
         return False
