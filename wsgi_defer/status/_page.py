@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from ..ledger import Snapshot, record, snapshot
-from ..ledger._openmetrics import CONTENT_TYPE, openmetrics
+from ..ledger import CONTENT_TYPE, Snapshot, openmetrics, record, snapshot
 from . import _html, _sections
 from ._actions import NOTES, RefusedError, act, token
 from ._allow import Allow, check_allow
