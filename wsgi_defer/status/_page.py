@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
 from ..ledger import CONTENT_TYPE, Snapshot, openmetrics, record, snapshot
@@ -29,14 +29,13 @@ REFUSED = (
 )
 
 
-class Answer(Exception):  # noqa: N818 - it may be a success
-    """What is sent. Raised where there is nothing more to decide."""
+class Answer(NamedTuple):
+    """What is sent: the status, the content's type, the content, more headers."""
 
-    def __init__(self, status: str, kind: str, body: str, **headers: str) -> None:
-        super().__init__(status)
-        self.status = status
-        self.body = body.encode()
-        self.headers = {"Content-Type": kind, **headers}
+    status: str
+    kind: str
+    body: str
+    more: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
 
 
 class StatusPage:
@@ -80,58 +79,57 @@ class StatusPage:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        try:
-            self._answer(environ)
-        except Answer as answer:
-            headers = {
-                **answer.headers,
-                "Content-Length": str(len(answer.body)),
-                "Cache-Control": "no-store",
-                "Content-Security-Policy": _html.POLICY,
-                "X-Content-Type-Options": "nosniff",
-                # With no-referrer, browsers do not say from which site a form comes.
-                "Referrer-Policy": "same-origin" if self._actions else "no-referrer",
-                "Cross-Origin-Resource-Policy": "same-origin",
-            }
-            start_response(answer.status, list(headers.items()))
-            return [b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body]
-        raise AssertionError("no answer")
+        answer = self._answer(environ)
+        body = answer.body.encode()
+        headers = {
+            "Content-Type": answer.kind,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": _html.POLICY,
+            "X-Content-Type-Options": "nosniff",
+            # With no-referrer, browsers do not say from which site a form comes.
+            "Referrer-Policy": "same-origin" if self._actions else "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            **answer.more,
+        }
+        start_response(answer.status, list(headers.items()))
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
-    def _answer(self, environ: dict[str, Any]) -> None:
+    def _answer(self, environ: dict[str, Any]) -> Answer:
         if not self._allow(environ):
-            raise Answer("403 Forbidden", TEXT, REFUSED)
+            return Answer("403 Forbidden", TEXT, REFUSED)
         path = environ.get("PATH_INFO", "")
         if path not in ("", "/", "/metrics"):
-            raise Answer("404 Not Found", TEXT, "The status page has no such path.\n")
+            return Answer("404 Not Found", TEXT, "The status page has no such path.\n")
         method = environ["REQUEST_METHOD"]
         acts = self._actions and path != "/metrics"
         if method == "POST" and acts:
-            self._act(environ)
+            return self._act(environ)
         if method not in ("GET", "HEAD"):
             allowed = "GET, HEAD, POST" if acts else "GET, HEAD"
-            raise Answer(
-                "405 Method Not Allowed", TEXT, f"Only {allowed}.\n", Allow=allowed
-            )
+            text = f"This path takes {allowed}.\n"
+            return Answer("405 Method Not Allowed", TEXT, text, {"Allow": allowed})
         query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
-        self._show(environ, path, {name: of[-1] for name, of in query.items()})
+        return self._show(environ, path, {name: of[-1] for name, of in query.items()})
 
-    def _show(self, environ: dict[str, Any], path: str, query: dict[str, str]) -> None:
+    def _show(
+        self, environ: dict[str, Any], path: str, query: dict[str, str]
+    ) -> Answer:
         shown = snapshot()
         self._most_active = max(self._most_active, totals(shown).active)
         form = "openmetrics" if path == "/metrics" else query.get("format", "html")
         if "json" in query:
             fpm = to_fpm(shown, "full" in query, self._most_active)
-            raise Answer(OK, JSON, json.dumps(fpm))
+            return Answer(OK, JSON, json.dumps(fpm))
         if form == "json":
             board = None if self._board is None else self._board()
-            raise Answer(OK, JSON, json.dumps(to_json(shown, board)))
+            return Answer(OK, JSON, json.dumps(to_json(shown, board)))
         if form == "openmetrics":
-            raise Answer(OK, CONTENT_TYPE, openmetrics(shown, self._jobs))
+            return Answer(OK, CONTENT_TYPE, openmetrics(shown, self._jobs))
         if form == "html":
-            raise Answer(OK, HTML, self._html(environ, shown, query))
-        raise Answer(
-            "400 Bad Request", TEXT, "There are ?format=html, json and openmetrics.\n"
-        )
+            return Answer(OK, HTML, self._html(environ, shown, query))
+        text = "There are ?format=html, json and openmetrics.\n"
+        return Answer("400 Bad Request", TEXT, text)
 
     def _html(
         self, environ: dict[str, Any], shown: Snapshot, query: dict[str, str]
@@ -152,14 +150,15 @@ class StatusPage:
         title = f"{name}: {of.active} of {of.workers} busy"
         return _html.document(title, name, sections, query.get("refresh") != "no")
 
-    def _act(self, environ: dict[str, Any]) -> None:
+    def _act(self, environ: dict[str, Any]) -> Answer:
         assert self._jobs is not None
         assert self._board is not None
         try:
             note = act(environ, self._jobs)
         except RefusedError as error:
             page = _html.message("That was not done", error.why)
-            raise Answer(error.status, HTML, page) from error
+            return Answer(error.status, HTML, page)
         self._board.forget()
         # The page again, by GET, so that a reload does nothing twice.
-        raise Answer("303 See Other", TEXT, "", Location=f"?note={note}#jobs")
+        where = {"Location": f"?note={note}#jobs"}
+        return Answer("303 See Other", TEXT, "", where)
