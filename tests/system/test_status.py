@@ -132,7 +132,7 @@ def test_a_form_of_one_worker_is_known_to_the_others(server):
         return reply.status == 303 and reply.worker != worker and form
 
     form = until(retried_by_another, "another worker to answer", OF_PROCESSES)
-    line = f"asked for retry of job {form['job']}"
+    line = f"asks for retry of job {form['job']}"
     until(lambda: line in server.output.read_text(), line)
     forged = {**form, "token": "1." + "0" * 64}
     assert ask(server, path, urlencode(forged)).status == 403

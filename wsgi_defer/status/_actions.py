@@ -60,17 +60,18 @@ def act(environ: dict[str, Any], jobs: Jobs) -> str:
     if doing not in actions:
         raise RefusedError("400 Bad Request", "The form names no action of this page.")
     action, note = actions[doing]
+    # Before it is done, as it may be done in part. A warning, so that the line is there
+    # without any configuration of logging.
+    what = f"job {safe(job_id, 100)}" if job_id else "all failed jobs"
+    report.log(
+        logging.WARNING, "status page: %s asks for %s of %s", who(environ), doing, what
+    )
     try:
-        done = action()
+        action()
     except JobsUnavailable as error:
         raise RefusedError("503 Service Unavailable", str(error)) from error
     except DeferError as error:
         raise RefusedError("409 Conflict", str(error)) from error
-    what = f"{done} jobs" if doing == "retry-all" else f"job {job_id}"
-    # A warning, so that the line is there without any configuration of logging.
-    report.log(
-        logging.WARNING, "status page: %s asked for %s of %s", who(environ), doing, what
-    )
     return note
 
 

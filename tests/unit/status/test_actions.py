@@ -8,6 +8,7 @@ import pytest
 
 from wsgi_defer.jobs import (
     JobNotFailedError,
+    Jobs,
     JobsUnavailable,
     NotSupported,
     UnknownJobError,
@@ -52,9 +53,9 @@ def test_forms_do_what_they_say(page, jobs, caplog):
         assert reply.status == "303 See Other"
     assert jobs.done == [("retry_all", 2), ("retry", "j-1"), ("cancel", "j-2")]
     assert [record.getMessage() for record in caplog.records] == [
-        "status page: ada asked for retry-all of 2 jobs",
-        "status page: ada asked for retry of job j-1",
-        "status page: ada asked for cancel of job j-2",
+        "status page: ada asks for retry-all of all failed jobs",
+        "status page: ada asks for retry of job j-1",
+        "status page: ada asks for cancel of job j-2",
     ]
     where = reply.headers["Location"]
     assert where == "?note=cancelled#jobs"
@@ -82,7 +83,7 @@ def test_who_it_was(page, caplog, environ, logged):
     """The user, or the address; neither can write a line of its own."""
     [_, form, _] = forms(ask(page, **environ))
     assert post(page, form, **environ).status == "303 See Other"
-    assert f"status page: {logged} asked" in caplog.text
+    assert f"status page: {logged} asks" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,11 @@ def test_what_is_no_form(page, jobs, form, more, status):
     assert jobs.done == []
 
 
+def test_a_forged_id_writes_no_line_of_its_own(page, form, caplog):
+    post(page, {**form, "job": "j-1\nERROR forged"}, **ADA)
+    assert "retry of job j-1\\nERROR forged" in caplog.text
+
+
 def test_an_unknown_action(page, form):
     reply = post(page, {**form, "action": "drop"}, **ADA)
     assert reply.status == "400 Bad Request"
@@ -180,15 +186,36 @@ def test_an_unknown_action(page, form):
     ],
 )
 def test_what_cannot_be_done(page, jobs, form, error, status, caplog):
-    """The person is told, with a way back; the log has nothing to tell."""
+    """The person is told, with a way back; the log tells who has tried."""
     jobs.raises["retry"] = error
     reply = post(page, form, **ADA)
     assert reply.status == status
     assert b'<a href="?">' in reply.body
-    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
 
 
 def test_reading_changes_nothing(page, jobs, form):
     """GET does not act, whatever it carries."""
     ask(page, "&".join(f"{name}={value}" for name, value in form.items()), **ADA)
     assert jobs.done == []
+
+
+def test_jobs_as_they_are():
+    """A job that has failed is shown, retried, and done."""
+    jobs, fails = Jobs(None), [True]
+
+    @jobs.handler("mail.welcome")
+    def welcome(payload):
+        if fails:
+            raise OSError(payload)
+
+    job_id = jobs.enqueue("mail.welcome", "the server is down")
+    page = StatusPage(allow=lambda environ: True, jobs=jobs, actions=True)
+    shown = ask(page)
+    assert b"OSError: the server is down" in shown.body
+    [form] = [each for each in forms(shown) if each["job"] == job_id]
+    fails.clear()
+    assert post(page, form).status == "303 See Other"
+    assert jobs.status(job_id).state == "done"
+    assert job_id not in [each["job"] for each in forms(ask(page))]

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import json
 import re
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from wsgi_defer import DeferMiddleware
 from wsgi_defer.jobs import JobsUnavailable, NotSupported
+from wsgi_defer.jobs._schedule import Schedule
 from wsgi_defer.status import StatusPage
 
 from ...helpers.client import get
@@ -179,7 +181,9 @@ def test_a_browser_without_scripts_gets_it_anew():
 
 def test_jobs():
     """Counts, lists and errors; without actions, no form."""
-    jobs = FakeJobs([job()], [job(), job("j-2", "scheduled", error=None)])
+    jobs = FakeJobs(
+        [job()], [job(), job("j-2", "scheduled", error=None, enqueued_at=None)]
+    )
     page = open_page(jobs=jobs)
     text = html(page)
     assert "j-1 mail.welcome 5 2027-01-15 08:00:00 OSError: down" in text
@@ -190,6 +194,19 @@ def test_jobs():
     assert told["failed"][0]["error"] == "OSError: down"
     assert "result" not in told["failed"][0]
     assert jobs.asked == 1  # for all of these
+
+
+def test_periodic_jobs():
+    """Those that are due first come first."""
+    jobs = FakeJobs()
+    jobs.schedules = (
+        Schedule("reports.yearly", timedelta(days=1000)),
+        Schedule("stock.sync", timedelta(seconds=90)),
+    )
+    text = html(open_page(jobs=jobs))
+    assert re.search(r"stock.sync 1 min 30 s 2\d{3}-.* reports.yearly 1000 d 0 h", text)
+    jobs.schedules = (Schedule("reports.nightly", "30 2 * * *"),)
+    assert "reports.nightly 30 2 * * * UTC" in html(open_page(jobs=jobs))
 
 
 def test_an_engine_that_is_down_or_cannot_tell():
