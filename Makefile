@@ -144,7 +144,7 @@ endef
 	@touch $@
 
 .venv/browser: .venv/installed
-	$(call debian,chromium)
+	$(call debian,chromium fonts-dejavu-core)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	@touch $@
 
