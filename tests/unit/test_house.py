@@ -31,6 +31,8 @@ THIRD_PARTIES = {
     "gunicorn": {"gunicorn", "gevent"},
     "django": {"django", "asgiref"},
     "sqlalchemy": {"sqlalchemy"},
+    "observers.opentelemetry": {"opentelemetry"},
+    "observers.sentry": {"sentry_sdk"},
     "jobs.flask": {"flask", "click"},
     "jobs._cron": {"cronsim"},
     "jobs.engines.dbos": {"dbos", "sqlalchemy"},

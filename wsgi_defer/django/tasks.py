@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.tasks import (
     Task,
@@ -182,7 +183,8 @@ def jobs_of(alias: str, given: str) -> Jobs:
     """The one of this process: Django makes a backend in each thread."""
     options: dict[str, Any] = json.loads(given)
     trying = {name: options.pop(name) for name in TRYING if name in options}
-    jobs = Jobs(options.pop("url"), **options)
+    observers = getattr(settings, "WSGI_DEFER", {}).get("observers", ())
+    jobs = Jobs(options.pop("url"), observers=observers, **options)
 
     @jobs.handler(HANDLER, pass_job=True, **trying)
     def work(payload: Mapping[str, Any], job: Job) -> Any:

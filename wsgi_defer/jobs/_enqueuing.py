@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -14,7 +14,9 @@ from .._calls.call import Call
 from .._calls.scope import current_scope
 from .._runtime import commits
 from ..errors import ResponseStartedError, ScopeClosedError
+from ..observers._job_observer import JobObserver
 from ._asking import Asking
+from ._carrier import carried
 from ._job import Handler, Order, check_id, to_json
 
 LONGEST_DELAY = 366 * 24 * 3600.0  # seconds
@@ -29,6 +31,11 @@ class Enqueuing(Asking):
     @abstractmethod
     def find(self, name: str) -> Handler:
         """The handler of that name. Raises ``UnknownHandlerError``."""
+
+    @property
+    @abstractmethod
+    def observers(self) -> Sequence[JobObserver]:
+        """Who sees the jobs."""
 
     def enqueue(
         self,
@@ -107,6 +114,8 @@ class Enqueuing(Asking):
             raise ValueError(f"delay takes seconds, from 0 to a year, not {delay}")
         job_id = uuid4().hex if job_id is None else check_id(job_id)
         text = to_json(name, payload, self.max_payload)
+        if self.observers:
+            text += carried(self.observers, name)
         if delay and not self.engine.delays:
             self.engine.refuse("delay")
         return Order(job_id, handler, text, float(delay))

@@ -50,6 +50,10 @@ class Job:
     # the engine does not tell it.
     payload: str | None = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if self.payload is not None and "\n" in self.payload:  # see _carrier.py
+            object.__setattr__(self, "payload", self.payload.partition("\n")[0])
+
     def to_dict(self) -> dict[str, Any]:
         """All but the payload as JSON: times are ISO 8601."""
         fields = {
@@ -85,7 +89,10 @@ class Handler:
 
 @dataclass(frozen=True)
 class Order:
-    """A job for an engine to store. ``payload`` is JSON, as text."""
+    """A job for an engine to store.
+
+    ``payload`` is JSON, as text, in one line. What travels with it may be a second one.
+    """
 
     id: str
     handler: Handler

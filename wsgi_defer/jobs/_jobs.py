@@ -6,7 +6,7 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta, tzinfo
 from importlib import import_module
@@ -18,7 +18,11 @@ from .._calls.invoke import complete
 from .._calls.options import DEFAULTS, Options
 from .._calls.scope import current_scope
 from .._runtime.forks import no_fork_leaves
+from ..observers._job_observer import JobAttempt, JobObserver
+from ..observers._observer import Observer
+from ..observers._observers import Observers
 from ._asking import check_number
+from ._carrier import observed, parted
 from ._enqueuing import LONGEST_DELAY, Enqueuing
 from ._job import Handler, Job, check_name, to_json
 from ._progress import Progress, Teller, complain
@@ -68,6 +72,8 @@ class Jobs(Enqueuing):
     :param queue: the name of the queue; apps that share a server have one each.
     :param results: for ``amqp://`` only: the URL of a result backend of Celery, such as
         ``redis://``, where it keeps what ``status()`` tells.
+    :param observers: see jobs, as ``JobObserver`` says; those that are an ``Observer``
+        hear of the calls that handlers defer, too.
 
     Thread-safe. Nothing is opened before the first use, and each process of a
     pre-fork server opens its own connections. Raises ``ValueError`` for a URL that no
@@ -81,8 +87,14 @@ class Jobs(Enqueuing):
         max_payload: int = 256 * 1024,
         queue: str = "wsgi_defer",
         results: str | None = None,
+        observers: Iterable[Observer | JobObserver] = (),
     ) -> None:
         self._use_engine(url, max_payload, queue, results)
+        self._observers = tuple(observers)
+        self._defaults = DEFAULTS
+        heard = [each for each in self._observers if isinstance(each, Observer)]
+        if heard:
+            self._defaults = DEFAULTS._replace(observers=Observers(heard))
         self._own_url = url is not None
         self._own = {"max_payload": max_payload, "queue": queue, "results": results}
         self._configured: dict[str, Any] = {}
@@ -237,6 +249,14 @@ class Jobs(Enqueuing):
         return schedule is not None and schedule.is_stale(job_id)
 
     @property
+    def observers(self) -> Sequence[JobObserver]:
+        """Who sees the jobs: of ours, and of the Flask extension."""
+        extension = self._extensions.get("wsgi_defer")
+        others = () if extension is None else extension.options.get("observers", ())
+        everyone = dict.fromkeys((*self._observers, *others))
+        return [each for each in everyone if isinstance(each, JobObserver)]
+
+    @property
     def engine(self) -> Engine:
         """The engine of this process, or what a test has put in its place."""
         if self._instead is not None:
@@ -327,8 +347,16 @@ class Jobs(Enqueuing):
     ) -> Any:
         """Run a job's handler here, for its engine; return its result, or None.
 
-        ``payload`` is JSON, as text. A failure is logged and raised.
+        ``payload`` is as an engine stores it. A failure is logged and raised.
         """
+        payload, carrier = parted(payload)
+        what = JobAttempt(job_id, name, attempt, last)
+        with observed(self.observers, what, carrier):
+            return self._run(name, payload, job_id, attempt, last)
+
+    def _run(
+        self, name: str, payload: str, job_id: str, attempt: int, last: bool
+    ) -> Any:
         if self.is_stale(name, job_id):
             logger.warning("job %s %s is left out, and counts as done: its schedule "
                            "has changed", name, job_id)  # fmt: skip
@@ -358,8 +386,8 @@ class Jobs(Enqueuing):
             options: Options = middleware.options
             return options._replace(room=None)  # which is for requests
         if self._around is nullcontext:
-            return DEFAULTS
-        return DEFAULTS._replace(around=lambda: Apart(self._around()))
+            return self._defaults
+        return self._defaults._replace(around=lambda: Apart(self._around()))
 
     def _job(self, job_id: str, name: str, attempt: int) -> Job:
         """What the handler gets."""

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from ._carrier import parted
 from ._job import Job, Order, utc
 from .engines._engine import Served
 from .engines.memory import InProcess
@@ -44,7 +45,7 @@ class Capturing(InProcess):
                   enqueued_at=utc(now), due_at=utc(now + order.delay),
                   payload=order.payload)  # fmt: skip
         self.remember(job, order)
-        payload = json.loads(order.payload)
+        payload = json.loads(parted(order.payload)[0])
         self.captured.append(Captured(order.id, order.name, payload, order.delay))
 
 

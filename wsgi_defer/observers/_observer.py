@@ -20,6 +20,13 @@ class Observer:
     garbage collector may call it, at any line, so use an ``RLock`` if you need a lock.
     Calls of ``before_response()`` are reported, too.
 
+    ``started``, and then ``finished`` or ``failed``, run in the ``contextvars`` context
+    of the call, and in its thread. It is the call's alone, and ends with it. So what
+    ``started`` sets in a context variable is set for the call and whatever it runs, for
+    the log and the other observers; it need not be reset. ``lost``, ``skipped``,
+    ``slow`` and ``overran`` run in a copy of that context, maybe in another thread, as
+    the call may still be running. ``queued`` runs in the code that defers the call.
+
     The scope describes the request: ``scope.request_id``, and once the response has
     ended, ``scope.outcome`` with its status, ``delivered`` and ``duration``; before
     that it is None. The call has ``label``, ``origin``, ``waited`` and ``ran``.
