@@ -66,6 +66,15 @@ def observed(
         yield
 
 
+def flush(observers: Iterable[JobObserver]) -> None:
+    """Have them send what is left to send, as the process ends at once."""
+    for observer in observers:
+        try:
+            observer.flush()
+        except Exception as error:
+            _complain(observer, "flush", error)
+
+
 class _Harmless:
     """What an observer has around an attempt, but for what that raises itself."""
 

@@ -40,3 +40,9 @@ class JobObserver:
         does not matter.
         """
         return nullcontext()
+
+    def flush(self) -> None:
+        """The process ends now, and runs no exit handlers: send what is left to send.
+
+        RQ ends a process so, after each job. Take a few seconds at most.
+        """

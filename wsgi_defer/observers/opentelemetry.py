@@ -25,6 +25,7 @@ BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 
           10.0, 30.0, 60.0, 300.0)  # fmt: skip
 MOST_NAMES = 128  # of calls, in metrics; all others are OTHER
 OTHER = "other"
+FLUSH = 2000  # milliseconds for what waits to be sent, where a process ends at once
 
 
 class Tracing(Observer, JobObserver):
@@ -59,6 +60,7 @@ class Tracing(Observer, JobObserver):
         child: bool = False,
     ) -> None:
         self._child = child
+        self._providers = tracer_provider, meter_provider
         self._tracer = trace.get_tracer("wsgi_defer", tracer_provider=tracer_provider)
         meter = metrics.get_meter("wsgi_defer", meter_provider=meter_provider)
         self._duration = meter.create_histogram(
@@ -178,6 +180,16 @@ class Tracing(Observer, JobObserver):
         finally:
             span.set_attribute("wsgi_defer.result", result)
             span.end()
+
+    def flush(self) -> None:
+        traces, meters = self._providers
+        for provider in (
+            traces or trace.get_tracer_provider(),
+            meters or metrics.get_meter_provider(),
+        ):
+            flush = getattr(provider, "force_flush", None)  # the SDK's have it
+            if flush is not None:
+                flush(FLUSH)
 
 
 def _note_failure(span: Span, error: BaseException) -> None:

@@ -10,7 +10,7 @@ from flask import Flask
 
 from wsgi_defer.flask import Defer
 from wsgi_defer.jobs import Jobs
-from wsgi_defer.jobs._carrier import MOST, parted
+from wsgi_defer.jobs._carrier import MOST, flush, parted
 from wsgi_defer.observers import JobAttempt, JobObserver
 
 
@@ -97,6 +97,9 @@ class Faulty(JobObserver):
         if self.where == "long":
             carrier["b"] = "x" * MOST
 
+    def flush(self):
+        raise OSError
+
     def attempting(self, attempt, carrier):
         if self.where == "attempting":
             raise OSError
@@ -151,3 +154,14 @@ def test_those_of_flask():
     jobs = jobs_with(one)
     jobs.init_app(app)
     assert jobs.observers == [one, two]
+
+
+def test_flush(caplog):
+    """All are told, even if one fails."""
+    told = []
+    sends = Sends({})
+    sends.flush = lambda: told.append(True)
+    kind = type("Faulty_flush", (Faulty,), {})
+    flush([kind("flush"), JobObserver(), sends])
+    assert told == [True]
+    assert "the observer Faulty_flush raised in flush()" in caplog.text

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
+from opentelemetry.metrics import NoOpMeter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -407,3 +408,27 @@ def test_a_job_outside_a_trace():
     jobs = Jobs(observers=[Telemetry().tracing])
     jobs.handler("int")(int)
     assert jobs._order("int", "1", "x", 0).payload == '"1"'
+
+
+class Flushes:
+    """A provider that can be told to send."""
+
+    def __init__(self):
+        self.asked = []
+
+    def get_tracer(self, *args, **kwargs):
+        return trace.NoOpTracer()
+
+    def get_meter(self, *args, **kwargs):
+        return NoOpMeter("tests")
+
+    def force_flush(self, milliseconds):
+        self.asked.append(milliseconds)
+
+
+def test_flush():
+    """Where a process ends without exit handlers. The API's own providers cannot."""
+    provider = Flushes()
+    Tracing(provider, provider).flush()
+    assert provider.asked == [2000, 2000]
+    Tracing().flush()

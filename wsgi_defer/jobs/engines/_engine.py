@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, ClassVar, NoReturn, Protocol
 
+from ...observers._job_observer import JobObserver
 from .._job import Job, Order, State
 from .._progress import Progress
 from .._worklog import WorkLog
@@ -41,6 +42,10 @@ class Served(Protocol):
 
     def is_stale(self, name: str, job_id: str) -> bool:
         """Whether a job is of a time that is not in the schedule of its name."""
+
+    @property
+    def observers(self) -> Sequence[JobObserver]:
+        """Who sees the jobs."""
 
     @property
     def engine(self) -> Any:

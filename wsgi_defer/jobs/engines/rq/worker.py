@@ -25,6 +25,7 @@ from rq.utils import now
 
 from ...._runtime.parent import end_with
 from ..._attempt import Attempt, AttemptFailed
+from ..._carrier import flush
 from .. import _words
 from .._engine import Served
 
@@ -95,6 +96,7 @@ class RqJob(rq.job.Job):
         try:
             return self._attempt(*order)
         finally:  # RQ ends the process by os._exit()
+            flush(self.jobs.observers)
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):  # it may be closed, or its disk full
                     stream.flush()
