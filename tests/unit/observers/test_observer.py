@@ -38,6 +38,7 @@ from wsgi_defer.observers._observers import (
 )
 
 from ...helpers.client import get, make_environ, text_app
+from ...helpers.orders import handle_abort
 
 
 class Heard(Observer):
@@ -480,8 +481,30 @@ class Tracer:
         self.active = ContextVar("active", default=None)
         self.context_provider = SimpleNamespace(activate=self.active.set)
 
+        self.spans = []
+
     def current_trace_context(self):
         return self.active.get()
+
+    def trace(self, name, resource, span_type):
+        span = Span(name=name, resource=resource, parent=self.active.get(), error=0)
+        self.spans.append(span)
+        return span
+
+
+class Span(SimpleNamespace):
+    finished = 0
+
+    def set_tag(self, name, value):
+        setattr(self, name, value)
+
+    set_metric = set_tag
+
+    def set_exc_info(self, kind, error, trace):
+        self.error = error
+
+    def finish(self):
+        self.finished += 1
 
 
 class Trace(SimpleNamespace):
@@ -510,6 +533,29 @@ def test_a_call_stays_in_its_trace(tracer, ran):
     assert (seen.trace_id, seen.span_id, seen._reactivate) == (1, 2, True)
     assert not hasattr(trace, "_reactivate")
     assert none is None
+
+
+def test_a_call_has_a_span(tracer):
+    """With how it ended. One that does not start has none."""
+
+    def run():
+        with deferring(observers=[Heard()]):
+            defer(int).named("one")
+            defer(fail).named("two")
+            defer(int).when(lambda outcome: 1 / 0)
+            defer(handle_abort).named("three")
+            defer(int)
+
+    with pytest.raises(SystemExit):
+        run()
+    one, two, three = tracer.spans
+    names = [(span.name, span.resource, span.finished) for span in tracer.spans]
+    assert names == [("wsgi_defer.call", name, 1) for name in ("one", "two", "three")]
+    assert one.error == 0
+    assert isinstance(two.error, ValueError)
+    assert three.error == 1
+    assert vars(three)["error.message"] == "lost: the process was told to stop"
+    assert vars(one)["wsgi_defer.origin"].startswith(__file__)
 
 
 def test_without_a_tracer_nobody_hears_of_a_new_call():
