@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from wsgi_defer import defer
 from wsgi_defer.jobs import Jobs
+from wsgi_defer.observers import JobObserver
 
 
 def note(*words):
@@ -24,6 +26,31 @@ def note(*words):
         os.write(file, line.encode())
     finally:
         os.close(file)
+
+
+class Carries(JobObserver):
+    """Sends a word along with jobs, and notes each attempt that has one."""
+
+    def __init__(self, word=None):
+        self.word = word
+        self.seen = None
+
+    def enqueuing(self, name, carrier):
+        if self.word:
+            carrier["word"] = self.word
+
+    @contextmanager
+    def attempting(self, attempt, carrier):
+        try:
+            yield
+        finally:
+            if word := carrier.get("word"):
+                self.seen = word
+                note("carried", attempt.job_id, word, attempt.number)
+
+    def flush(self):
+        if self.seen:
+            note("flushed", self.seen)
 
 
 def with_handlers(jobs):
@@ -168,5 +195,6 @@ jobs = with_handlers(
         os.environ.get("JOBS_URL"),
         queue=os.environ.get("JOBS_QUEUE", "wsgi_defer"),
         results=os.environ.get("JOBS_RESULTS"),
+        observers=[Carries()],
     )
 )

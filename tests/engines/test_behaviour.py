@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -10,9 +11,10 @@ from uuid import uuid4
 
 import pytest
 
-from wsgi_defer.jobs import JobNotFailedError, UnknownJobError
+from wsgi_defer.jobs import JobNotFailedError, Jobs, UnknownJobError
 
 from ..helpers.waiting import at_best
+from .app import Carries, with_handlers
 from .kinds import KINDS, PATIENCE, Workers, kinds
 
 ODD = {
@@ -484,3 +486,33 @@ def test_a_job_that_does_not_end_costs_its_process(alone, kind):
     (place.root / "gate").touch()
     assert place.wait(other).state == "done"
     assert [job.id for job in place.jobs.failed()] == [job_id]
+
+
+@kinds()
+def test_what_an_observer_sends_along(shared, kind):
+    """It comes with each attempt, and after a retry by hand; the payload is as ever."""
+    place = shared(kind)
+    jobs = with_handlers(
+        Jobs(place.url, queue=place.queue, results=place.results,
+             observers=[Carries("greetings")])
+    )  # fmt: skip
+    twice = jobs.enqueue("defers")
+    file = place.root / f"file_{uuid4().hex}"
+    again = jobs.enqueue("until", str(file))
+
+    def attempts(job_id):
+        return [int(words[3]) for words in place.notes
+                if words[:3] == ["carried", job_id, "greetings"]]  # fmt: skip
+
+    place.until(lambda: attempts(twice) == [1, 2], "two attempts")
+    place.until(lambda: attempts(again) == [1], "an attempt")
+    if kind.can("retry"):
+        job = place.wait(again, "failed")
+        assert json.loads(job.payload) == str(file)
+        file.touch()
+        jobs.retry(again)
+        place.wait(again, "done")
+        place.until(lambda: attempts(again) == [1, 1], "the attempt after the retry")
+    flushed = ["flushed", "greetings"] in [words[:2] for words in place.notes]
+    assert flushed == (kind.package == "rq")  # where exit handlers do not run
+    jobs.engine.close()
