@@ -25,6 +25,8 @@ from wsgi_defer.flask import Defer
 
 EVENTS = os.open(Path(os.environ["LIFE_ROOT"]) / "events",
                  os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+TRANSACTIONS = os.open(Path(os.environ["LIFE_ROOT"]) / "transactions",
+                       os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 class ToFile(Transport):
     def capture_envelope(self, envelope):
@@ -36,7 +38,15 @@ class ToFile(Transport):
                          if "exception" in event else None,
                 "user": event.get("user", {}).get("id"),
                 "url": event.get("request", {}).get("url"),
+                "by": event["exception"]["values"][-1]["mechanism"]["type"]
+                      if "exception" in event else None,
             }).encode() + b"\\n")
+        for item in envelope.items:
+            if item.type == "transaction":
+                of = json.loads(item.payload.get_bytes())
+                os.write(TRANSACTIONS, json.dumps([
+                    of["transaction"], of["user"]["id"],
+                    of["contexts"]["trace"]["trace_id"]]).encode() + b"\\n")
 
 sentry_sdk.init("http://a@127.0.0.1:1/1", transport=ToFile)
 app = flask.Flask(__name__)
@@ -63,15 +73,30 @@ def view(how):
 """
 # It may be somewhere that only we know of.
 FILES = {"tracked.py": f"import sys\nsys.path.append({PLACE!r})\n{APP}"}
+# The same with our observer.
+OBSERVED = (
+    FILES["tracked.py"]
+    .replace(
+        "Defer(app, slow_after=0.2)",
+        "from wsgi_defer.observers.sentry import Sentry\n"
+        "Defer(app, slow_after=0.2, observers=[Sentry()])",
+    )
+    .replace("transport=ToFile", "transport=ToFile, traces_sample_rate=1")
+)
+
+
+def lines_of(gunicorn, name):
+    """What the app has written to that file so far."""
+    path = gunicorn.root / name
+    lines = whole_lines(path.read_text()) if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def events_of(gunicorn, number, text=""):
     """That many events with that text, when they are there."""
-    path = gunicorn.root / "events"
 
     def read():
-        lines = whole_lines(path.read_text()) if path.exists() else []
-        events = [json.loads(line) for line in lines]
+        events = lines_of(gunicorn, "events")
         return [each for each in events if text in (each["message"] or "")]
 
     gunicorn.until(lambda: len(read()) >= number, f"{number} events")
@@ -102,3 +127,32 @@ def test_a_loss_is_that_of_its_request():
         gunicorn.stop(signal.SIGINT)
         lost = events_of(gunicorn, 2, " lost")  # gunicorn logs an error, too
     assert {each["user"] for each in lost} == {"ann"}
+
+
+def test_with_our_observer():
+    """One event for each failure and for each loss, and a transaction for each call, in
+    the trace of its request."""
+    conf = configuration(ours=True)
+    files = {"tracked.py": OBSERVED}
+    with running(conf, app="tracked:app", files=files) as gunicorn:
+        for number, user in enumerate(["ann", "bob", "eve"], 1):
+            gunicorn.request(f"/fail?user={user}")
+            events_of(gunicorn, number)
+
+            def are_there(number=number):
+                return len(lines_of(gunicorn, "transactions")) == 2 * number
+
+            gunicorn.until(are_there, "transactions of the view and the call")
+        gunicorn.request("/wait?user=joe")
+        gunicorn.until(lambda: "is slow" in gunicorn.log, "a slow call")
+        gunicorn.stop(signal.SIGINT)
+        events = events_of(gunicorn, 5)
+        transactions = lines_of(gunicorn, "transactions")
+    failures = [(each["error"], each["user"], each["by"]) for each in events[:3]]
+    assert failures == [(user, user, "wsgi_defer") for user in ("ann", "bob", "eve")]
+    lost = [each for each in events[3:] if " lost" in each["message"]]
+    assert [each["user"] for each in lost] == ["joe", "joe"]
+    for user in ("ann", "bob", "eve"):
+        of_user = [each for each in transactions if each[1] == user]
+        assert {each[0] for each in of_user} == {"view", "tracked.fail"}
+        assert len({trace for _, _, trace in of_user}) == 1
