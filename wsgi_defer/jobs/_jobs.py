@@ -92,7 +92,11 @@ class Jobs(Enqueuing):
         self._use_engine(url, max_payload, queue, results)
         self._observers = tuple(observers)
         self._defaults = DEFAULTS
-        heard = [each for each in self._observers if isinstance(each, Observer)]
+        heard = [
+            each
+            for each in self._observers
+            if isinstance(each, Observer) or not isinstance(each, JobObserver)
+        ]
         if heard:
             self._defaults = DEFAULTS._replace(observers=Observers(heard))
         self._own_url = url is not None

@@ -17,7 +17,9 @@ from typing import Any
 
 import sentry_sdk
 from sentry_sdk.scope import Scope as SentryScope
-from sentry_sdk.tracing import Span, TransactionSource
+from sentry_sdk.traces import StreamedSpan
+from sentry_sdk.tracing import TransactionSource
+from sentry_sdk.tracing_utils import has_span_streaming_enabled
 from sentry_sdk.utils import capture_internal_exceptions, event_from_exception
 
 from .._runtime import report
@@ -57,7 +59,7 @@ class Sentry(Observer, JobObserver):
     def __init__(self, *, arguments: bool = False) -> None:
         self._arguments = arguments
         self._given: dict[Call, Any] = {}
-        self._open: dict[Call, Span] = {}
+        self._open: dict[Call, Any] = {}
         report.logger.addFilter(_capture)  # the same one counts once
 
     def queued(self, call: Call, scope: Scope) -> None:
@@ -77,11 +79,9 @@ class Sentry(Observer, JobObserver):
                  "request_id": scope.request_id}  # fmt: skip
         isolated.set_context("wsgi_defer", about | self._given.pop(call, {}))
         if scope.answers and scope.outcome is not None:
-            span: Any = _start_transaction(_headers.get({}), "call", call.label)
+            span = _transaction("call", call.label, _headers.get({}))
         else:
-            span = sentry_sdk.start_span(
-                op="wsgi_defer.call", name=call.label, origin=ORIGIN
-            )
+            span = _span("call", call.label)
         self._open[call] = span.__enter__()
 
     def finished(self, call: Call, scope: Scope) -> None:
@@ -100,7 +100,7 @@ class Sentry(Observer, JobObserver):
         self._given.pop(call, None)
         span = self._open.pop(call, None)
         if span is not None:  # it has started, and this has heard of it
-            span.set_status(status)
+            _set_status(span, status)
             span.__exit__(None, None, None)
 
     def enqueuing(self, name: str, carrier: MutableMapping[str, str]) -> None:
@@ -120,9 +120,9 @@ class Sentry(Observer, JobObserver):
             isolated.clear_breadcrumbs()
             isolated.set_tag("wsgi_defer.job", attempt.name)
             isolated.set_context("wsgi_defer", attempt._asdict())
-            with _start_transaction(headers, "job", attempt.name) as transaction:
+            with _transaction("job", attempt.name, headers) as transaction:
                 yield
-                transaction.set_status("ok")
+                _set_status(transaction, "ok")
 
     def flush(self) -> None:
         sentry_sdk.flush(FLUSH)
@@ -139,12 +139,36 @@ def _trace_here() -> dict[str, str]:
     return {name: value for name, value in headers.items() if value}
 
 
-def _start_transaction(headers: Mapping[str, str], what: str, name: str) -> Any:
+def _span(what: str, name: str, **more: Any) -> Any:
+    """A part of the transaction that is open here."""
+    if _streams():
+        about: Any = {"sentry.op": f"wsgi_defer.{what}", "sentry.origin": ORIGIN}
+        return sentry_sdk.traces.start_span(name, about, **more)
+    return sentry_sdk.start_span(op=f"wsgi_defer.{what}", name=name, origin=ORIGIN)
+
+
+def _transaction(what: str, name: str, headers: Mapping[str, str]) -> Any:
+    """One that continues the trace of these headers; a new one if there are none."""
+    if _streams():
+        sentry_sdk.traces.continue_trace(dict(headers))
+        return _span(what, name, parent_span=None)
     transaction = sentry_sdk.continue_trace(
         dict(headers), op=f"wsgi_defer.{what}", name=name,
         source=TransactionSource.TASK, origin=ORIGIN,
     )  # fmt: skip
     return sentry_sdk.start_transaction(transaction)
+
+
+def _streams() -> bool:
+    """Whether the app has chosen spans without transactions, which Sentry has, too."""
+    return has_span_streaming_enabled(sentry_sdk.get_client().options)
+
+
+def _set_status(span: Any, status: str) -> None:
+    if isinstance(span, StreamedSpan):
+        span.status = "ok" if status == "ok" else "error"
+    else:
+        span.set_status(status)
 
 
 def _capture(record: logging.LogRecord) -> bool:

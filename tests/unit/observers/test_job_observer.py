@@ -165,3 +165,10 @@ def test_flush(caplog):
     flush([kind("flush"), JobObserver(), sends])
     assert told == [True]
     assert "the observer Faulty_flush raised in flush()" in caplog.text
+
+
+@pytest.mark.parametrize("observer", [object(), Sends])
+def test_what_is_no_observer(observer):
+    """It would see nothing, silently."""
+    with pytest.raises(TypeError, match="observer"):
+        Jobs(observers=[observer])

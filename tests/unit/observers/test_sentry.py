@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 
 import pytest
 import sentry_sdk
@@ -32,6 +33,7 @@ class Sent(Transport):
         super().__init__(options)
         self.events = []
         self.transactions = []
+        self.spans = []
         self.flushed = 0
 
     def capture_envelope(self, envelope):
@@ -39,24 +41,35 @@ class Sent(Transport):
             kept = {"event": self.events, "transaction": self.transactions}
             payload = json.loads(item.payload.get_bytes())  # as it would be sent
             kept.get(item.type, []).append(payload)
+            if item.type == "span":
+                self.spans += payload["items"]
 
     def flush(self, timeout, callback=None):
         self.flushed += 1
 
 
-@pytest.fixture
-def sent():
-    """Sentry is set up for one test, with a scope of its own."""
+@contextmanager
+def set_up(**options):
+    """Sentry is set up inside, with a scope of its own; it has sent all at the end."""
     sending = Sent()
     with sentry_sdk.isolation_scope():
         sentry_sdk.init(
             "http://a@127.0.0.1:1/1", transport=sending, traces_sample_rate=1.0,
-            default_integrations=False, auto_enabling_integrations=False,
+            default_integrations=False, auto_enabling_integrations=False, **options,
         )  # fmt: skip
+        try:
+            yield sending
+        finally:
+            sentry_sdk.get_client().close()
+            sentry_sdk.get_global_scope().set_client(None)
+            report.logger.removeFilter(_capture)
+
+
+@pytest.fixture
+def sent():
+    """What was sent in one test."""
+    with set_up() as sending:
         yield sending
-        sentry_sdk.get_client().close()
-        sentry_sdk.get_global_scope().set_client(None)
-        report.logger.removeFilter(_capture)
 
 
 def fail(*args, **kwargs):
@@ -243,6 +256,32 @@ def test_without_sentry():
     observer.enqueuing("mail", carrier)
     assert carrier == {}
     report.logger.removeFilter(_capture)
+
+
+def test_spans_that_are_streamed():
+    """Where the app has chosen them, they tell the same."""
+    with set_up(trace_lifecycle="stream") as sending:
+
+        def view():
+            with sentry_sdk.traces.start_span("step"):
+                defer(fail).named("mail")
+            defer(int).named("early").result()
+
+        served(view, inline=True)
+        jobs, payload = jobs_and_payload("ada")
+        elsewhere(lambda: jobs.run("mail.welcome", payload, "x", 1, last=False))
+    spans = {span["name"]: span for span in sending.spans}
+    request = spans["generic WSGI request"]
+    mail, early, job = spans["mail"], spans["early"], spans["mail.welcome"]
+    assert mail["trace_id"] == early["trace_id"] == request["trace_id"]
+    assert mail["parent_span_id"] == spans["step"]["span_id"]
+    assert early["parent_span_id"] == request["span_id"]
+    assert spans["after"]["parent_span_id"] == job["span_id"]
+    statuses = [span["status"] for span in (mail, early, job)]
+    assert statuses == ["error", "ok", "ok"]
+    assert mail["attributes"]["sentry.op"]["value"] == "wsgi_defer.call"
+    [event] = sending.events
+    assert event["contexts"]["trace"]["span_id"] == mail["span_id"]
 
 
 def jobs_and_payload(payload):
