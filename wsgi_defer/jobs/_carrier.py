@@ -18,6 +18,7 @@ from ..observers._job_observer import JobAttempt, JobObserver
 from ._notices import OncePerName
 
 MOST = 8192  # bytes; W3C's limit for baggage, by far the longest
+_told = OncePerName()
 
 
 def carried(observers: Iterable[JobObserver], name: str) -> str:
@@ -115,6 +116,3 @@ def _complain(observer: JobObserver, method: str, error: Exception) -> None:
             error, "the observer %s raised in %s(); the jobs are not affected, and "
             "this is logged once", kind, method,
         )  # fmt: skip
-
-
-_told = OncePerName()

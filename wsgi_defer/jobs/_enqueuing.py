@@ -114,8 +114,7 @@ class Enqueuing(Asking):
             raise ValueError(f"delay takes seconds, from 0 to a year, not {delay}")
         job_id = uuid4().hex if job_id is None else check_id(job_id)
         text = to_json(name, payload, self.max_payload)
-        if self.observers:
-            text += carried(self.observers, name)
+        text += carried(self.observers, name)
         if delay and not self.engine.delays:
             self.engine.refuse("delay")
         return Order(job_id, handler, text, float(delay))

@@ -257,7 +257,8 @@ class Jobs(Enqueuing):
         """Who sees the jobs: of ours, and of the Flask extension."""
         extension = self._extensions.get("wsgi_defer")
         others = () if extension is None else extension.options.get("observers", ())
-        everyone = dict.fromkeys((*self._observers, *others))
+        more = [each for each in others if each not in self._observers]
+        everyone = [*self._observers, *more]
         return [each for each in everyone if isinstance(each, JobObserver)]
 
     @property

@@ -83,6 +83,7 @@ class Tracing(Observer, JobObserver):
         request_is_over = scope.answers and scope.outcome is not None
         if request_is_over:
             _end_request(trace.get_current_span())
+        request = scope.request_id
         path, _, line = call.origin.rpartition(":")
         return self._start_span(
             call.label,
@@ -92,7 +93,7 @@ class Tracing(Observer, JobObserver):
                 "code.file.path": path,
                 "code.line.number": int(line),
                 "wsgi_defer.waited": call.waited,
-                "wsgi_defer.request_id": scope.request_id,
+                **({"wsgi_defer.request_id": request} if request else {}),
             },
         )
 
@@ -120,8 +121,10 @@ class Tracing(Observer, JobObserver):
     def failed(self, call: Call, scope: Scope, error: BaseException) -> None:
         if call not in self._open:  # it did not start: its when() function has raised
             self._open[call] = self._begin(call, scope)
-        _note_failure(self._open[call], error)
-        self._end(call, "failed")
+        try:
+            _note_failure(self._open[call], error)
+        finally:  # the error's own __str__() may raise
+            self._end(call, "failed")
 
     def lost(self, call: Call, scope: Scope, why: str) -> None:
         if call in self._open:

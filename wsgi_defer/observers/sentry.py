@@ -45,9 +45,10 @@ class Sentry(Observer, JobObserver):
     calls are events by their line in the log, as they are without this.
 
     A call is a transaction, in the trace of its request, with the operation
-    ``wsgi_defer.call``. While the request waits for it, it is a span of that: before
-    the response, or where ``result()`` runs it early. An attempt of a job is a
-    transaction, ``wsgi_defer.job``, in the trace that has enqueued it.
+    ``wsgi_defer.call``. While the request, or a block of ``deferring()``, waits for it,
+    it is a span of what is traced there: before the response, or where ``result()``
+    runs it early. An attempt of a job is a transaction, ``wsgi_defer.job``, in the
+    trace that has enqueued it.
 
     :param arguments: True adds the arguments of a failed call to its event. By default,
         Sentry gets none from us; it shows variables of the app's own functions, if
@@ -78,7 +79,8 @@ class Sentry(Observer, JobObserver):
         about = {"call": call.label, "origin": call.origin, "waited": call.waited,
                  "request_id": scope.request_id}  # fmt: skip
         isolated.set_context("wsgi_defer", about | self._given.pop(call, {}))
-        if scope.answers and scope.outcome is not None:
+        request_is_over = scope.answers and scope.outcome is not None
+        if request_is_over or not _is_traced():
             span = _transaction("call", call.label, _headers.get({}))
         else:
             span = _span("call", call.label)
@@ -137,6 +139,12 @@ def _trace_here() -> dict[str, str]:
         "baggage": sentry_sdk.get_baggage(),
     }
     return {name: value for name, value in headers.items() if value}
+
+
+def _is_traced() -> bool:
+    """Whether a transaction is open here, or a span of one."""
+    get = sentry_sdk.traces if _streams() else sentry_sdk
+    return get.get_current_span() is not None
 
 
 def _span(what: str, name: str, **more: Any) -> Any:

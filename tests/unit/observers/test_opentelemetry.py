@@ -157,6 +157,20 @@ def test_a_failure(telemetry):
     assert "hush" not in mail.to_json()
 
 
+def test_an_error_that_cannot_be_shown(telemetry):
+    """The span ends all the same."""
+
+    class OddError(Exception):
+        def __str__(self):
+            raise OSError
+
+    def fail():
+        raise OddError
+
+    served(in_a_request(telemetry, lambda: defer(fail).named("mail")))
+    assert telemetry.spans()["mail"].attributes["wsgi_defer.result"] == "failed"
+
+
 def test_a_condition_that_raises(telemetry):
     """The call did not start, and has a span all the same, as it has failed."""
     served(in_a_request(telemetry, lambda: defer(int).when(lambda outcome: 1 / 0)))

@@ -198,6 +198,14 @@ def test_while_the_request_waits_for_it_a_call_is_a_span(sent):
     assert {span["parent_span_id"] for span in request["spans"]} == {root}
 
 
+def test_a_block_outside_of_any_trace(sent):
+    """As in a command: a call is a transaction."""
+    with deferring(observers=[Sentry()]):
+        defer(int).named("one")
+    [transaction] = sent.transactions
+    assert transaction["transaction"] == "one"
+
+
 def test_a_condition_that_raises(sent):
     """The call did not start; its failure is one event of the request."""
 
