@@ -48,7 +48,9 @@ def _as_text(carrier: dict[str, str]) -> str:
 
 def parted(stored: str) -> tuple[str, dict[str, str]]:
     """The payload as it is stored, without the carrier; and the carrier."""
-    payload, _, line = stored.partition("\n")
+    payload, separator, line = stored.partition("\n")
+    if not separator:
+        return stored, {}
     with suppress(ValueError):
         carrier = json.loads(line)
         if isinstance(carrier, dict):

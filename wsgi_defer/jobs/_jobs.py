@@ -355,8 +355,11 @@ class Jobs(Enqueuing):
         ``payload`` is as an engine stores it. A failure is logged and raised.
         """
         payload, carrier = parted(payload)
+        observers = self.observers
+        if not observers:
+            return self._run(name, payload, job_id, attempt, last)
         what = JobAttempt(job_id, name, attempt, last)
-        with observed(self.observers, what, carrier):
+        with observed(observers, what, carrier):
             return self._run(name, payload, job_id, attempt, last)
 
     def _run(
