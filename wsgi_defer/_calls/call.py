@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import Context, copy_context
 from time import monotonic
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Literal, Protocol, TypeVar, overload
 
 from .._runtime.report import line_of, printable, qualified_name
@@ -65,18 +65,16 @@ class Call:
         kwargs: Mapping[str, Any],
         registered_by: FrameType,
     ) -> None:
+        context = copy_context()
+        self.context: Context | None = context  # until its end is told
         self._fn = fn
-        self._args = args
-        self._kwargs = kwargs
         # One-element lists: the first thread to pop wins. One may run the call, and one
         # tells how it has ended. pop() is atomic, and quicker than a lock.
-        self._waiting = [True]
+        self._waiting: list[Invocation] = [(context, fn, args, kwargs)]
         self.untold = [True]
-        self.context: Context | None = copy_context()  # until its end is told
         # Not the frame itself, which would keep the view's locals alive; and not its
         # line number, which costs more than all the rest and is seldom needed.
-        self._code: CodeType = registered_by.f_code
-        self._instruction: int = registered_by.f_lasti
+        self._code, self._instruction = registered_by.f_code, registered_by.f_lasti
         self.queued_at = monotonic()
         self.before: DeferredCall | None = None  # the call that it follows
 
@@ -94,6 +92,12 @@ class Call:
         return printable(self._name) if self._name else qualified_name(self._fn)
 
     @property
+    def arguments(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Those of its function, until it is taken; then none."""
+        waiting = self._waiting[:]
+        return waiting[0][2:] if waiting else ((), _NO_KWARGS)
+
+    @property
     def origin(self) -> str:
         """The file and line that registered it, as ``file:line``."""
         return line_of(self._code, self._instruction)
@@ -106,16 +110,14 @@ class Call:
     @property
     def waited(self) -> float:
         """Seconds from its registration to its start, or until now."""
-        started = self.started_at
-        return (monotonic() if started is None else started) - self.queued_at
+        return (self.started_at or monotonic()) - self.queued_at
 
     @property
     def ran(self) -> float | None:
         """Seconds from its start to its end, or until now; None before its start."""
         if self.started_at is None:
             return None
-        ended = self.ended_at
-        return (monotonic() if ended is None else ended) - self.started_at
+        return (self.ended_at or monotonic()) - self.started_at
 
     def named(self: C, name: str) -> C:
         """Give it a name. Of the pending calls of one name, only the last runs."""
@@ -171,29 +173,27 @@ class Call:
     def take(self) -> Invocation | None:
         """What is to be run, for the first thread to ask; None for all others.
 
-        The call lets go of its arguments, and of its context when its end is told: a
-        handle that the app keeps must not keep the request alive. So a call that is
-        given up is taken, too.
+        The call lets go of it, and of its context when its end is told, as the app may
+        keep the call for longer. So one that is given up is taken, too.
         """
-        context, fn, args, kwargs = self.context, self._fn, self._args, self._kwargs
-        if context is None:
-            return None
         try:
-            self._waiting.pop()  # is_first(), without a frame more for each call
+            return self._waiting.pop()
         except IndexError:
             return None
-        self._args, self._kwargs = (), _NO_KWARGS
-        self._thread = threading.get_ident()
-        if self.before is not None:
-            return context, continue_after, ([self.before], self._how, fn), kwargs
-        return context, fn, args, kwargs
 
     def start(self) -> Invocation | None:
         """As ``take()``, to run it at once. None, too, if it was lost meanwhile."""
-        invocation = self.take()
-        if invocation is None or not self.untold:
+        try:
+            invocation = self._waiting.pop()  # take(), without a frame more
+        except IndexError:
             return None
+        if not self.untold:
+            return None
+        self._thread = threading.get_ident()
         self.started_at = monotonic()
+        if self.before is not None:
+            context, fn, _, kwargs = invocation
+            return context, continue_after, ([self.before], self._how, fn), kwargs
         return invocation
 
     def own_context(self) -> Context:

@@ -40,6 +40,7 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
         return True
     if switch.mode is not None and switch.mode.take(scope, outcome):
         return True
+    ok = outcome.ok
     try:
         while scope.deferred or not scope.shut():
             may_hand_over = when_busy == "thread" and not scope.closed
@@ -48,7 +49,11 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
             call = scope.take()
             if call is not None:
                 host.current.beat()
-                if is_wanted(call, scope, outcome):
+                # Most calls have no option: without a frame more for each.
+                plain = call._predicate is None is call.before
+                if (ok and plain and not call.uncommitted) or is_wanted(
+                    call, scope, outcome
+                ):
                     run_now(call, scope)
             scope.running = None  # frame cycle; after an order to stop, it stays
             del call  # frame cycle
@@ -66,12 +71,7 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
 def is_wanted(call: DeferredCall, scope: Scope, outcome: Outcome) -> bool:
     """Ask the call whether it runs after that. If not, this tells its end."""
     try:
-        # Most calls have no option: without a frame more for each.
-        plain = call._predicate is None and call.before is None
-        if call.uncommitted:
-            wanted = False
-        else:
-            wanted = outcome.ok if plain else call.wants(outcome)
+        wanted = not call.uncommitted and call.wants(outcome)
     except BaseException as error:
         if is_order_to_stop(error):
             raise

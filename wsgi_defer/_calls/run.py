@@ -27,10 +27,11 @@ def run_now(call: DeferredCall, owner: Owner) -> None:
         if heard.started:
             invocation[0].run(heard.tell, heard.started, call, owner)
         limit = call.limit
-        if limit is None and options.limit_in is not None:
-            limit = options.limit_in(invocation[0])
         if limit is None:
-            limit = options.time_limit
+            if options.limit_in is not None:
+                limit = options.limit_in(invocation[0])
+            if limit is None:
+                limit = options.time_limit
         if limit is None and options.slow_after is None:
             value = invoke(invocation, options.around)
         else:

@@ -42,7 +42,6 @@ class Scope:
     started = False  # the response is on its way
     answers = False  # a response is to come
     stopped = False  # an order to stop has ended it
-    registered = 0
     finished = 0
     failed = 0
     skipped = 0
@@ -62,6 +61,7 @@ class Scope:
 
     def __init__(self, options: Options = DEFAULTS, outer: Scope | None = None) -> None:
         self.options = options
+        self.registered = 0  # not on the class, as it is asked for many times
         # Dicts for their order, and to take a call out from any place at once.
         self.held: dict[Call, None] = {}
         self.deferred: dict[DeferredCall, None] = {}
@@ -104,8 +104,8 @@ class Scope:
         # is still here. The same goes for the start of the response.
         self.registered += 1
         try:
-            if options.observers.queued:
-                options.observers.tell(options.observers.queued, call, self)
+            if queued := options.observers.queued:
+                options.observers.tell(queued, call, self)
             call.home = self
             calls[call] = None
         except BaseException as error:  # an order to stop
@@ -247,8 +247,6 @@ class Scope:
                 )
             finally:
                 call.context = None
-        if self.running is call:
-            self.running = None
 
     def skip(self, call: Call, why: str) -> None:
         """Do not run it, as intended. No effect if its end was told."""
@@ -358,15 +356,15 @@ class Scope:
         return self._next_of(self.deferred)
 
     def _next_of(self, calls: dict[C, None]) -> C | None:
+        turns: list[C] = self._turns  # type: ignore[assignment]
         while calls:
-            if not self._turns:
+            if not turns:
                 self._turns = turns = list(calls)  # type: ignore[assignment]
                 turns.reverse()
-            while self._turns:
+            while turns:
                 # Always somewhere: an order to stop may come at any line.
-                call: C = self._turns[-1]  # type: ignore[assignment]
-                self.running = call
-                self._turns.pop()
+                self.running = call = turns[-1]
+                turns.pop()
                 try:
                     del calls[call]
                 except KeyError:  # another thread took it, _run_early()

@@ -89,7 +89,7 @@ class Exchange(Scope):
         self.options = options
         self.held = {}
         self.deferred = {}
-        self.registered = 0  # not on the class, as it is asked for five times
+        self.registered = 0
         self._environ: Any = environ
         self._respond: Any = start_response
         self._began = monotonic()
@@ -128,13 +128,13 @@ class Exchange(Scope):
         """What the app gets as its ``start_response``."""
         if self.registered and not self.started:
             self._headers = headers
-            self._lacks_length = lacks_length(status, headers, self._environ)
+            self._lacks_length = lacks = lacks_length(status, headers, self._environ)
             if self.status is None and isinstance(status, str):
                 server = self._server
                 if (
                     self.held
                     or not server.revokes_head
-                    or (self._lacks_length and not server.adds_length(self._respond))
+                    or (lacks and not server.adds_length(self._respond))
                 ):
                     self.status = status
                     self._waiting = (status, headers, exc_info)
@@ -429,7 +429,7 @@ class Exchange(Scope):
         if raised:
             ready = server.after_error_page(environ)
         drain = self._drain(delivered, ready)
-        run_calls(drain, server, environ, respond, self.options.inline, raised=raised)
+        run_calls(drain, server, environ, respond, self.options.inline, raised)
 
     def _drain(self, delivered: bool, ready: Callable[[], object]) -> background.Drain:
         """What is needed to run the calls, in whatever thread that will be."""

@@ -18,7 +18,6 @@ def run_calls(
     environ: WSGIEnvironment,
     start_response: StartResponse,
     inline: bool | None,
-    *,
     raised: bool,
 ) -> None:
     """Run the drain here, on the background thread, or have the server take it.
@@ -26,8 +25,9 @@ def run_calls(
     ``inline`` is the option of the middleware. ``raised``: the app did, so the server
     has yet to send its error page, which must not wait for the calls.
     """
+    scope, outcome, _ = drain
     if switch.mode is not None and switch.mode.holds:
-        background.drain_here(*drain[:2])
+        background.drain_here(scope, outcome)
         return
     take = server.taker(environ)
     if take is not None and inline is not False:
@@ -40,6 +40,6 @@ def run_calls(
         here = ended or inline is True or not server.would_wait(environ)
     # Where the process ends with the request, no thread would come to run them.
     if here or not server.outlives_request(environ):
-        background.drain_here(*drain[:2])
+        background.drain_here(scope, outcome)
     else:
         background.submit(*drain)

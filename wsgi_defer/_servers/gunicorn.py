@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ASYNC = "gunicorn.workers.base_async"
 PACKAGE = "gunicorn."  # the start of the names of its modules
+MODULE = "gunicorn.http.wsgi"  # where its responses are
 
 
 class Gunicorn(ClosingServer):
@@ -34,9 +35,8 @@ class Gunicorn(ClosingServer):
     socket_key = "gunicorn.socket"
 
     def closing_socket(self, environ: WSGIEnvironment) -> Any:
-        return (
-            None if environ.get("wsgi.multithread", True) else self.connection(environ)
-        )
+        stays = environ.get("wsgi.multithread", True)
+        return None if stays else self.connection(environ)
 
     def is_out(self, start_response: StartResponse) -> bool:
         response = _response(start_response)
@@ -115,14 +115,16 @@ def _add_length(response: Any, length: int) -> None:
 def _own_response(start_response: StartResponse) -> Any:
     """gunicorn's object for this response; None behind another ``start_response``."""
     response = getattr(start_response, "__self__", None)
-    return response if type(response).__module__ == "gunicorn.http.wsgi" else None
+    return response if type(response).__module__ == MODULE else None
 
 
 def _response(start_response: StartResponse) -> Any:
     """The same, also behind another ``start_response``: ``handle_request()`` of the
     workers has it. To look at, not to change: a middleware outside does not know."""
-    response = _own_response(start_response)
-    return local_of(PACKAGE, "resp") if response is None else response
+    response = getattr(start_response, "__self__", None)
+    return (
+        response if type(response).__module__ == MODULE else local_of(PACKAGE, "resp")
+    )
 
 
 GUNICORN = Gunicorn()

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._runtime.clock import monotonic
-from .server import Server, is_http1
+from .server import HTTP1, Server
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -35,7 +35,9 @@ class ClosingServer(Server):
 
     def connection(self, environ: WSGIEnvironment) -> Any:
         """The socket of this response alone; None under HTTP/2."""
-        return environ[self.socket_key] if is_http1(environ) else None
+        # is_http1(), without a frame more for each response
+        http1 = environ.get("SERVER_PROTOCOL") in HTTP1
+        return environ[self.socket_key] if http1 else None
 
     def closing_socket(self, environ: WSGIEnvironment) -> Any:
         """The connection, if the server closes it after this response; or None."""

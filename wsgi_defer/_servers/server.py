@@ -118,11 +118,12 @@ class WaitingServer(Server):
 
 
 UNKNOWN = Server()
+HTTP1 = ("HTTP/1.0", "HTTP/1.1")
 
 
 def is_http1(environ: WSGIEnvironment) -> bool:
     """True for HTTP/1. Under HTTP/2, other streams share the socket and the thread."""
-    return environ.get("SERVER_PROTOCOL") in ("HTTP/1.0", "HTTP/1.1")
+    return environ.get("SERVER_PROTOCOL") in HTTP1
 
 
 class FileClass:

@@ -65,7 +65,8 @@ class ArgumentObserver(Observer):
 def _arguments(call: Call) -> Iterator[Any]:
     """All that its function is given, one level into collections."""
     fn = call._fn
-    given = [*call._args, *call._kwargs.values()]
+    args, kwargs = call.arguments
+    given = [*args, *kwargs.values()]
     while isinstance(fn, partial):
         given += [*fn.args, *fn.keywords.values()]
         fn = fn.func

@@ -37,9 +37,8 @@ class CallRecord:
     @classmethod
     def of(cls, call: Call) -> CallRecord:
         """Of a call that has not started: a call that has lets go of its arguments."""
-        return cls(
-            call._fn, call._args, dict(call._kwargs), kind=call.kind, origin=call.origin
-        )
+        args, kwargs = call.arguments
+        return cls(call._fn, args, dict(kwargs), kind=call.kind, origin=call.origin)
 
     def __repr__(self) -> str:
         why = f": {self.why}" if self.why else ""
