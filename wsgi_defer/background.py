@@ -36,7 +36,10 @@ class _Background:
     def __init__(self) -> None:
         import queue  # 2 ms, where nothing runs here
 
-        self._changed = threading.Condition()
+        # Taken by itself where nobody waits: in C, without the frames of a condition.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._awaiting = 0  # threads that wait for the condition
         self._waiting: deque[tuple[Drain, int]] = deque()  # with their numbers of calls
         self._calls = 0  # that wait, in all
         # A token for each that waits. The threads do not wait for the condition: the
@@ -49,24 +52,23 @@ class _Background:
         self._deadline: float | None = None  # by which all must have ended
 
     def submit(self, handed: Drain, limited: bool) -> bool:
-        with self._changed:
+        scope = handed[0]
+        with self._lock:
             if self._over or (limited and self._calls >= MAX_WAITING):
                 return False
-            waiting = handed, len(handed[0].deferred)
+            waiting = handed, len(scope.deferred)
             self._waiting.append(waiting)
             self._calls += waiting[1]
+            most = scope.options.background_threads
+            needs_thread = self._needs_thread(most)
         self._tokens.put(None)
         # Not with the lock held: gevent's start() lets the other greenlet run.
-        return self._start_if_needed(waiting)
+        return not needs_thread or self._start(waiting, most)
 
-    def _start_if_needed(self, waiting: tuple[Drain, int]) -> bool:
-        """Start a thread if none is free, and one more may be. False if none is there
-        at all; the drain is then not taken."""
-        most = waiting[0][0].options.background_threads
-        if not self._needs_thread(most):
-            return True
+    def _start(self, waiting: tuple[Drain, int], most: int) -> bool:
+        """Start a thread. False if none is there at all; the drain is not taken."""
         thread = threading.Thread(target=self._work, name="wsgi_defer", daemon=True)
-        with self._changed:
+        with self._lock:
             if not self._needs_thread(most):  # the collector was first
                 return True
             first = not self._threads
@@ -80,7 +82,7 @@ class _Background:
         try:
             start(thread)
         except RuntimeError:  # too many threads, or the interpreter is shutting down
-            with self._changed:
+            with self._lock:
                 self._threads.discard(thread)
                 if self._threads or waiting not in self._waiting:
                     return True
@@ -91,15 +93,23 @@ class _Background:
         return True
 
     def _needs_thread(self, most: int) -> bool:
-        with self._changed:
-            free = len(self._threads) - len(self._running)
-            return len(self._waiting) > free and len(self._threads) < most
+        """With the lock held: if none is free, and one more may be."""
+        threads = len(self._threads)
+        return threads < most and len(self._waiting) > threads - len(self._running)
 
     def join(self, timeout: float | None) -> bool:
         if threading.current_thread() in self._threads:
             return False  # it would wait for itself
-        with self._changed:
+        with self._lock:
+            return self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> bool:
+        """With the lock held, until there is nothing to do. False after the timeout."""
+        self._awaiting += 1
+        try:
             return self._changed.wait_for(self._has_nothing, timeout)
+        finally:
+            self._awaiting -= 1
 
     def _has_nothing(self) -> bool:
         return not self._waiting and not self._running
@@ -110,7 +120,7 @@ class _Background:
             self._drain_next()
 
     def _drain_next(self) -> None:
-        with self._changed:
+        with self._lock:
             if not self._waiting:  # it was taken back, as no thread could be started
                 return
             (scope, outcome, ready), count = self._waiting.popleft()
@@ -122,10 +132,11 @@ class _Background:
         except BaseException as error:
             report.failure(error, "a background thread failed; it keeps running")
         finally:
-            with self._changed:
+            with self._lock:
                 self._running.remove(scope)
                 del scope, outcome, ready  # before join() hears of the end
-                self._changed.notify_all()
+                if self._awaiting:
+                    self._changed.notify_all()
 
     def settle(self) -> None:
         """The process is to exit: let what waits come to its end, while there is time.
@@ -153,7 +164,7 @@ class _Background:
             while not self._is_over(BEAT) and monotonic() < deadline:
                 host.current.beat()
         finally:  # gunicorn's timeout may end the wait, too
-            with self._changed:
+            with self._lock:
                 self._over = True
                 left = self._unfinished()
             # Other threads may keep the process alive until the running call ends after
@@ -166,8 +177,8 @@ class _Background:
     def _is_over(self, timeout: float) -> bool:
         """Wait until there is nothing to do, and then accept nothing more: the process
         might not wait for it."""
-        with self._changed:
-            self._over = self._changed.wait_for(self._has_nothing, timeout)
+        with self._lock:
+            self._over = self._wait(timeout)
             return self._over
 
     def _unfinished(self) -> list[Scope]:
