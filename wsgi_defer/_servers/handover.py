@@ -19,22 +19,10 @@ _handed_over: ContextVar[list[Drain] | None] = ContextVar(
 # What the request served here has handed over so far; None where no slot is open. Bound
 # once, as each response with calls asks.
 handed_over = _handed_over.get
-
-
-def open_slot() -> list[Drain]:
-    """Where the drains of the request that is served next, in this context, are put.
-
-    Close it afterwards. Two functions, because each request pays for them: a context
-    manager costs ten times as much.
-    """
-    drains: list[Drain] = []
-    _handed_over.set(drains)
-    return drains
-
-
-def close_slot() -> None:
-    """The request is served; what ends later is not handed over."""
-    _handed_over.set(None)
+# Sets the list for the drains of the request that is served next, in this context. None
+# afterwards: what ends later is not handed over. Each request pays for this, so it is
+# no context manager, and has no frame of Python.
+set_slot = _handed_over.set
 
 
 def run_drains(drains: list[Drain]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from gevent import pool
 from gunicorn.workers import ggevent
 
-from .._servers.handover import close_slot, open_slot, run_drains
+from .._servers.handover import run_drains, set_slot
 from ..background import Drain
 from ._hooks import finishing_calls
 
@@ -22,11 +22,12 @@ class GeventWorker(ggevent.GeventWorker):  # type: ignore[misc]
         super().init_process()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        drains = open_slot()
+        drains: list[Drain] = []
+        set_slot(drains)
         try:
             return super().handle_request(listener_name, req, sock, addr)
         finally:
-            close_slot()
+            set_slot(None)
             if drains:
                 self._unfinished.append(drains)
                 # A greenlet has the context of the line that starts it.

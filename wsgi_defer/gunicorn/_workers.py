@@ -15,7 +15,7 @@ from typing import Any
 
 from gunicorn.workers import gthread, sync
 
-from .._servers.handover import close_slot, open_slot, report_lost_drains, run_drains
+from .._servers.handover import report_lost_drains, run_drains, set_slot
 from ..background import Drain
 from ._hooks import attach, finishing_calls
 
@@ -34,14 +34,15 @@ class SyncWorker(sync.SyncWorker):  # type: ignore[misc]
         super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        drains = open_slot()
+        drains: list[Drain] = []
+        set_slot(drains)
         try:
             super().handle(listener, client, addr)
         except BaseException:  # told to stop, maybe while closing the connection
             report_lost_drains(drains)
             raise
         finally:
-            close_slot()
+            set_slot(None)
         if drains:
             run_drains(drains)
 
@@ -64,11 +65,11 @@ class ServedFuture(Future[Any]):
     then: Callable[[], object]
 
     def set_result(self, result: Any) -> None:
-        super().set_result(result)
+        Future.set_result(self, result)
         self.then()
 
     def set_exception(self, exception: BaseException | None) -> None:
-        super().set_exception(exception)
+        Future.set_exception(self, exception)
         self.then()
 
 
@@ -100,11 +101,12 @@ class DrainingThreadPool(ThreadPoolExecutor):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        drains = open_slot()
+        drains: list[Drain] = []
+        set_slot(drains)
         try:
             return fn(*args, **kwargs)
         finally:
-            close_slot()
+            set_slot(None)
             if drains:
                 self._drain_after(box, drains)
 
@@ -115,9 +117,8 @@ class DrainingThreadPool(ThreadPoolExecutor):
         in gunicorn's own thread as soon as that adds it.
         """
         self.draining[threading.get_ident()] = list(drains)
-        deadline = time.monotonic() + LONGEST_SUBMIT
-        while not box and time.monotonic() < deadline:
-            time.sleep(0.0001)
+        if not box:
+            _wait_for_submit(box)
         future = box[0] if box else None
         if future is None:  # submit() was interrupted, and nobody waits for the future
             self._drain(drains)
@@ -130,3 +131,9 @@ class DrainingThreadPool(ThreadPoolExecutor):
             run_drains(drains)
         finally:
             self.draining.pop(threading.get_ident(), None)
+
+
+def _wait_for_submit(box: list[Future[Any] | None]) -> None:
+    deadline = time.monotonic() + LONGEST_SUBMIT
+    while not box and time.monotonic() < deadline:
+        time.sleep(0.0001)
