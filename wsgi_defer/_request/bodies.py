@@ -284,7 +284,10 @@ def step_through(inner: Iterable[bytes], exchange: Any) -> Iterator[bytes]:
         raise
     finally:
         if staying is not None and get_current() is exchange:
-            _leave_late(staying)
+            try:
+                leave(staying)
+            except ValueError:  # the server went on in another context
+                enter(None)
 
 
 def _step(rest: Iterator[bytes], scope: Scope) -> bytes:
@@ -310,10 +313,3 @@ def close_steps(steps: Iterator[bytes]) -> None:
     if isinstance(steps, GeneratorType):
         with suppress(ValueError):  # its own step closes it
             steps.close()
-
-
-def _leave_late(token: Token[Scope | None]) -> None:
-    try:
-        leave(token)
-    except ValueError:  # the server went on in another context
-        enter(None)

@@ -80,10 +80,7 @@ class Exchange(Scope):
     steps: Iterator[bytes] = CLOSED  # through that
 
     def __init__(
-        self,
-        options: Options,
-        environ: WSGIEnvironment,
-        start_response: StartResponse,
+        self, options: Options, environ: WSGIEnvironment, start_response: StartResponse
     ) -> None:
         # As in Scope.__init__(), without a call of it.
         self.options = options
@@ -296,7 +293,9 @@ class Exchange(Scope):
         if not self.complete:
             close_steps(steps)
         elif type(inner) is GeneratorType and inner.gi_frame is None:
-            self.end_response(None)  # it has ended, so its close() does nothing
+            # It has ended, so its own close() does nothing.
+            if self.registered or self.forked or not self.end_unused():
+                self.end_response(None)
             return
         self.end_response(getattr(inner, "close", None))
 
