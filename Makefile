@@ -130,7 +130,7 @@ bench: .venv/bench  ## what it costs, beside what it is compared with
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/many.py
 
-instructions: .venv/installed  ## the same in instructions, which no busy machine changes
+instructions: .venv/installed  ## the same in instructions, on a busy machine, too (2 to 6 min)
 	$(BIN)/python benchmarks/instructions.py --seeds 5
 
 .venv/bench: .venv/installed

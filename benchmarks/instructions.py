@@ -5,7 +5,8 @@ few and then some more. The difference is that of the requests. System calls do 
 count. Each figure is the median for several seeds of Python's hashes, as these move
 what the interpreter finds in its caches: a percent of a row is not a difference.
 
-Needs valgrind (Debian has it). Takes a minute; ``--seeds 5`` is steadier.
+Needs valgrind (Debian has it). ``--seeds`` says how many, 3 by default. None is begun
+after ``--minutes``, so that it ends soon on a slow or busy machine, too.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -29,7 +31,8 @@ from gunicorn.workers import sync
 
 from wsgi_defer.gunicorn import SyncWorker
 
-FEW, MORE = 100, 300
+# Python 3.10 caches where it finds an attribute when a function has run 1,024 times.
+FEW, MORE = 1100, 1300
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
 ROWS = {
     "bare": (sync.SyncWorker, wsgi.bare),
@@ -66,20 +69,22 @@ def serve(row, times):
 def count(run):
     row, seed, times = run
     told = subprocess.run(
-        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
-         sys.executable, __file__, "--serve", row, str(times)],
+        ["valgrind", "--tool=cachegrind", "--cache-sim=no",
+         "--cachegrind-out-file=/dev/null", sys.executable, __file__,
+         "--serve", row, str(times)],
         env={**os.environ, "PYTHONHASHSEED": str(seed)}, cwd=Path(__file__).parent,
         capture_output=True, text=True,
     ).stderr  # fmt: skip
-    found = re.search(r"Collected : (\d+)", told)
+    found = re.search(r"I +refs: +([\d,]+)", told)
     if found is None:
         raise SystemExit(told)
-    return int(found[1])
+    return int(found[1].replace(",", ""))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -88,15 +93,20 @@ def main():
     if shutil.which("valgrind") is None:
         print("instructions.py needs valgrind: apt-get install valgrind")
         return
-    runs = list(product(ROWS, range(options.seeds), (FEW, MORE)))
+    deadline = time.monotonic() + options.minutes * 60
+    counted, seeds = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as several:
-        counted = dict(zip(runs, several.map(count, runs), strict=True))
-    print(f"Instructions for each request, on Python {sys.version.split()[0]}:")
+        while len(seeds) < options.seeds and (not seeds or time.monotonic() < deadline):
+            runs = list(product(ROWS, [len(seeds)], (FEW, MORE)))
+            counted |= zip(runs, several.map(count, runs), strict=True)
+            seeds.append(len(seeds))
+    version = sys.version.split()[0]
+    print(f"Instructions for each request, on Python {version}, {len(seeds)} seeds:")
     bare = 0
     for row in ROWS:
         taken = statistics.median(
             (counted[row, seed, MORE] - counted[row, seed, FEW]) / (MORE - FEW)
-            for seed in range(options.seeds)
+            for seed in seeds
         )
         bare = bare or taken
         print(f"  {row:32}{taken:10,.0f}{taken - bare:+10,.0f}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from wsgi_defer import defer, deferring
+from wsgi_defer._calls.future import CANCELLED
 from wsgi_defer._runtime.report import qualified_name
 
 
@@ -67,6 +68,15 @@ def test_origin():
     line = test_origin.__code__.co_firstlineno
     assert one.origin == f"{__file__}:{line + 3}"
     assert several.origin in {f"{__file__}:{line + n}" for n in (4, 5, 6, 7)}
+
+
+def test_a_call_that_is_lost_while_it_is_taken(ran):
+    """Its end was told, by another thread, before it was taken: so it does not run."""
+    with deferring():
+        call = defer(ran.append, 1)
+        assert call.claim_end(CANCELLED)
+        assert call.start() is None
+    assert ran == []
 
 
 def test_running_a_finished_call_again_does_nothing(ran):
