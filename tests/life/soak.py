@@ -2,8 +2,7 @@
 
 ``python -m tests.life.soak`` prints it; ``make soak`` does that. A call must have
 finished, or been skipped as its response was no success, or be named as lost, and the
-figures of the ledger must say the same, exactly. The
-master must not grow.
+figures of the ledger must say the same, exactly. The master must not grow.
 """
 
 from __future__ import annotations

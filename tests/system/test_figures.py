@@ -14,7 +14,7 @@ import pytest
 
 from wsgi_defer import DeferMiddleware, Observer, background, defer, deferring, ledger
 from wsgi_defer._runtime import recording
-from wsgi_defer.ledger import Ledger, snapshot
+from wsgi_defer.ledger import Ledger, _snapshot, snapshot
 from wsgi_defer.ledger._reader import read
 from wsgi_defer.observers._observers import observe_process, stop_observing
 
@@ -172,10 +172,18 @@ def test_a_process_that_is_killed_at_any_instruction():
     assert number > 500
 
 
-def test_a_process_that_a_worker_forks():
-    """It reads what all do, and writes nothing there."""
+@pytest.fixture
+def recorded(monkeypatch):
+    """This process has a ledger of its own."""
+    monkeypatch.setattr(_snapshot._known, "shared", None)
+    ledger.record()
+    yield
+    _snapshot._known.stop()
+
+
+def test_a_process_that_is_forked(recorded):
+    """It has figures of its own, and leaves those of its parent alone."""
     app = DeferMiddleware(text_app(view))
-    snapshot()
     get(app)
     before = snapshot().requests
     with warnings.catch_warnings():

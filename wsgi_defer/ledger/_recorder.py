@@ -141,16 +141,20 @@ class Recorder(Observer):
                     record = self._records.get(label) or self._new_record(label)
                     counter = record + result
                     count = numbers[counter] + 1
-                    seconds = max(0.0, started - call.queued_at)
+                    seconds = started - call.queued_at
                     waited = record + bisect_left(BOUNDS, seconds) + WAITED
                     waited_now = numbers[waited] + 1
                     waited_sum = record + WAITED_SUM
-                    waited_sum_now = numbers[waited_sum] + int(seconds * 1e9)
-                    seconds = max(0.0, ended - started)
+                    waited_sum_now = numbers[waited_sum]
+                    if seconds > 0:  # a test may set the clock back
+                        waited_sum_now += int(seconds * 1e9)
+                    seconds = ended - started
                     ran = record + bisect_left(BOUNDS, seconds) + RAN
                     ran_now = numbers[ran] + 1
                     ran_sum = record + RAN_SUM
-                    ran_sum_now = numbers[ran_sum] + int(seconds * 1e9)
+                    ran_sum_now = numbers[ran_sum]
+                    if seconds > 0:
+                        ran_sum_now += int(seconds * 1e9)
                     _pack_pairs(
                         self._memory, self._journal, counter, count,
                         waited, waited_now, waited_sum, waited_sum_now,

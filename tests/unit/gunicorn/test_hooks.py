@@ -27,7 +27,7 @@ from wsgi_defer._calls.drain import report_lost
 from wsgi_defer._runtime import host
 from wsgi_defer.gunicorn import _hooks, _host
 from wsgi_defer.gunicorn._host import GeventHost, GunicornHost, host_for, time_for_calls
-from wsgi_defer.ledger import Ledger, Left
+from wsgi_defer.ledger import Ledger, Left, _snapshot
 from wsgi_defer.observers._observers import observe_process, stop_observing
 
 from ...helpers.client import get, text_app
@@ -59,6 +59,7 @@ def server(monkeypatch):
 def make_server(monkeypatch):
     """The master, as its hooks see it; nothing of it is left behind."""
     monkeypatch.setattr(_hooks, "_masters", {})
+    monkeypatch.setattr(_snapshot._known, "shared", None)
     return SimpleNamespace(
         WORKERS={}, log=logging.getLogger("gunicorn.error"), cfg=config.Config()
     )
