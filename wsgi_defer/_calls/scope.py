@@ -49,9 +49,7 @@ class Scope:
     lost = 0
     running: Call | None = None
     outcome: Outcome | None = None  # how the response ended, when it has
-    sent_at: float | None = (
-        None  # when the server was done with the body, if calls wait
-    )
+    sent_at: float | None = None  # when the server was done with the body
     outer: Scope | None = None  # around this one, in deferring()
     # Each with its process. The scope has a dict of its own from the first one on.
     guests: dict[Guest, int] = {}  # noqa: RUF012
