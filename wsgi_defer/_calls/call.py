@@ -92,7 +92,7 @@ class Call:
         return printable(self._name) if self._name else qualified_name(self._fn)
 
     @property
-    def arguments(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    def _arguments(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Those of its function, until it is taken; then none."""
         waiting = self._waiting[:]
         return waiting[0][2:] if waiting else ((), _NO_KWARGS)

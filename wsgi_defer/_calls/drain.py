@@ -50,7 +50,7 @@ def drain(scope: Scope, outcome: Outcome, when_busy: WhenBusy = "inline") -> boo
             if call is not None:
                 host.current.beat()
                 # Most calls have no option: without a frame more for each.
-                plain = call._predicate is None is call.before
+                plain = call._predicate is None and call.before is None
                 if (ok and plain and not call.uncommitted) or is_wanted(
                     call, scope, outcome
                 ):

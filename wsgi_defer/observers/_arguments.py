@@ -65,7 +65,7 @@ class ArgumentObserver(Observer):
 def _arguments(call: Call) -> Iterator[Any]:
     """All that its function is given, one level into collections."""
     fn = call._fn
-    args, kwargs = call.arguments
+    args, kwargs = call._arguments
     given = [*args, *kwargs.values()]
     while isinstance(fn, partial):
         given += [*fn.args, *fn.keywords.values()]

@@ -37,7 +37,7 @@ class CallRecord:
     @classmethod
     def of(cls, call: Call) -> CallRecord:
         """Of a call that has not started: a call that has lets go of its arguments."""
-        args, kwargs = call.arguments
+        args, kwargs = call._arguments
         return cls(call._fn, args, dict(kwargs), kind=call.kind, origin=call.origin)
 
     def __repr__(self) -> str:
