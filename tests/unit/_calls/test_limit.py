@@ -284,8 +284,12 @@ def test_the_stack_begins_with_the_function_of_the_app(monkeypatch, seen):
     class Gevent(host.Host):
         call_within = GeventHost.call_within
 
+    clock = Clock(monkeypatch)
+    slow = PATIENCE / 2
+
     def of_the_app(*_):
         named = len(seen.slow_ones)
+        clock.skip(slow)  # not before it has come here, on a busy machine
         until(lambda: len(seen.slow_ones) > named)
 
     async def coroutine():
@@ -294,14 +298,18 @@ def test_the_stack_begins_with_the_function_of_the_app(monkeypatch, seen):
     def outer_stacks():
         return [stack for _, _, stack in seen.slow_ones if "in waits_for" in stack]
 
+    def another():
+        clock.skip(slow)
+        until(outer_stacks)
+
     def waits_for_another():
-        defer(until, outer_stacks).named("another").result()
+        defer(another).named("another").result()
 
     gevent = SimpleNamespace(Timeout=lambda seconds, up: nullcontext())
     monkeypatch.setitem(sys.modules, "gevent", gevent)
     monkeypatch.setattr(host, "current", Gevent())
     with deferring(
-        observers=[seen], slow_after=0.01, time_limit=PATIENCE, around=nullcontext
+        observers=[seen], slow_after=slow, time_limit=PATIENCE, around=nullcontext
     ):
         defer(of_the_app)
         defer(coroutine)
