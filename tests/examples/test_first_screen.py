@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers.programs import copy_tree
 from ..helpers.waiting import OF_PROCESSES, until
 from ..wire.servers import free_port
-from .test_pages import block
+from .test_pages import HOME, block
 
-HOME = Path(__file__).parents[2]
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 NO_INDEX = re.compile("No matching distribution|Could not fetch|connection broken")
 
@@ -29,14 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_first_screen(tmp_path):
     """An environment, the package, gunicorn; curl has its answer, and then the mail."""
-    names = subprocess.run(
-        ["git", "ls-files"], cwd=HOME, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    for name in names:
-        if not (HOME / name).exists():  # deleted, and not yet committed
-            continue
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HOME / name, tmp_path / name)
+    copy_tree(tmp_path)
     (tmp_path / "app.py").write_text(block("README.md", "# app.py"))
     screen = (HOME / "README.md").read_text().partition("\n## ")[0]
     *install, serve, curl = COMMAND.findall(screen)
@@ -45,7 +38,7 @@ def test_first_screen(tmp_path):
         **os.environ,
         # Its "python3" is the one that runs this test, and its port is free.
         "PATH": f"{Path(sys._base_executable).parent}:{os.environ['PATH']}",
-        "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{port}",
+        "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{port} --no-control-socket",
     }
     env.pop("PYTHONPATH", None)
     for command in install:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-HOME = Path(__file__).parents[2]
+from ..helpers.programs import HOME, copy_tree, tracked_files
+
 NEEDED = ("build", "twine", "setuptools_scm")
 
 pytestmark = [
     pytest.mark.skipif(
         not all(map(importlib.util.find_spec, NEEDED)), reason="make docs installs them"
     ),
-    pytest.mark.skipif(not (HOME / ".git").exists(), reason="not in a clone"),
+    pytest.mark.skipif(not Path(HOME, ".git").exists(), reason="not in a clone"),
 ]
 
 
@@ -34,19 +34,10 @@ def run(*command, cwd, **more):
 
 
 @pytest.fixture(scope="module")
-def tracked():
-    """The files of this tree that git has, and that are there."""
-    names = run("git", "ls-files", cwd=HOME).splitlines()
-    return [name for name in names if (HOME / name).exists()]
-
-
-@pytest.fixture(scope="module")
-def dist(tracked, tmp_path_factory):
+def dist(tmp_path_factory):
     """The sdist, and the wheel that is made from it, of a copy of this tree."""
     copy, dist = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
-    for name in tracked:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HOME / name, copy / name)
+    copy_tree(copy)
     run("git", "init", "--quiet", cwd=copy)
     run("git", "add", "--all", "--force", cwd=copy)
     run("git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit",
@@ -55,20 +46,20 @@ def dist(tracked, tmp_path_factory):
     return dist
 
 
-def test_the_sdist_has_all_that_git_has(dist, tracked):
+def test_the_sdist_has_all_that_git_has(dist):
     """So that the tests run from it, and the pages build."""
     [path] = dist.glob("*.tar.gz")
     with tarfile.open(path) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert set(tracked) <= names
+    assert set(tracked_files()) <= names
 
 
-def test_the_wheel_has_the_package_alone(dist, tracked):
+def test_the_wheel_has_the_package_alone(dist):
     """And its metadata; both are well-formed, as an index wants them."""
     [path] = dist.glob("*.whl")
     names = {name for name in zipfile.ZipFile(path).namelist() if "-info/" not in name}
     assert names == {
-        name for name in tracked
+        name for name in tracked_files()
         if name.startswith("wsgi_defer/") and name.endswith((".py", "py.typed"))
     }  # fmt: skip
     run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir(), cwd=dist)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +23,7 @@ from wsgi_defer.gunicorn._hooks import HOOKS
 from wsgi_defer.pools import ThreadPool
 
 from ..helpers.client import get, text_app
+from .test_testing_page import run as run_pytest
 
 HOME = Path(__file__).parent.parent.parent
 DOCS = HOME / "docs"
@@ -161,13 +159,7 @@ def test_five_minutes_with_flask(tmp_path):
     """The app, and its test with pytest."""
     for name in ("shop", "test_shop"):
         (tmp_path / f"{name}.py").write_text(block("start-flask", f"# {name}.py"))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "wsgi_defer.pytest_plugin",
-         "-p", "no:cacheprovider"], cwd=tmp_path, timeout=60, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(HOME),
-             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert "1 passed" in done.stdout
+    assert "1 passed" in run_pytest(tmp_path)
 
 
 def test_middleware_options_and_an_observer(capsys):

@@ -9,29 +9,24 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from .test_pages import DOCS, HOME, blocks
+
 pytest.importorskip("mypy")
 
-HOME = Path(__file__).parents[2]
 # These run as they are, and use types of others' that differ from PEP 3333's.
-RUN = {"frameworks.md", "testing.md"}
-PAGES = [HOME / "README.md"] + [
-    page for page in sorted((HOME / "docs").glob("**/*.md")) if page.name not in RUN
-]
+RUN = {"frameworks", "testing"}
+NAMES = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.glob("**/*.md")}
 UNKNOWN = ["name-defined", "has-type", "import-not-found", "import-untyped", "no-redef"]
 
 
 def test_blocks(tmp_path):
     """All in one run of mypy, a file for each."""
-    for page in PAGES:
-        blocks = re.findall(
-            r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.M
-        )
-        for number, code in enumerate(blocks, 1):
-            name = re.sub(r"\W", "_", str(page.relative_to(HOME)))
+    for page in {"README.md"} | NAMES - RUN:
+        for number, code in enumerate(blocks(page), 1):
+            name = re.sub(r"\W", "_", page)
             (tmp_path / f"{name}_{number}.py").write_text(code)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file=", "--no-error-summary",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,21 @@ def installed(folder):
     text = "\n".join(f"[{group}]{points[group]}" for group in points)
     (about / "entry_points.txt").write_text(text)
     return str(about.parent)
+
+
+def tracked_files():
+    """The names of the files of this tree that git has, and that are there."""
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=HOME, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return [name for name in names if Path(HOME, name).exists()]
+
+
+def copy_tree(where):
+    """Copy these files into a folder."""
+    for name in tracked_files():
+        (where / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(HOME, name), where / name)
 
 
 def run(code, warnings="error"):
