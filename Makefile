@@ -47,7 +47,7 @@ endef
 	@touch $@
 
 # Only what a demo needs.
-.venv/demo: setup.cfg | .venv/pip
+.venv/demo: setup.cfg pyproject.toml | .venv/pip
 	$(BIN)/python $(INSTALL) --editable '.[flask,gunicorn,jobs]' --group demo
 	@touch $@
 

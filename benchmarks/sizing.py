@@ -92,10 +92,9 @@ def main():
     options = parser.parse_args()
     load = options.rate, options.view, options.deferred
     best = needed(*load)
-    rate, view, deferred = load[0], load[1] * 1000, load[2] * 1000
     print(
-        f"{rate:g} requests a second, {view:g} ms in the view, {deferred:g} ms "
-        f"deferred: {best} workers by the formula."
+        f"{options.rate:g} requests a second, {options.view * 1000:g} ms in the view, "
+        f"{options.deferred * 1000:g} ms deferred: {best} workers by the formula."
     )
     print("workers   waited for a free one: median      p95      p99")
     for workers in range(max(best - 1, 1), best + 3):
